@@ -1,0 +1,311 @@
+/* The walk: nodes in reverse order of recording. Here, and only here, gradients are added and summed down to the
+ * shape of a broadcast input.
+ *
+ * A slot gathers the gradient of one node output. Each slot owns its tensor handle: a gradient that goes to two
+ * places gets a second handle on the same storage. So a storage with a single reference belongs to that slot
+ * alone, and the next gradient is added to it in place. Handles in slots are pinned, so that the scope that
+ * drops a rule's temporaries leaves them. */
+#include <string.h>
+
+#include "autograd/tape.h"
+#include "ops/ops.h"
+
+static bool exclusive(const bb_tensor *t) {
+    if (t->storage->refs != 1) return false;
+    for (int i = 0; i < t->rank; i++)
+        if (t->stride[i] == 0 && t->size[i] > 1) return false;
+    return true;
+}
+
+static bb_status backend_add(bb_context *ctx, const bb_tensor *source, bb_tensor *target) {
+    bb_backend *backend = ctx->backend[target->device];
+    return target->count ? backend->add(backend, source, target) : BB_OK;
+}
+static bb_status backend_fill(bb_context *ctx, bb_tensor *target, double value) {
+    bb_backend *backend = ctx->backend[target->device];
+    return target->count ? backend->fill(backend, target, value) : BB_OK;
+}
+
+static bb_tensor *new_like(bb_context *ctx, const bb_tensor *t, bool of_context) {
+    bb_shape shape = bb_shape_of_tensor(t);
+    return of_context ? bb_tensor_context(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape)
+                      : bb_tensor_new(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape);
+}
+
+/* Where the gradient of t is gathered: a capture, a node's slot, or NULL for a leaf. */
+static bb_tensor **slot_of(bb_tape *tape, bb_tensor *t) {
+    if (t->capture >= 0) return &tape->captures[t->capture];
+    if (t->node >= 0) return &tape->nodes[t->node]->slot[t->node_output];
+    return NULL;
+}
+
+static bb_status add_to_slot(bb_context *ctx, bool create_graph, bb_tensor **slot, bb_tensor *g) {
+    bb_tensor *have = *slot;
+    if (!have) {
+        *slot = g;
+    } else if (create_graph) {
+        *slot = bb_add(have, g);
+    } else if (exclusive(have)) {
+        bb_status status = backend_add(ctx, g, have);
+        bb_drop(g);
+        return status;
+    } else if (exclusive(g)) {
+        bb_status status = backend_add(ctx, have, g);
+        bb_drop(have);
+        *slot = g;
+        return status;
+    } else {
+        *slot = bb_add(have, g);
+        bb_drop(have);
+        bb_drop(g);
+    }
+    return *slot ? BB_OK : ctx->status;
+}
+
+/* The gradient of a leaf, made on first use with the leaf's own lifetime. */
+static bb_status leaf_grad(bb_context *ctx, bb_tensor *leaf) {
+    if (leaf->grad) return BB_OK;
+    leaf->grad = new_like(ctx, leaf, leaf->life == BB_LIFE_CONTEXT);
+    leaf->grad_empty = true;
+    if (!leaf->grad) return ctx->status;
+    leaf->grad->pinned = true;
+    return BB_OK;
+}
+
+static bb_status add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g) {
+    if (!leaf->grad && leaf->life == BB_LIFE_STEP && g->contiguous && exclusive(g)) {
+        leaf->grad = g;
+        leaf->grad_empty = false;
+        g->pinned = true;
+        return BB_OK;
+    }
+    if (leaf_grad(ctx, leaf)) return ctx->status;
+    bb_status status = leaf->grad_empty ? bb_copy_into(g, leaf->grad) : backend_add(ctx, g, leaf->grad);
+    leaf->grad_empty = false;
+    return status;
+}
+
+/* Gives g to input t: summed down, cast to t's dtype, added where t's gradient is gathered. */
+static bb_status route(bb_tape *tape, const walk *w, bb_tensor *t, bb_tensor *g) {
+    bb_context *ctx = tape->ctx;
+    bb_shape want = bb_shape_of_tensor(t), got = bb_shape_of_tensor(g);
+    if (!bb_shape_equal(&want, &got)) g = bb_sum_to(g, want);
+    if (g && g->dtype != t->dtype) g = bb_cast(g, (bb_dtype)t->dtype);
+    if (!g) return ctx->status;
+    bb_tensor **slot = slot_of(tape, t);
+    if (!slot) return w->leaves ? add_to_leaf(ctx, t, g) : BB_OK;
+    if (add_to_slot(ctx, w->create_graph, slot, g)) return ctx->status;
+    (*slot)->pinned = true;
+    return BB_OK;
+}
+
+/* ---- Saved values: lent to their handles while the node's rule runs -------------------------------- */
+
+typedef struct loan {
+    uint8_t life[BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56];
+    bool lent[BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56];
+} loan;
+enum { LOAN_MAX = BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56 };
+
+static bb_tensor *node_tensor(const tape_node *node, int i) { return i < node->n_in ? node->in[i] : node->out[i - node->n_in]; }
+
+static void take_back(const tape_node *node, const loan *l, int n) {
+    for (int i = n - 1; i >= 0; i--) {
+        if (!l->lent[i]) continue;
+        bb_tensor *t = node_tensor(node, i);
+        t->storage = NULL;
+        t->data = NULL;
+        t->life = l->life[i];
+    }
+}
+
+static bb_status lend(bb_context *ctx, const tape_node *node, loan *l) {
+    int n = node->n_in + node->n_out;
+    for (int i = 0; i < n; i++) {
+        const saved_value *s = &node->saved[i];
+        bb_tensor *t = node_tensor(node, i);
+        if (i < LOAN_MAX) l->lent[i] = false;
+        if (!s->storage) continue;
+        if (s->version != s->storage->version) {
+            take_back(node, l, i < LOAN_MAX ? i : LOAN_MAX);
+            return bb_fail(ctx, BB_ERR_STATE, "bb_backward: %s: a tensor it saved was changed in place after the forward pass", node->op->name);
+        }
+        if (t->storage || i >= LOAN_MAX) continue;
+        l->life[i] = t->life;
+        l->lent[i] = true;
+        t->storage = s->storage;
+        t->data = (char *)s->storage->data + s->offset;
+        t->life = BB_LIFE_STEP;
+    }
+    return BB_OK;
+}
+
+/* ---- One node ---------------------------------------------------------------------------------------- */
+
+/* A window (slice, select): adds through the same view of the input's gradient, with no tensor of zeros. */
+static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
+    bb_context *ctx = tape->ctx;
+    bb_tensor *t = node->in[0], **slot = slot_of(tape, t), *whole;
+    if (!slot) {
+        if (!w->leaves) return BB_OK;
+        if (leaf_grad(ctx, t)) return ctx->status;
+        whole = t->grad;
+        if (t->grad_empty && backend_fill(ctx, whole, 0)) return ctx->status;
+        t->grad_empty = false;
+    } else if (*slot && exclusive(*slot)) {
+        whole = *slot;
+    } else {
+        whole = new_like(ctx, t, false);
+        if (!whole) return ctx->status;
+        if (*slot ? bb_copy_into(*slot, whole) : backend_fill(ctx, whole, 0)) return ctx->status;
+        bb_drop(*slot);
+        *slot = whole;
+    }
+    whole->pinned = true;
+    bb_call view = {.ctx = ctx, .op = node->op, .attrs = node->attrs, .device = node->device, .n_in = 1, .n_out = 1, .in = &whole};
+    view.meta[0] = node->meta[0];
+    if (node->op->view(&view)) return ctx->status;
+    return backend_add(ctx, node->slot[0], view.out[0]);
+}
+
+static bb_tensor *rerun_composite(void *user, bb_tensor *const *inputs, int n) {
+    bb_call call = *(const bb_call *)user;
+    call.in = inputs;
+    call.n_in = n;
+    for (int i = 0; i < call.n_out; i++) call.out[i] = NULL;
+    bb_path before = call.ctx->path;
+    call.ctx->path = BB_PATH_COMPOSED;
+    bb_status status = call.op->decompose(&call);
+    call.ctx->path = before;
+    return status ? NULL : call.out[0];
+}
+
+/* Fused backward: allocates what it writes; a leaf whose gradient is still empty is written directly. */
+static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_fn backward, const bb_grad_call *grad) {
+    bb_context *ctx = tape->ctx;
+    const bb_call *call = grad->call;
+    for (int i = 0; i < call->n_in; i++) {
+        bb_tensor *t = call->in[i];
+        if (!grad->want[i]) continue;
+        bool direct = !slot_of(tape, t) && w->leaves && t->grad && t->grad_empty && t->grad->contiguous;
+        if (direct) t->grad_empty = false; /* also keeps a second use of the same leaf from writing over it */
+        grad->grad_in[i] = direct ? t->grad : new_like(ctx, t, false);
+        if (!grad->grad_in[i]) return ctx->status;
+    }
+    bb_status status = backward(grad);
+    return status ? (ctx->status ? ctx->status : bb_fail(ctx, status, "%s: backward failed", call->op->name)) : BB_OK;
+}
+
+static bb_status run_rule(bb_tape *tape, const walk *w, const bb_grad_call *grad) {
+    bb_context *ctx = tape->ctx;
+    const bb_op *op = grad->call->op;
+    const bb_entry *entry = bb_find_entry(ctx, op);
+    bb_backward_fn kernel = entry ? entry->kernel[grad->call->device].backward : NULL;
+    if (op == &bb_op_recompute) return op->gradient(grad);
+    if (kernel && !w->create_graph) return run_backward_kernel(tape, w, kernel, grad);
+    if (op->gradient) {
+        bb_status status = op->gradient(grad);
+        return ctx->status ? ctx->status : status;
+    }
+    return bb_rerun(tape, w, rerun_composite, (void *)(uintptr_t)grad->call, grad);
+}
+
+/* A gradient that is also held elsewhere gets a handle of its own. */
+static bb_tensor *own_handle(const tape_node *node, bb_tensor *const *grad_in, int i, bb_tensor *g) {
+    bool elsewhere = false;
+    for (int k = 0; k < node->n_in + node->n_out && !elsewhere; k++) elsewhere = node_tensor(node, k) == g;
+    for (int k = 0; k < node->n_out && !elsewhere; k++) elsewhere = node->slot[k] == g;
+    for (int k = 0; k < i && !elsewhere; k++) elsewhere = grad_in[k] == g;
+    return elsewhere ? bb_detach_header(g) : g;
+}
+
+static bb_status fill_missing_slots(bb_context *ctx, tape_node *node) {
+    for (int i = 0; i < node->n_out - node->op->hidden; i++) {
+        if (node->slot[i]) continue;
+        node->slot[i] = bb_tensor_new(ctx, node->device, node->meta[i].dtype, &node->meta[i].shape);
+        if (!node->slot[i] || backend_fill(ctx, node->slot[i], 0)) return ctx->status;
+    }
+    return BB_OK;
+}
+
+static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
+    bb_context *ctx = tape->ctx;
+    bb_tensor *small[BB_MAX_INPUTS] = {NULL}, **grad_in = small;
+    if (node->n_in > BB_MAX_INPUTS) {
+        grad_in = bb_arena_allocate(ctx, &ctx->arena, (size_t)node->n_in * sizeof *grad_in);
+        if (!grad_in) return ctx->status;
+        memset(grad_in, 0, (size_t)node->n_in * sizeof *grad_in);
+    }
+    bb_call call = {.ctx = ctx, .op = node->op, .attrs = node->attrs, .device = node->device, .n_in = node->n_in,
+                    .n_out = node->n_out, .in = node->in, .needs_grad = true};
+    for (int i = 0; i < node->n_out; i++) {
+        call.meta[i] = node->meta[i];
+        call.out[i] = node->out[i];
+    }
+    bb_grad_call grad = {&call, node->slot, node->want, grad_in};
+    if (run_rule(tape, w, &grad)) return ctx->status;
+    for (int i = 0; i < node->n_in; i++) {
+        bb_tensor *g = grad_in[i], *t = node->in[i];
+        if (!g || !node->want[i]) continue;
+        if (!slot_of(tape, t) && g == t->grad) continue; /* written in place */
+        if (!w->create_graph) g = own_handle(node, grad_in, i, g);
+        if (!g || route(tape, w, t, g)) return ctx->status;
+    }
+    return BB_OK;
+}
+
+static bb_status retain_output_grads(bb_context *ctx, tape_node *node) {
+    for (int i = 0; i < node->n_out - node->op->hidden; i++)
+        if (node->out[i]->retain_grad && node->slot[i]) {
+            bb_tensor *g = bb_detach_header(node->slot[i]);
+            if (!g || add_to_leaf(ctx, node->out[i], g)) return ctx->status;
+        }
+    return BB_OK;
+}
+
+static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
+    bb_context *ctx = tape->ctx;
+    tape_node *node = tape->nodes[index];
+    if (node->done)
+        return bb_fail(ctx, BB_ERR_STATE, "bb_backward: %s: its part of the tape was already walked (bb_backward_retain keeps it)", node->op->name);
+    if (retain_output_grads(ctx, node)) return ctx->status;
+    bb_scope scope = bb_scope_begin(ctx);
+    loan l;
+    bb_status status = lend(ctx, node, &l);
+    if (status) return status;
+    status = fill_missing_slots(ctx, node);
+    if (!status && node->op->window && !w->create_graph)
+        status = add_window(tape, w, node);
+    else if (!status)
+        status = apply_rule(tape, w, node);
+    int n = node->n_in + node->n_out;
+    take_back(node, &l, n < LOAN_MAX ? n : LOAN_MAX);
+    if (!w->create_graph) {
+        bb_scope_end(ctx, scope, NULL);
+        for (int i = 0; i < node->n_out; i++) bb_drop(node->slot[i]);
+    }
+    for (int i = 0; i < node->n_out; i++) {
+        if (node->slot[i]) node->slot[i]->pinned = false;
+        node->slot[i] = NULL;
+    }
+    if (!status && !w->retain && !w->create_graph) bb_tape_release(node);
+    return status;
+}
+
+bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound) {
+    bb_context *ctx = tape->ctx;
+    bool before = bb_set_grad_enabled(ctx, w->create_graph), leaves = tape->leaves;
+    tape->leaves = w->leaves;
+    bb_status status = BB_OK;
+    for (int i = top; i >= bound && !status; i--) {
+        bool reached = false;
+        for (int k = 0; k < tape->nodes[i]->n_out; k++) reached |= tape->nodes[i]->slot[k] != NULL;
+        if (reached) status = walk_node(tape, w, i);
+    }
+    if (status) /* nothing half-gathered stays for a later walk */
+        for (int i = top; i >= 0; i--)
+            for (int k = 0; k < tape->nodes[i]->n_out; k++) tape->nodes[i]->slot[k] = NULL;
+    tape->leaves = leaves;
+    bb_set_grad_enabled(ctx, before);
+    return status;
+}

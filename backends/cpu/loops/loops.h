@@ -1,0 +1,36 @@
+/* The tables of loops. A struct per loops/<stem>.c; bb_loops gathers them per ISA level (isa.c). */
+#ifndef BOBBIN_BACKENDS_CPU_LOOPS_H
+#define BOBBIN_BACKENDS_CPU_LOOPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* BB_ISA is baseline, avx2, avx512 (x86-64) or baseline elsewhere; set by CMake per compilation. */
+#define BB_ISA_PASTE_(name, isa) name##_##isa
+#define BB_ISA_PASTE(name, isa) BB_ISA_PASTE_(name, isa)
+#define BB_ISA_NAME(name) BB_ISA_PASTE(name, BB_ISA)
+
+#include "backends/cpu/loops/elementwise.h"
+#include "backends/cpu/loops/reduce.h"
+#include "backends/cpu/loops/gemm.h"
+#include "backends/cpu/loops/norm.h"
+#include "backends/cpu/loops/softmax.h"
+#include "backends/cpu/loops/activation.h"
+#include "backends/cpu/loops/rope.h"
+#include "backends/cpu/loops/sdpa.h"
+#include "backends/cpu/loops/optimize.h"
+
+typedef struct bb_loops {
+    const bb_elementwise_loops *elementwise;
+    const bb_reduce_loops *reduce;
+    const bb_gemm_loops *gemm;
+    const bb_norm_loops *norm;
+    const bb_softmax_loops *softmax;
+    const bb_activation_loops *activation;
+    const bb_rope_loops *rope;
+    const bb_sdpa_loops *sdpa;
+    const bb_optimize_loops *optimize;
+} bb_loops;
+
+#endif

@@ -1,0 +1,25 @@
+/* What the adapters of RMSNormImpl and layer_norm share: rows, scale tables, partial sums (norm.c). */
+#ifndef BOBBIN_BACKENDS_CPU_NORM_H
+#define BOBBIN_BACKENDS_CPU_NORM_H
+
+#include "backends/cpu/cpu.h"
+
+/* One forward or backward over all rows. Tensors that an op lacks, or nobody wants, are NULL. */
+typedef struct bb_norm_pass {
+    void (*loop)(const bb_norm_run *run);
+    const bb_tensor *x, *dy;
+    const bb_tensor *scale, *bias; /* absent: ones, zeros; of one shape where both are there */
+    bool layer;                    /* has a bias, given or zero */
+    bb_tensor *y;                  /* output, or dx */
+    bb_tensor *mean, *rstd;
+    bb_tensor *dscale, *dbias;
+    double eps;
+    bool round_first;
+} bb_norm_pass;
+
+bb_status bb_cpu_norm(const bb_call *call, const bb_norm_pass *pass);
+
+/* The last axis alone, and a scale or bias (NULL: fits) that bb_cpu_norm can take. */
+bool bb_cpu_norm_fits(const bb_tensor *x, const bb_ints *axes, const bb_tensor *scale);
+
+#endif

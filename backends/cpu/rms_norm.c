@@ -1,0 +1,41 @@
+/* RMSNormImpl on the CPU, fused. The math: ops/rms_norm.c; rows and threads: norm.c; loops: loops/norm.c. */
+#include "backends/cpu/kernels.h"
+#include "backends/cpu/norm.h"
+
+/* The composed form serves the rest: other axes, a scale that is larger than input, an f64 scale on a narrower input. */
+bool bb_cpu_rms_norm_supports(const bb_call *call) {
+    const bb_rms_norm_attrs *a = call->attrs;
+    return bb_cpu_norm_fits(call->in[0], &a->axes, call->in[1]);
+}
+
+bb_status bb_cpu_rms_norm(bb_call *call) {
+    const bb_rms_norm_attrs *a = call->attrs;
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->norm;
+    int dtype = call->in[0]->dtype, scale = call->in[1]->dtype;
+    bool narrow = dtype == BB_F16 || dtype == BB_BF16;
+    bb_norm_pass pass = {
+        .loop = dtype == BB_F64 ? loops->rms_f64 : loops->rms_f32,
+        .x = call->in[0],
+        .scale = call->in[1],
+        .y = call->out[0],
+        .rstd = call->out[1],
+        .eps = a->eps,
+        .round_first = narrow && (a->rounding == BB_ROUND_AUTO ? scale != BB_F32 : a->rounding == BB_ROUND_THEN_SCALE),
+    };
+    return bb_cpu_norm(call, &pass);
+}
+
+bb_status bb_cpu_rms_norm_backward(const bb_grad_call *grad) {
+    const bb_call *call = grad->call;
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->norm;
+    bb_norm_pass pass = {
+        .loop = call->in[0]->dtype == BB_F64 ? loops->rms_backward_f64 : loops->rms_backward_f32,
+        .x = call->in[0],
+        .dy = grad->grad_out[0],
+        .scale = call->in[1],
+        .y = grad->grad_in[0],
+        .rstd = call->out[1],
+        .dscale = grad->grad_in[1],
+    };
+    return bb_cpu_norm(call, &pass);
+}

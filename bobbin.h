@@ -1,0 +1,15 @@
+/* Bobbin: a small tensor library in C with a tape. This header brings in all the others, each the manual of its
+ * folder: core (contexts, tensors, op records), ops (every op as a function), autograd (gradients and their
+ * checks), nn (layers and optimizers), io (files). */
+#ifndef BOBBIN_H
+#define BOBBIN_H
+
+#include "autograd/autograd.h"
+#include "core/core.h"
+#include "io/io.h"
+#include "nn/nn.h"
+#include "ops/ops.h"
+
+#define BOBBIN_VERSION "0.1.0"
+
+#endif

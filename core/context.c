@@ -1,0 +1,112 @@
+/* A context's birth and end. bobbin.c wires ops, backends and the tape into it; core knows none of them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/impl.h"
+
+static void *default_allocate(void *user, size_t bytes) {
+    (void)user;
+    return bytes > SIZE_MAX - 63 ? NULL : aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+}
+static void default_release(void *user, void *block, size_t bytes) {
+    (void)user, (void)bytes;
+    free(block);
+}
+
+static bool environment_flag(const char *name) {
+    const char *value = getenv(name);
+    return value && value[0] && strcmp(value, "0") != 0;
+}
+
+bb_context *bb_context_new(const bb_options *options) {
+    static const bb_options defaults;
+    if (!options) options = &defaults;
+    bb_allocator allocator = {default_allocate, default_release, NULL};
+    if (options->allocator) allocator = *options->allocator;
+    bb_context *ctx = allocator.allocate(allocator.user, sizeof *ctx);
+    if (!ctx) return NULL;
+    memset(ctx, 0, sizeof *ctx);
+    ctx->allocator = allocator;
+    ctx->on_error = options->on_error;
+    ctx->on_error_user = options->on_error_user;
+    ctx->memory.system_allocations = 1;
+    ctx->memory.bytes_held = ctx->memory.bytes_peak = sizeof *ctx;
+    ctx->step = 1;
+    ctx->rng.seed = options->seed;
+    ctx->threads = options->threads > 0 ? options->threads : 0;
+    ctx->path = options->path;
+    ctx->grad_enabled = true;
+    ctx->poison = environment_flag("BOBBIN_POISON");
+    ctx->synchronize = environment_flag("BOBBIN_SYNC");
+    ctx->trace = environment_flag("BOBBIN_TRACE") ? stderr : NULL;
+    for (int d = 0; d < BB_DEVICE_COUNT; d++) ctx->backend_missing[d] = "this build has no such backend";
+    return ctx;
+}
+
+static void free_slabs(bb_context *ctx, bb_generation *g) {
+    for (bb_slab *s = g->first, *next; s; s = next) {
+        next = s->next;
+        bb_host_release(ctx, s, sizeof *s);
+    }
+}
+
+void bb_context_free(bb_context *ctx) {
+    if (!ctx) return;
+    bb_end_step(ctx);
+    while (ctx->context_tensors) bb_tensor_free(ctx->context_tensors);
+    for (int i = 0; i < ctx->recorder_count; i++)
+        if (ctx->recorder[i]->close) ctx->recorder[i]->close(ctx->recorder[i]);
+    bb_pool_free(ctx);
+    for (int d = 0; d < BB_DEVICE_COUNT; d++)
+        if (ctx->backend[d]) ctx->backend[d]->close(ctx->backend[d]);
+    for (bb_storage *s = ctx->free_storages, *next; s; s = next) {
+        next = s->next;
+        bb_host_release(ctx, s, sizeof *s);
+    }
+    free_slabs(ctx, &ctx->generation[0]);
+    free_slabs(ctx, &ctx->generation[1]);
+    bb_arena_free(ctx, &ctx->arena);
+    bb_host_release(ctx, ctx->entries, (size_t)ctx->entry_capacity * sizeof *ctx->entries);
+    bb_host_release(ctx, ctx->entry_index, (size_t)ctx->entry_index_size * sizeof *ctx->entry_index);
+    ctx->allocator.release(ctx->allocator.user, ctx, sizeof *ctx);
+}
+
+bb_status bb_attach_backend(bb_context *ctx, bb_backend *backend) {
+    if (backend->abi != BB_BACKEND_ABI) {
+        ctx->backend_missing[backend->device] = "its module was built for another version of bobbin";
+        return bb_fail(ctx, BB_ERR_DEVICE, "backend %s: ABI: expected %d, got %u", backend->name, BB_BACKEND_ABI, backend->abi);
+    }
+    backend->ctx = ctx;
+    ctx->backend[backend->device] = backend;
+    ctx->backend_missing[backend->device] = NULL;
+    for (const bb_kernel *k = backend->kernels; k->op; k++)
+        if (bb_register_kernel(ctx, backend->device, k)) return ctx->status;
+    return BB_OK;
+}
+
+bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder) {
+    if (ctx->recorder_count == BB_MAX_RECORDERS)
+        return bb_fail(ctx, BB_ERR_STATE, "recorder: expected at most %d, got one more", BB_MAX_RECORDERS);
+    ctx->recorder[ctx->recorder_count++] = recorder;
+    return BB_OK;
+}
+
+void bb_set_path(bb_context *ctx, bb_path path) {
+    if (ctx) ctx->path = path;
+}
+bb_path bb_get_path(const bb_context *ctx) { return ctx ? ctx->path : BB_PATH_AUTO; }
+void bb_set_trace(bb_context *ctx, FILE *file) {
+    if (ctx) ctx->trace = file;
+}
+
+bb_memory bb_memory_stats(const bb_context *ctx) { return ctx ? ctx->memory : (bb_memory){0}; }
+
+bool bb_device_available(bb_context *ctx, bb_device device, const char **why) {
+    const char *missing = "no such device";
+    if (!ctx)
+        missing = "no context";
+    else if ((unsigned)device < BB_DEVICE_COUNT)
+        missing = ctx->backend[device] ? NULL : ctx->backend_missing[device];
+    if (why) *why = missing;
+    return !missing;
+}

@@ -1,0 +1,198 @@
+/* The inside of core, for core, the backends, autograd, nn and io. Not installed, not for users.
+ * core/core.h is the manual; this page gives the layouts and the two seams: bb_backend (what a device
+ * must offer) and bb_recorder (who is told about every op that ran). */
+#ifndef BOBBIN_CORE_IMPL_H
+#define BOBBIN_CORE_IMPL_H
+
+#include "core/core.h"
+
+/* Bytes shared by tensors that view them. Counted; returned to the pool at zero. */
+typedef struct bb_storage {
+    bb_context *ctx;
+    void *data;
+    size_t bytes;       /* capacity, after rounding to the pool's class */
+    uint32_t refs;
+    uint32_t version;   /* counts changes in place */
+    uint16_t size_class;
+    uint8_t device;
+    struct bb_storage *next; /* in the pool's free list */
+} bb_storage;
+
+typedef enum bb_life {
+    BB_LIFE_STEP = 0,
+    BB_LIFE_CONTEXT,
+    BB_LIFE_DROPPED, /* given back early, header still readable */
+    BB_LIFE_DEAD     /* its step has ended */
+} bb_life;
+
+struct bb_tensor {
+    bb_context *ctx;
+    bb_storage *storage; /* NULL: dropped, dead, or a parameter not yet materialized */
+    char *data;          /* first element (storage->data + offset), or NULL */
+    int64_t count;       /* elements */
+    uint8_t dtype, device, rank, life;
+    bool requires_grad, contiguous;
+    uint64_t step;       /* in which it was made; 0 for context tensors */
+    int64_t size[BB_MAX_RANK];
+    int64_t stride[BB_MAX_RANK]; /* in elements; 0 on broadcast axes, never negative */
+    /* The tape's corner: core only clears it. */
+    int32_t node;        /* index of the node that made it; -1: a leaf */
+    int32_t node_output; /* which of its outputs */
+    int32_t capture;     /* slot of the walk that wants this tensor's gradient; -1: none */
+    bb_tensor *grad;     /* leaves: accumulated gradient */
+    bool grad_empty;     /* grad's storage is there but holds nothing yet: write, do not add */
+    bool retain_grad;
+    bool pinned;         /* held by the tape: the end of a scope leaves it alone */
+    struct bb_tensor *prev, *next; /* context tensors: the list of their kind */
+};
+
+/* What a device must offer. Calls are stream-ordered; synchronize waits. copy moves between tensors of
+ * the same shape, any strides, any dtypes, where at least one lives on this device and the other on this
+ * device or the host. */
+enum { BB_BACKEND_ABI = 1 };
+typedef struct bb_backend {
+    uint32_t abi;
+    const char *name; /* "cpu" */
+    bb_device device;
+    void *(*allocate)(struct bb_backend *self, size_t bytes); /* NULL: no memory */
+    void (*release)(struct bb_backend *self, void *block, size_t bytes);
+    bb_status (*copy)(struct bb_backend *self, const bb_tensor *source, bb_tensor *target);
+    bb_status (*fill)(struct bb_backend *self, bb_tensor *target, double value);
+    bb_status (*add)(struct bb_backend *self, const bb_tensor *source, bb_tensor *target); /* target += source; same shape, dtype */
+    bb_status (*synchronize)(struct bb_backend *self);
+    const bb_kernel *kernels; /* ended by a row without a name */
+    void (*close)(struct bb_backend *self);
+    bb_context *ctx; /* set at attachment */
+} bb_backend;
+
+/* Told of every op that ran. The tape is one, the graph recorder another. */
+typedef struct bb_recorder {
+    /* A primitive, or a composite that ran fused. May fail (no memory): dispatch then drops the outputs. */
+    bb_status (*record)(struct bb_recorder *self, const bb_call *call);
+    /* A composite that runs composed: its primitives are recorded between these two. May be NULL. */
+    void (*enter)(struct bb_recorder *self, const bb_call *call);
+    void (*leave)(struct bb_recorder *self, const bb_call *call);
+    void (*end_step)(struct bb_recorder *self); /* may be NULL */
+    void (*close)(struct bb_recorder *self);    /* may be NULL */
+    bool gradients_only; /* wants only calls with needs_grad */
+} bb_recorder;
+
+/* Registry row: an op and its kernels by device. */
+typedef struct bb_entry {
+    const bb_op *op;
+    bb_kernel kernel[BB_DEVICE_COUNT]; /* forward NULL: none */
+    uint8_t n_inputs, n_outputs;
+} bb_entry;
+
+enum { BB_MAX_RECORDERS = 4, BB_MESSAGE_BYTES = 1024, BB_SIZE_CLASSES = 344 };
+
+/* Step tensors live in slabs. Two generations: the current step's and the last step's (dead headers,
+ * kept so that a late use is caught and named). */
+typedef struct bb_slab {
+    struct bb_slab *next, *prev;
+    bb_tensor tensor[64];
+} bb_slab;
+typedef struct bb_generation {
+    bb_slab *first, *current;
+    size_t count; /* tensors handed out */
+} bb_generation;
+
+/* Bytes with the step's lifetime, for tape nodes and attribute copies. */
+typedef struct bb_arena_block {
+    struct bb_arena_block *next;
+    size_t bytes, used;
+} bb_arena_block;
+typedef struct bb_arena {
+    bb_arena_block *first, *current;
+} bb_arena;
+
+struct bb_context {
+    bb_allocator allocator;
+    bb_status status;
+    char message[BB_MESSAGE_BYTES];
+    void (*on_error)(void *user, const char *line);
+    void *on_error_user;
+
+    bb_entry *entries;
+    int entry_count, entry_capacity;
+    int *entry_index; /* open-addressed by record address; -1: free */
+    int entry_index_size;
+
+    bb_backend *backend[BB_DEVICE_COUNT];
+    const char *backend_missing[BB_DEVICE_COUNT]; /* why it is NULL */
+    bb_recorder *recorder[BB_MAX_RECORDERS];
+    int recorder_count;
+    void *tape; /* autograd's; also in recorder[] */
+
+    bb_generation generation[2];
+    int current_generation;
+    uint64_t step; /* from 1 */
+    bb_arena arena;
+    bb_tensor *context_tensors; /* list */
+    bb_storage *free_storages;  /* headers */
+    bb_storage *pool[BB_DEVICE_COUNT][BB_SIZE_CLASSES];
+    bb_memory memory;
+
+    bb_rng rng;
+    int threads;
+    bb_path path;
+    bool grad_enabled, poison, synchronize;
+    FILE *trace;
+    int trace_depth;
+};
+
+/* ---- core/memory.c: host bytes, counted */
+void *bb_host_allocate(bb_context *ctx, size_t bytes);          /* sticky BB_ERR_MEMORY and NULL on failure */
+void bb_host_release(bb_context *ctx, void *block, size_t bytes);
+void *bb_arena_allocate(bb_context *ctx, bb_arena *arena, size_t bytes); /* 16-byte aligned */
+void bb_arena_reset(bb_arena *arena);
+void bb_arena_free(bb_context *ctx, bb_arena *arena);
+
+/* ---- core/storage.c */
+bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes);
+bb_storage *bb_storage_ref(bb_storage *s);   /* NULL is passed through */
+void bb_storage_unref(bb_storage *s);
+void bb_pool_free(bb_context *ctx);          /* returns all pooled blocks to the backends */
+
+/* ---- core/poison_{asan,none}.c: CMake takes one */
+void bb_poison(void *block, size_t bytes);
+void bb_unpoison(void *block, size_t bytes);
+
+/* ---- core/tensor.c */
+bb_tensor *bb_tensor_new(bb_context *ctx, bb_device device, bb_dtype dtype, const bb_shape *shape); /* step lifetime, contiguous */
+bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape, bb_life life); /* no storage */
+bb_tensor *bb_tensor_context(bb_context *ctx, bb_device device, bb_dtype dtype, const bb_shape *shape); /* context lifetime */
+/* A view: shares base's storage; offset in elements from base's first element. */
+bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t *stride, int64_t offset);
+void bb_tensor_attach(bb_tensor *t, bb_storage *s, size_t byte_offset); /* takes over one reference */
+void bb_tensor_changed(bb_tensor *t);  /* counts a change in place */
+void bb_tensor_free(bb_tensor *t);     /* context tensors: unlink and release the header */
+bool bb_tensor_usable(const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
+bb_tensor *bb_detach_header(bb_tensor *t); /* step view of the same elements, no history */
+void bb_set_strides(bb_tensor *t);     /* contiguous strides from size[], and count */
+static inline bb_shape bb_shape_of_tensor(const bb_tensor *t) {
+    bb_shape s;
+    s.rank = t->rank;
+    for (int i = 0; i < BB_MAX_RANK; i++) s.size[i] = i < t->rank ? t->size[i] : 0;
+    return s;
+}
+bb_status bb_copy_into(const bb_tensor *source, bb_tensor *target); /* same shape; any strides, dtypes, devices */
+
+/* ---- core/lifetime.c: the end of a scope for several results */
+void bb_scope_end_many(bb_context *ctx, bb_scope scope, bb_tensor *const *results, int n);
+
+/* ---- core/context.c: bobbin.c wires, core knows nobody */
+bb_context *bb_context_new(const bb_options *options);
+void bb_context_free(bb_context *ctx);
+bb_status bb_attach_backend(bb_context *ctx, bb_backend *backend); /* registers its kernels: ops come first */
+bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder);
+bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complete */
+
+/* ---- core/op.c */
+const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op);
+
+/* ---- core/random.c: one Philox block; loops in backends use the same function */
+void bb_philox(uint64_t seed, uint64_t offset, uint32_t out[4]);
+uint64_t bb_take_random(bb_context *ctx, int64_t elements); /* offset of the first block; moves the generator on */
+
+#endif

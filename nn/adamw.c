@@ -1,0 +1,73 @@
+/* AdamW over the blocks of a parameter set; the arithmetic is ops/optimize.c. Moments are kept in f32 (f64 for f64)
+ * and laid out as the parameters are. The step number and the rate live on the device, beside them. */
+#include "nn/internal.h"
+
+struct bb_adamw {
+    bb_params *params;
+    bb_adamw_attrs attrs;
+    bb_tensor *step, *lr, *m, *v;
+};
+
+static bool options_good(bb_context *ctx, const bb_adamw_attrs *a) {
+    if (!(a->beta1 >= 0 && a->beta1 < 1 && a->beta2 >= 0 && a->beta2 < 1))
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: betas: expected 0 <= beta < 1, got %g and %g", a->beta1, a->beta2);
+    else if (!(a->eps >= 0))
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: eps: expected 0 or more, got %g", a->eps);
+    else if (!(a->weight_decay >= 0))
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: weight_decay: expected 0 or more, got %g", a->weight_decay);
+    return ctx->status == BB_OK;
+}
+
+bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options) {
+    bb_adamw_attrs attrs = options ? *options : (bb_adamw_attrs){0.9, 0.999, 1e-8, 0.01};
+    if (!params || bb_params_build(params) || !options_good(params->ctx, &attrs)) return NULL;
+    bb_context *ctx = params->ctx;
+    bb_adamw *o = bb_nn_allocate(ctx, sizeof *o);
+    if (!o) return NULL;
+    bb_dtype dtype = params->dtype == BB_F64 ? BB_F64 : BB_F32;
+    *o = (bb_adamw){.params = params, .attrs = attrs};
+    o->step = bb_nn_zeros(ctx, params->device, BB_F32, 1);
+    o->lr = bb_nn_zeros(ctx, params->device, BB_F32, 1);
+    o->m = bb_nn_zeros(ctx, params->device, dtype, params->values->count);
+    o->v = bb_nn_zeros(ctx, params->device, dtype, params->values->count);
+    return o->step && o->lr && o->m && o->v ? o : NULL;
+}
+
+int64_t bb_adamw_steps(bb_adamw *o) { return o ? (int64_t)bb_item(o->step) : 0; }
+
+static bb_status step_span(bb_adamw *o, int part) {
+    bb_params *p = o->params;
+    bb_tensor *values = bb_params_span(p, p->values, part);
+    if (!values) return p->ctx->status;
+    bb_adamw_attrs attrs = o->attrs;
+    if (part == 1) attrs.weight_decay = 0;
+    return bb_adamw_(values, bb_params_span(p, p->grads, part), bb_params_span(p, o->m, part),
+                     bb_params_span(p, o->v, part), o->lr, o->step, p->clipped ? p->grad_scale : NULL, &attrs);
+}
+
+bb_status bb_adamw_step(bb_adamw *o, double lr) {
+    if (!o) return BB_ERR_ARGUMENT;
+    bb_context *ctx = o->params->ctx;
+    if (bb_params_settle(o->params, "bb_adamw_step")) return ctx->status;
+    float rate = (float)lr, step = (float)(bb_item(o->step) + 1);
+    if (bb_write(o->lr, &rate, sizeof rate) || bb_write(o->step, &step, sizeof step)) return ctx->status;
+    bb_scope scope = bb_scope_begin(ctx);
+    bb_status status = step_span(o, 0);
+    if (!status) status = step_span(o, 1);
+    bb_scope_end(ctx, scope, NULL);
+    o->params->clipped = false;
+    return status;
+}
+
+const bb_named *bb_adamw_state(bb_adamw *o, int *count) {
+    if (count) *count = 0;
+    if (!o || o->params->ctx->status) return NULL;
+    bb_context *ctx = o->params->ctx;
+    bb_named *list = bb_arena_allocate(ctx, &ctx->arena, 3 * sizeof *list);
+    if (!list) return NULL;
+    list[0] = (bb_named){"step", o->step};
+    list[1] = (bb_named){"m", o->m};
+    list[2] = (bb_named){"v", o->v};
+    if (count) *count = 3;
+    return list;
+}

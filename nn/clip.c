@@ -1,0 +1,26 @@
+/* Clipping by the norm over all gradients: min(1, max_norm / norm) is left for the optimizer step, which multiplies
+ * each gradient by it as it reads it. */
+#include <math.h>
+
+#include "nn/internal.h"
+
+double bb_clip_grad_norm(bb_params *params, double max_norm) {
+    if (!params || params->ctx->status) return NAN;
+    bb_context *ctx = params->ctx;
+    if (!(max_norm > 0)) {
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_clip_grad_norm: max_norm: expected more than 0, got %g", max_norm);
+        return NAN;
+    }
+    if (bb_params_settle(params, "bb_clip_grad_norm")) return NAN;
+    bb_scope scope = bb_scope_begin(ctx);
+    double norm = sqrt(bb_item(bb_sum_squares(params->grads)));
+    bb_scope_end(ctx, scope, NULL);
+    if (ctx->status) return NAN;
+    if (!isfinite(norm)) {
+        bb_fail(ctx, BB_ERR_STATE, "bb_clip_grad_norm: gradients: expected a finite norm, got %g", norm);
+        return norm;
+    }
+    float scale = norm > max_norm ? (float)(max_norm / norm) : 1.0f;
+    params->clipped = bb_write(params->grad_scale, &scale, sizeof scale) == BB_OK && scale != 1.0f;
+    return norm;
+}

@@ -1,0 +1,63 @@
+/* SGD with momentum over the blocks of a parameter set; the arithmetic is ops/optimize.c. */
+#include "nn/internal.h"
+
+struct bb_sgd {
+    bb_params *params;
+    bb_sgd_attrs attrs;
+    bb_tensor *lr, *velocity;
+};
+
+bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options) {
+    bb_sgd_attrs attrs = options ? *options : (bb_sgd_attrs){0, 0, false};
+    if (!params || bb_params_build(params)) return NULL;
+    bb_context *ctx = params->ctx;
+    if (!(attrs.momentum >= 0) || !(attrs.weight_decay >= 0) || (attrs.nesterov && attrs.momentum == 0)) {
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_sgd_new: options: expected momentum and weight_decay >= 0, momentum > 0 with nesterov, got %g, %g",
+                attrs.momentum, attrs.weight_decay);
+        return NULL;
+    }
+    bb_sgd *o = bb_nn_allocate(ctx, sizeof *o);
+    if (!o) return NULL;
+    bb_dtype dtype = params->dtype == BB_F64 ? BB_F64 : BB_F32;
+    *o = (bb_sgd){.params = params, .attrs = attrs};
+    o->lr = bb_nn_zeros(ctx, params->device, BB_F32, 1);
+    o->velocity = attrs.momentum > 0 ? bb_nn_zeros(ctx, params->device, dtype, params->values->count) : NULL;
+    return o->lr && (o->velocity || attrs.momentum == 0) ? o : NULL;
+}
+
+static bb_status step_span(bb_sgd *o, int part) {
+    bb_params *p = o->params;
+    bb_tensor *values = bb_params_span(p, p->values, part);
+    if (!values) return p->ctx->status;
+    bb_sgd_attrs attrs = o->attrs;
+    if (part == 1) attrs.weight_decay = 0;
+    return bb_sgd_(values, bb_params_span(p, p->grads, part),
+                   o->velocity ? bb_params_span(p, o->velocity, part) : NULL, o->lr,
+                   p->clipped ? p->grad_scale : NULL, &attrs);
+}
+
+bb_status bb_sgd_step(bb_sgd *o, double lr) {
+    if (!o) return BB_ERR_ARGUMENT;
+    bb_context *ctx = o->params->ctx;
+    if (bb_params_settle(o->params, "bb_sgd_step")) return ctx->status;
+    float rate = (float)lr;
+    if (bb_write(o->lr, &rate, sizeof rate)) return ctx->status;
+    bb_scope scope = bb_scope_begin(ctx);
+    bb_status status = step_span(o, 0);
+    if (!status) status = step_span(o, 1);
+    bb_scope_end(ctx, scope, NULL);
+    o->params->clipped = false;
+    return status;
+}
+
+const bb_named *bb_sgd_state(bb_sgd *o, int *count) {
+    if (count) *count = 0;
+    if (!o || o->params->ctx->status) return NULL;
+    bb_context *ctx = o->params->ctx;
+    bb_named *list = bb_arena_allocate(ctx, &ctx->arena, sizeof *list);
+    if (!list) return NULL;
+    list[0] = (bb_named){"velocity", o->velocity};
+    if (count) *count = o->velocity ? 1 : 0;
+    return list;
+}

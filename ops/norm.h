@@ -1,0 +1,45 @@
+/* What RMSNormImpl and layer_norm check alike. For ops/rms_norm.c and ops/layer_norm.c only. */
+#ifndef BOBBIN_OPS_NORM_H
+#define BOBBIN_OPS_NORM_H
+
+#include "core/core.h"
+
+/* The type in which statistics of x are computed: narrower floats would overflow when squared. */
+static inline bb_dtype bb_statistic_dtype(bb_dtype x) { return x == BB_F64 ? BB_F64 : BB_F32; }
+
+/* eps as the statistics see it. */
+static inline double bb_statistic_eps(bb_dtype x, double eps) {
+    return x == BB_F64 ? eps : (double)(float)eps;
+}
+
+/* Checks input 0, axes and eps, and describes a statistic: input's shape with ones for the axes. */
+static inline bb_status bb_norm_infer(bb_call *call, const bb_ints *axes, double eps, bb_meta *statistic) {
+    bb_dtype dtype = bb_dtype_of(call->in[0]);
+    int rank = bb_rank(call->in[0]);
+    if (!bb_dtype_is_float(dtype)) {
+        return bb_fail_input(call, 0, "expected a floating dtype, got %s", bb_dtype_name(dtype));
+    }
+    if (rank == 0) return bb_fail_input(call, 0, "expected rank 1 or more, got a scalar");
+    if (axes->n < 1) return bb_fail_attr(call, "axes", "expected at least one axis, got none");
+    /* Written so that NaN fails as well. */
+    if (!(eps >= 0)) return bb_fail_attr(call, "eps", "expected a number >= 0, got %g", eps);
+
+    statistic->dtype = bb_statistic_dtype(dtype);
+    statistic->shape = bb_shape_of(call->in[0]);
+    unsigned seen = 0;
+    for (int i = 0; i < axes->n; i++) {
+        int64_t axis = axes->v[i] < 0 ? axes->v[i] + rank : axes->v[i];
+        if (axis < 0 || axis >= rank) {
+            return bb_fail_attr(call, "axes", "expected axes in [%d, %d], got %lld", -rank, rank - 1,
+                                (long long)axes->v[i]);
+        }
+        if (seen >> axis & 1) {
+            return bb_fail_attr(call, "axes", "expected distinct axes, got %lld twice", (long long)axis);
+        }
+        seen |= 1u << axis;
+        statistic->shape.size[axis] = 1;
+    }
+    return BB_OK;
+}
+
+#endif

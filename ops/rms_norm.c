@@ -1,0 +1,92 @@
+/* RMSNormImpl: root mean square normalization with a scale that is an argument.
+ *
+ *     rstd   = 1 / sqrt(mean(x^2 over axes) + eps)      in f32 (f64 for f64), x widened before squaring
+ *     xhat   = x * rstd                                 in f32 (f64)
+ *     output = round(xhat) * scale                      round_then_scale: round to input's dtype, then
+ *                                                       multiply; dtype of output: promote(input, scale)
+ *     output = round(xhat * scale)                      scale_then_round: output has input's dtype
+ *
+ * "auto" is scale_then_round for an f32 scale on an f16 or bf16 input, round_then_scale otherwise. The two
+ * differ in the last bit of most f16 and bf16 results and not at all in f32 and f64.
+ *
+ * scale may have any shape that broadcasts with input, (dim,) or (heads, 1, dim) for instance; output has
+ * the broadcast shape. Gradients, with g = scale and c = mean(dy g xhat over axes):
+ *
+ *     dinput = rstd (dy g - c xhat)        dscale = sum(dy xhat) over the axes that scale lacks
+ *
+ * Fused kernels: backends/cpu/rms_norm.c, backends/cuda/rms_norm.cu. The layer: nn/rms_norm.c. */
+#include "ops/norm.h"
+#include "ops/ops.h"
+#include "ops/table.h"
+
+static bool narrow(bb_dtype dtype) { return dtype == BB_F16 || dtype == BB_BF16; }
+
+static bool rounds_last(const bb_rms_norm_attrs *a, bb_dtype input, bb_dtype scale) {
+    if (a->rounding == BB_ROUND_AUTO) return narrow(input) && scale == BB_F32;
+    return a->rounding == BB_SCALE_THEN_ROUND;
+}
+
+static bb_status infer(bb_call *call) {
+    const bb_rms_norm_attrs *a = call->attrs;
+    const bb_tensor *input = call->in[0], *scale = call->in[1];
+    bb_status status = bb_norm_infer(call, &a->axes, a->eps, &call->meta[1]);
+    if (status != BB_OK) return status;
+    bb_dtype x = bb_dtype_of(input), s = bb_dtype_of(scale);
+    if (!bb_dtype_is_float(s)) {
+        return bb_fail_input(call, 1, "expected a floating dtype, got %s", bb_dtype_name(s));
+    }
+    bb_shape input_shape = bb_shape_of(input), scale_shape = bb_shape_of(scale);
+    if (!bb_shape_broadcast(&input_shape, &scale_shape, &call->meta[0].shape)) {
+        char expected[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
+        return bb_fail_input(call, 1, "expected a shape that broadcasts with input %s, got %s",
+                             bb_shape_text(&input_shape, expected), bb_shape_text(&scale_shape, got));
+    }
+    call->meta[0].dtype = rounds_last(a, x, s) ? x : bb_promote(input, scale);
+    return BB_OK;
+}
+
+static bb_status decompose(bb_call *call) {
+    const bb_rms_norm_attrs *a = call->attrs;
+    bb_t input = call->in[0], scale = call->in[1];
+    bb_dtype dtype = bb_dtype_of(input);
+
+    bb_t x = bb_cast(input, bb_statistic_dtype(dtype));
+    bb_t mean_square = bb_mean(bb_mul(x, x), a->axes, true);
+    bb_t rstd = bb_rsqrt(bb_add_scalar(mean_square, bb_statistic_eps(dtype, a->eps)));
+    bb_t xhat = bb_mul(x, rstd);
+    if (rounds_last(a, dtype, bb_dtype_of(scale))) {
+        call->out[0] = bb_cast(bb_mul(xhat, scale), dtype);
+    } else {
+        call->out[0] = bb_mul(bb_cast(xhat, dtype), scale);
+    }
+    return bb_error(call->ctx);
+}
+
+const bb_op bb_op_rms_norm = {
+    .name = "RMSNormImpl",
+    .doc = "input / sqrt(mean(input^2 over axes) + eps) * scale",
+    .inputs = {"input", "scale"},
+    .outputs = {"output", "rstd"},
+    .attrs = {{.name = "axes", .type = BB_ATTR_INTS, .offset = offsetof(bb_rms_norm_attrs, axes), .ints = {1, {-1}}},
+              {.name = "eps", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_rms_norm_attrs, eps), .value = 1e-5},
+              {.name = "rounding",
+               .type = BB_ATTR_CHOICE,
+               .offset = offsetof(bb_rms_norm_attrs, rounding),
+               .choices = "auto|round_then_scale|scale_then_round"}},
+    .attrs_bytes = sizeof(bb_rms_norm_attrs),
+    .hidden = 1,
+    .saves_inputs = 1u << 0 | 1u << 1,
+    .saves_outputs = 1u << 1,
+    .infer = infer,
+    .decompose = decompose,
+};
+
+bb_t bb_rms_norm_with(bb_t input, bb_t scale, const bb_rms_norm_attrs *attrs) {
+    bb_tensor *in[] = {input, scale};
+    return bb_apply1(bb_context_of(input ? input : scale), &bb_op_rms_norm, in, 2, attrs);
+}
+
+bb_t bb_rms_norm(bb_t input, bb_t scale, double eps) {
+    bb_rms_norm_attrs attrs = {{1, {-1}}, eps, BB_ROUND_AUTO};
+    return bb_rms_norm_with(input, scale, &attrs);
+}

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Builds and runs the tests; the last line says `N passed, N failed, N skipped`. Exit status 1 if one failed.
+#   ./test.sh                 all tests
+#   ./test.sh core ops.test_add   only the programs whose names match (folder.test_stem)
+#   ./test.sh --sanitize      the same under AddressSanitizer, LeakSanitizer and UBSan, in build-asan/
+#   ./test.sh --live          reserved for tests that need the network; there are none yet
+set -u
+cd "$(dirname "$0")" || exit 1
+
+preset=test build=build-test match=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --sanitize) preset=sanitize build=build-asan ;;
+    --live) echo "test.sh: --live: there are no live tests yet" ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -*) echo "test.sh: unknown option $1" >&2; exit 2 ;;
+    *) match="$match${match:+|}$1" ;;
+    esac
+    shift
+done
+
+# Whatever stops us before the tests is one failure.
+stop() {
+    echo "test.sh: $1" >&2
+    echo "0 passed, 1 failed, 0 skipped"
+    exit 1
+}
+
+. tools/setup.sh
+bobbin_setup || stop "setting up failed"
+cmake --preset "$preset" >"${TMPDIR:-/tmp}/bobbin-configure.$$" 2>&1 ||
+    { cat "${TMPDIR:-/tmp}/bobbin-configure.$$"; stop "cmake --preset $preset failed"; }
+rm -f "${TMPDIR:-/tmp}/bobbin-configure.$$"
+cmake --build --preset "$preset" -j "${BOBBIN_JOBS:-2}" || stop "the build failed"
+
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1}"
+export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
+export LSAN_OPTIONS="${LSAN_OPTIONS:-suppressions=$PWD/tests/support/leaks.supp:print_suppressions=0}"
+ctest --test-dir "$build" -j "${BOBBIN_JOBS:-2}" -R "${match:-.}" --output-on-failure --no-tests=error
+echo
+
+# Sums the programs' counting lines. One that ends without its line, or fails after it, counts as a failure.
+awk '
+    / Testing: / { name = $3; counted = failed_here = 0 }
+    /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {
+        passed += $1; failed += $3; skipped += $5; counted = 1; failed_here = $3
+    }
+    /^skipped: / { print name ": " $0 }
+    /^FAILED: / { print name ": " $0 }
+    /^Test (Passed|Failed)\./ {
+        if (!counted) { failed++; print name ": FAILED: it ended without its result line" }
+        else if ($2 == "Failed." && failed_here == 0) { failed++; print name ": FAILED: its exit status" }
+    }
+    END {
+        printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+        exit failed > 0 || passed == 0
+    }' "$build/Testing/Temporary/LastTest.log"

@@ -1,0 +1,49 @@
+/* bobbin sample: text from a trained model. The work is in tools/sampler.c. */
+#include <stddef.h>
+
+#include "tools/args.h"
+#include "tools/commands.h"
+#include "tools/model.h"
+#include "tools/sampler.h"
+
+typedef struct options {
+    const char *model, *prompt;
+    int64_t tokens, top_k, seed, threads;
+    double temperature;
+    int device;
+} options;
+
+#define AT(field) .offset = offsetof(options, field)
+static const bb_flag flags[] = {
+    {.name = "model", .type = BB_FLAG_TEXT, AT(model), .value = "DIR", .required = true, .help = "folder of a trained model"},
+    {.name = "prompt", .type = BB_FLAG_TEXT, AT(prompt), .fallback = "", .value = "TEXT", .help = "what to go on from"},
+    {.name = "tokens", .type = BB_FLAG_INT, AT(tokens), .fallback = "500", .max = 1e9, .help = "bytes to write"},
+    {.name = "temperature", .type = BB_FLAG_NUMBER, AT(temperature), .fallback = "0.8", .help = "0: always the likeliest"},
+    {.name = "top-k", .type = BB_FLAG_INT, AT(top_k), .fallback = "0", .help = "draw from the K likeliest bytes; 0: from all"},
+    {.name = "seed", .type = BB_FLAG_INT, AT(seed), .fallback = "0", .help = "of the draws"},
+    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = "cpu|cuda", .help = "where to compute"},
+    {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024, .help = "0: all cores"},
+    {.name = NULL}};
+static const bb_usage usage = {"sample", "writes text with a trained model", flags};
+
+int bb_cmd_sample(int argc, char **argv) {
+    options o;
+    int code = bb_args_parse(&usage, argc, argv, &o);
+    if (code != BB_ARGS_GO) return code;
+    const bb_options open = {.threads = (int)o.threads};
+    bb_context *ctx = bb_open(&open);
+    if (!ctx) return bb_report(NULL, "sample");
+    const char *why = NULL;
+    bb_device device = o.device == 1 ? BB_CUDA : BB_CPU;
+    code = BB_EXIT_OK;
+    if (!bb_device_available(ctx, device, &why)) {
+        bb_fail(ctx, BB_ERR_DEVICE, "--device: %s", why);
+    } else {
+        bb_nn_transformer *model = bb_model_load(ctx, device, o.model);
+        const bb_sampling sampling = {o.prompt, o.tokens, o.temperature, o.top_k, (uint64_t)o.seed};
+        if (model) bb_sample(model, &sampling, stdout);
+    }
+    if (bb_error(ctx) != BB_OK) code = bb_report_input(ctx, "sample");
+    bb_close(ctx);
+    return code;
+}

@@ -1,0 +1,198 @@
+/* bobbin train: trains a transformer on any bytes, shows how it goes, and leaves a model folder behind. Flags and the
+ * order of things are here; the numbers are made in tools/trainer.c, the flags' meaning for a run in tools/train_setup.c. */
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tools/commands.h"
+#include "tools/metrics.h"
+#include "tools/model.h"
+#include "tools/plot.h"
+#include "tools/progress.h"
+#include "tools/sampler.h"
+#include "tools/train_setup.h"
+
+enum { EXIT_INTERRUPTED = 130, LINE_EVERY = 50, SAMPLE_BYTES = 400 };
+/* How much of the held-out text an evaluation on the way and the one at the end read. */
+enum { EVALUATE_BYTES = 32 << 10, EVALUATE_LAST_BYTES = 256 << 10 };
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+/* The first signal asks for an orderly end; a second one ends the program at once. */
+static void catch_signals(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    action.sa_flags = (int)(SA_RESETHAND | SA_RESTART);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+/* The files under --out. */
+typedef struct output {
+    char *checkpoint, *metrics, *plot;
+} output;
+
+static bb_status make_folder(bb_context *ctx, const char *path) {
+    char *part = strdup(path);
+    if (!part) return bb_fail(ctx, BB_ERR_MEMORY, "--out: out of memory");
+    struct stat info;
+    for (char *slash = part + 1; bb_error(ctx) == BB_OK; slash++) {
+        slash += strcspn(slash, "/");
+        char end = *slash;
+        *slash = '\0';
+        if (mkdir(part, 0777) != 0 && !(errno == EEXIST && stat(part, &info) == 0 && S_ISDIR(info.st_mode))) {
+            bb_fail(ctx, BB_ERR_IO, "--out: cannot make folder %s: %s", part, strerror(errno == EEXIST ? ENOTDIR : errno));
+        }
+        *slash = end;
+        if (!end) break;
+    }
+    free(part);
+    return bb_error(ctx);
+}
+
+static bb_status open_output(bb_context *ctx, const char *folder, output *out) {
+    if (make_folder(ctx, folder) != BB_OK) return bb_error(ctx);
+    out->checkpoint = bb_path_join(ctx, folder, "checkpoint.safetensors");
+    out->metrics = bb_path_join(ctx, folder, "metrics.csv");
+    out->plot = bb_path_join(ctx, folder, "loss.svg");
+    return bb_error(ctx);
+}
+
+static void close_output(output *out) {
+    free(out->checkpoint);
+    free(out->metrics);
+    free(out->plot);
+}
+
+static void introduce(const bb_setup *s, FILE *file) {
+    const bb_run *run = &s->trainer.run;
+    const bb_nn_config *c = &run->config;
+    fprintf(file, "model %s: %.2f M parameters, dim %" PRId64 ", %" PRId64 " layers, %" PRId64 " heads; batch %" PRId64 " x %" PRId64
+            " bytes, %s on %s\n", s->name, (double)bb_params_elements(s->trainer.model->params) * 1e-6, c->dim, c->layers, c->heads,
+            run->batch, run->seq, bb_dtype_name(run->dtype), s->trainer.device == BB_CUDA ? "cuda" : "cpu");
+    fprintf(file, "text %s: %.2f MB, the last tenth held out", *run->data ? run->data : "of little stories",
+            (double)s->corpus.count * 1e-6);
+    if (s->corpus.entropy > 0) fprintf(file, "; its entropy is %.4f nats/byte", s->corpus.entropy);
+    fprintf(file, "\n");
+}
+
+static bb_status evaluate(bb_setup *s, bb_metrics *metrics, int64_t bytes, double lr, double *loss) {
+    bb_trainer *t = &s->trainer;
+    double begin = bb_seconds();
+    bb_status status = bb_trainer_evaluate(t, bytes, loss);
+    double seconds = bb_seconds() - begin;
+    t->elapsed_s += seconds;
+    if (status != BB_OK) return status;
+    bb_metrics_add(metrics, &(bb_metrics_row){t->step, "val", *loss, lr, -1, (double)bytes / seconds, t->elapsed_s});
+    return bb_metrics_flush(t->ctx, metrics);
+}
+
+/* Trains until --steps or a signal. The last evaluation is left to finish(). */
+static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_progress *progress) {
+    bb_trainer *t = &s->trainer;
+    const bb_train_options *o = &s->options;
+    double tokens = (double)(t->run.batch * t->run.seq), shown_loss = 0, shown_rate = 0, loss;
+    while (t->step < t->run.steps && !interrupted) {
+        bb_step_report r;
+        if (bb_trainer_step(t, &r) != BB_OK) return bb_error(t->ctx);
+        t->elapsed_s += r.seconds;
+        shown_loss = shown_loss == 0 ? r.loss : 0.9 * shown_loss + 0.1 * r.loss;
+        shown_rate = shown_rate == 0 ? tokens / r.seconds : 0.95 * shown_rate + 0.05 * tokens / r.seconds;
+        bb_metrics_add(metrics, &(bb_metrics_row){t->step, "train", r.loss, r.lr, r.grad_norm, tokens / r.seconds, t->elapsed_s});
+        bb_progress_step(progress, t->step, shown_loss, shown_rate);
+        bool last = t->step == t->run.steps;
+        if (!last && o->eval_every > 0 && t->step % o->eval_every == 0) {
+            if (evaluate(s, metrics, EVALUATE_BYTES, r.lr, &loss) != BB_OK) return bb_error(t->ctx);
+            bb_progress_note(progress, "step %" PRId64 "  validation loss %.4f", t->step, loss);
+        }
+        if (!last && o->save_every > 0 && t->step % o->save_every == 0) {
+            if (bb_metrics_flush(t->ctx, metrics) != BB_OK) return bb_error(t->ctx);
+            if (bb_trainer_save(t, out->checkpoint) != BB_OK) return bb_error(t->ctx);
+        }
+    }
+    return bb_error(t->ctx);
+}
+
+static bb_status save_all(bb_setup *s, const output *out, bb_metrics *metrics) {
+    char title[160];
+    snprintf(title, sizeof title, "%s on %s", s->name, *s->trainer.run.data ? s->trainer.run.data : "little stories");
+    if (bb_metrics_flush(s->trainer.ctx, metrics) != BB_OK) return bb_error(s->trainer.ctx);
+    if (bb_trainer_save(&s->trainer, out->checkpoint) != BB_OK) return bb_error(s->trainer.ctx);
+    if (bb_model_save(s->trainer.model, s->out) != BB_OK) return bb_error(s->trainer.ctx);
+    return bb_plot_loss(s->trainer.ctx, &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy});
+}
+
+static void say_where(const bb_setup *s, const output *out) {
+    printf("\nmodel    %s\nmetrics  %s\nplot     %s\n", s->out, out->metrics, out->plot);
+    printf("more     bobbin sample --model %s --prompt \"Once \"\n", s->out);
+}
+
+/* After the last step: the loss that counts, all files, a sample, and where things are. */
+static bb_status finish(bb_setup *s, const output *out, bb_metrics *metrics) {
+    bb_trainer *t = &s->trainer;
+    const bb_schedule schedule = {t->run.lr, t->run.min_lr, t->run.warmup, t->run.decay_steps};
+    const bb_sampling sampling = {.prompt = "", .tokens = SAMPLE_BYTES, .temperature = 0.8, .seed = (uint64_t)t->run.seed};
+    double loss;
+    if (evaluate(s, metrics, EVALUATE_LAST_BYTES, bb_schedule_lr(&schedule, t->step - 1), &loss) != BB_OK) return bb_error(t->ctx);
+    if (save_all(s, out, metrics) != BB_OK) return bb_error(t->ctx);
+    printf("loss %.4f nats/byte on held-out text", loss);
+    if (s->corpus.entropy > 0) printf(", the source's entropy is %.4f", s->corpus.entropy);
+    printf(" (%" PRId64 " steps, %.0f s)\n\na sample:\n", t->step, t->elapsed_s);
+    fflush(stdout);
+    if (bb_sample(t->model, &sampling, stdout) != BB_OK) return bb_error(t->ctx);
+    printf("\n");
+    say_where(s, out);
+    return BB_OK;
+}
+
+static bb_status run(bb_setup *s, int *code) {
+    output out = {0};
+    bb_metrics metrics = {0};
+    bb_progress progress;
+    bb_context *ctx = s->trainer.ctx;
+    const char *former = s->former_metrics;
+    if (open_output(ctx, s->out, &out) == BB_OK) bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step);
+    if (bb_error(ctx) == BB_OK) {
+        introduce(s, stderr);
+        bb_progress_begin(&progress, stderr, s->trainer.step, s->trainer.run.steps, LINE_EVERY);
+        catch_signals();
+        train(s, &out, &metrics, &progress);
+        bb_progress_end(&progress);
+        bool stopped = interrupted && s->trainer.step < s->trainer.run.steps;
+        if (bb_error(ctx) == BB_OK && stopped) {
+            if (s->trainer.step > 0) save_all(s, &out, &metrics);
+            *code = EXIT_INTERRUPTED;
+        } else if (bb_error(ctx) == BB_OK) {
+            finish(s, &out, &metrics);
+        }
+    }
+    bb_metrics_close(ctx, &metrics);
+    if (bb_error(ctx) == BB_OK && *code == EXIT_INTERRUPTED) {
+        fprintf(stderr, "stopped after step %" PRId64 "; to go on: bobbin train --resume %s\n", s->trainer.step, s->out);
+    }
+    close_output(&out);
+    return bb_error(ctx);
+}
+
+int bb_cmd_train(int argc, char **argv) {
+    bb_setup setup;
+    int code = bb_setup_open(&setup, argc, argv);
+    if (code != BB_ARGS_GO) return code;
+    code = BB_EXIT_OK;
+    if (run(&setup, &code) != BB_OK) {
+        code = bb_report(setup.trainer.ctx, "train");
+        if (setup.trainer.step > 0) code = BB_EXIT_SYSTEM; /* it went wrong on the way: no fault of the command line */
+    }
+    bb_setup_close(&setup);
+    return code;
+}

@@ -1,0 +1,44 @@
+/* The `bobbin` program: a table of commands. Each lives in tools/cmd_<name>.c. */
+#include "bobbin.h"
+#include "tools/commands.h"
+
+#include <string.h>
+
+typedef struct command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv);
+} command;
+
+static const command commands[] = {
+    {"train", "trains a transformer and saves it", bb_cmd_train},
+    {"sample", "continues a text with a trained model", bb_cmd_sample},
+    {"ops", "lists every op", bb_cmd_ops},
+    {"op", "runs one op on tensors from a file", bb_cmd_op},
+    {"gradcheck", "holds gradients against finite differences", bb_cmd_gradcheck},
+    {"bench", "measures ops and training", bb_cmd_bench},
+};
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+static void print_help(void) {
+    printf("usage: bobbin COMMAND [flags]\n\n");
+    for (int i = 0; i < COMMANDS; i++) printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+    printf("\n`bobbin COMMAND --help` tells more; `bobbin --version` the version.\n");
+}
+
+int main(int argc, char **argv) {
+    const char *name = argc > 1 ? argv[1] : "";
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        print_help();
+        return bb_flush_stdout("--help", BB_EXIT_OK);
+    }
+    if (strcmp(name, "--version") == 0) {
+        printf("bobbin %s\n", BOBBIN_VERSION);
+        return bb_flush_stdout("--version", BB_EXIT_OK);
+    }
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(name, commands[i].name) == 0)
+            return bb_flush_stdout(name, commands[i].run(argc - 1, argv + 1));
+    if (argc < 2) fprintf(stderr, "bobbin: expected a command (see bobbin --help)\n");
+    else fprintf(stderr, "bobbin: unknown command '%s' (see bobbin --help)\n", name);
+    return BB_EXIT_USAGE;
+}
