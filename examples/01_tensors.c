@@ -31,7 +31,8 @@ static bool gradients(bb_context *ctx) {
 /* Views share storage: a transpose or a slice copies nothing. Shapes broadcast. */
 static bool views(bb_context *ctx) {
     bb_tensor *table = bb_reshape(bb_arange(ctx, BB_F32, 0, 12, 1), BB_SHAPE(3, 4));
-    bb_tensor *columns = bb_slice(bb_transpose(table, 0, 1), 0, 1, 3, 1); /* columns 1 and 2, as rows */
+    bb_tensor *columns =
+        bb_slice(bb_transpose(table, 0, 1), 0, 1, 3, 1); /* columns 1 and 2, as rows */
     bb_tensor *centered = bb_sub(columns, bb_mean(columns, BB_INTS(1), true));
     printf("columns 1 and 2 of a (3, 4) table, each minus its mean:\n");
     bb_print(centered, stdout);

@@ -47,7 +47,8 @@ int main(void) {
         bb_params_zero_grad(params);
         last = bb_item(loss);
         if (step == 0) first = last;
-        if (step % 50 == 0 || step == STEPS - 1) printf("step %3d  mean squared error %.2e\n", step, last);
+        if (step % 50 == 0 || step == STEPS - 1)
+            printf("step %3d  mean squared error %.2e\n", step, last);
         bb_end_step(ctx);
     }
     if (bb_error(ctx)) fprintf(stderr, "%s\n", bb_error_message(ctx));

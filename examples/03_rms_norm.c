@@ -1,5 +1,5 @@
-/* RMSNormImpl is one op: it can run fused, as one kernel with one node on the tape, or composed, as the
- * primitives it stands for. Both give the same numbers and the same gradients.
+/* RMSNormImpl is one op: it can run fused, as one kernel with one node on the tape, or composed, as
+ * the primitives it stands for. Both give the same numbers and the same gradients.
  *
  *     build/examples/example_03_rms_norm
  *     BOBBIN_TRACE=1 build/examples/example_03_rms_norm      (says how each call ran) */
@@ -23,8 +23,8 @@ static bool run(bb_context *ctx, bb_path path, result *r) {
     bb_tensor *cotangent = bb_randn(ctx, BB_F32, BB_SHAPE(ROWS, DIM));
 
     bb_tensor *y = bb_rms_norm(x, scale, 1e-5);
-    printf("%-8s  %2d node%s on the tape:", path == BB_PATH_FUSED ? "fused" : "composed", bb_tape_length(ctx),
-           bb_tape_length(ctx) == 1 ? "" : "s");
+    printf("%-8s  %2d node%s on the tape:", path == BB_PATH_FUSED ? "fused" : "composed",
+           bb_tape_length(ctx), bb_tape_length(ctx) == 1 ? "" : "s");
     for (int i = 0; i < bb_tape_length(ctx); i++) printf(" %s", bb_tape_op(ctx, i)->name);
     printf("\n");
     bb_backward(y, cotangent);
@@ -45,7 +45,8 @@ static double difference(const float *a, const float *b, int n) {
     return most / top;
 }
 
-/* The layer owns its scale. With n_heads, one op norms all query and key heads, each with a scale of its own. */
+/* The layer owns its scale. With n_heads, one op norms all query and key heads, each with a scale
+ * of its own. */
 static bool layers(bb_context *ctx) {
     bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
     bb_nn_rms_norm norm = bb_nn_rms_norm_new(params, "norm", 64, 1e-5, 0);
@@ -67,7 +68,8 @@ int main(void) {
     bb_context *ctx = bb_open(NULL);
     if (!ctx) return 1;
     bool good = run(ctx, BB_PATH_FUSED, &fused) && run(ctx, BB_PATH_COMPOSED, &composed);
-    double y = difference(fused.y, composed.y, ROWS * DIM), dx = difference(fused.dx, composed.dx, ROWS * DIM);
+    double y = difference(fused.y, composed.y, ROWS * DIM),
+           dx = difference(fused.dx, composed.dx, ROWS * DIM);
     double dscale = difference(fused.dscale, composed.dscale, DIM);
     printf("fused against composed: y %.1e, dx %.1e, dscale %.1e\n", y, dx, dscale);
     good = good && y < 1e-6 && dx < 2e-6 && dscale < 2e-6;

@@ -1,4 +1,5 @@
-/* A language model learns a nursery rhyme byte by byte, then recites it. The training loop is all here.
+/* A language model learns a nursery rhyme byte by byte, then recites it. The training loop is all
+ * here.
  *
  *     build/examples/example_04_tiny_lm */
 #include <stdio.h>
@@ -45,19 +46,22 @@ static double train(bb_context *ctx, bb_nn_transformer *model) {
         bb_params_zero_grad(model->params);
 
         loss = bb_item(mean_loss);
-        if (step % 50 == 0 || step == STEPS - 1) printf("step %3d  loss %.4f  gradient norm %.3f\n", step, loss, norm);
+        if (step % 50 == 0 || step == STEPS - 1)
+            printf("step %3d  loss %.4f  gradient norm %.3f\n", step, loss, norm);
         bb_end_step(ctx); /* everything made in this step goes back to the pool */
     }
     return loss;
 }
 
-/* Greedy sampling with a cache: each call costs one position. Returns how many bytes were as in the rhyme. */
+/* Greedy sampling with a cache: each call costs one position. Returns how many bytes were as in the
+ * rhyme. */
 static int recite(bb_context *ctx, bb_nn_transformer *model, int prompt, int count) {
     bb_nn_cache *cache = bb_nn_cache_new(model, 1, prompt + count);
     int32_t ids[64];
     int right = 0;
     for (int t = 0; t < prompt; t++) ids[t] = (unsigned char)text[t];
-    bb_tensor *logits = bb_nn_transformer_next(model, cache, bb_from(ctx, BB_I32, BB_SHAPE(1, prompt), ids));
+    bb_tensor *logits =
+        bb_nn_transformer_next(model, cache, bb_from(ctx, BB_I32, BB_SHAPE(1, prompt), ids));
     printf("%.*s|", prompt, text);
     for (int i = 0; i < count && logits; i++) {
         int32_t next = (int32_t)bb_item(bb_select(bb_argmax(logits, -1, false), -1, -1));

@@ -1,4 +1,5 @@
-/* An op of your own: the same record as the built-in ones, with its shape rule, gradient rule and kernel.
+/* An op of your own: the same record as the built-in ones, with its shape rule, gradient rule and
+ * kernel.
  *
  *     softplus(x) = log(1 + exp(beta x)) / beta        d softplus / dx = sigmoid(beta x)
  *
@@ -19,7 +20,8 @@ static bb_status softplus_infer(bb_call *call) {
     const softplus_attrs *attrs = call->attrs;
     if (dtype != BB_F64 && dtype != BB_F32)
         return bb_fail_input(call, 0, "expected f64 or f32, got %s", bb_dtype_name(dtype));
-    if (!(attrs->beta > 0)) return bb_fail_attr(call, "beta", "expected more than 0, got %g", attrs->beta);
+    if (!(attrs->beta > 0))
+        return bb_fail_attr(call, "beta", "expected more than 0, got %g", attrs->beta);
     call->meta[0] = (bb_meta){dtype, bb_shape_of(call->in[0])};
     return BB_OK;
 }
@@ -67,7 +69,10 @@ static const bb_op softplus_op = {
     .doc = "log(1 + exp(beta x)) / beta",
     .inputs = {"x"},
     .outputs = {"y"},
-    .attrs = {{.name = "beta", .type = BB_ATTR_FLOAT, .offset = offsetof(softplus_attrs, beta), .value = 1}},
+    .attrs = {{.name = "beta",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(softplus_attrs, beta),
+               .value = 1}},
     .attrs_bytes = sizeof(softplus_attrs),
     .saves_inputs = 1u << 0, /* the gradient rule reads x */
     .infer = softplus_infer,
@@ -95,8 +100,10 @@ int main(void) {
     bb_gradcheck_report first = {0}, second = {0};
     bb_gradcheck(ctx, function, ctx, &z, 1, NULL, &first);
     bb_gradgradcheck(ctx, function, ctx, &z, 1, NULL, &second);
-    printf("gradient check: %s (worst error %.3f of what is allowed)\n", first.passed ? "passed" : "FAILED", first.error);
-    printf("gradient of the gradient: %s (%.3f)\n", second.passed ? "passed" : "FAILED", second.error);
+    printf("gradient check: %s (worst error %.3f of what is allowed)\n",
+           first.passed ? "passed" : "FAILED", first.error);
+    printf("gradient of the gradient: %s (%.3f)\n", second.passed ? "passed" : "FAILED",
+           second.error);
 
     bool good = bb_error(ctx) == BB_OK && first.passed && second.passed;
     bb_apply1(ctx, &softplus_op, &x, 1, &(softplus_attrs){-1});

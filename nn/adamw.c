@@ -1,5 +1,6 @@
-/* AdamW over the blocks of a parameter set; the arithmetic is ops/optimize.c. Moments are kept in f32 (f64 for f64)
- * and laid out as the parameters are. The step number and the rate live on the device, beside them. */
+/* AdamW over the blocks of a parameter set; the arithmetic is ops/optimize.c. Moments are kept in
+ * f32 (f64 for f64) and laid out as the parameters are. The step number and the rate live on the
+ * device, beside them. */
 #include "nn/internal.h"
 
 struct bb_adamw {
@@ -10,11 +11,13 @@ struct bb_adamw {
 
 static bool options_good(bb_context *ctx, const bb_adamw_attrs *a) {
     if (!(a->beta1 >= 0 && a->beta1 < 1 && a->beta2 >= 0 && a->beta2 < 1))
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: betas: expected 0 <= beta < 1, got %g and %g", a->beta1, a->beta2);
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: betas: expected 0 <= beta < 1, got %g and %g",
+                a->beta1, a->beta2);
     else if (!(a->eps >= 0))
         bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: eps: expected 0 or more, got %g", a->eps);
     else if (!(a->weight_decay >= 0))
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: weight_decay: expected 0 or more, got %g", a->weight_decay);
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_adamw_new: weight_decay: expected 0 or more, got %g",
+                a->weight_decay);
     return ctx->status == BB_OK;
 }
 
@@ -42,7 +45,8 @@ static bb_status step_span(bb_adamw *o, int part) {
     bb_adamw_attrs attrs = o->attrs;
     if (part == 1) attrs.weight_decay = 0;
     return bb_adamw_(values, bb_params_span(p, p->grads, part), bb_params_span(p, o->m, part),
-                     bb_params_span(p, o->v, part), o->lr, o->step, p->clipped ? p->grad_scale : NULL, &attrs);
+                     bb_params_span(p, o->v, part), o->lr, o->step,
+                     p->clipped ? p->grad_scale : NULL, &attrs);
 }
 
 bb_status bb_adamw_step(bb_adamw *o, double lr) {
@@ -50,7 +54,8 @@ bb_status bb_adamw_step(bb_adamw *o, double lr) {
     bb_context *ctx = o->params->ctx;
     if (bb_params_settle(o->params, "bb_adamw_step")) return ctx->status;
     float rate = (float)lr, step = (float)(bb_item(o->step) + 1);
-    if (bb_write(o->lr, &rate, sizeof rate) || bb_write(o->step, &step, sizeof step)) return ctx->status;
+    if (bb_write(o->lr, &rate, sizeof rate) || bb_write(o->step, &step, sizeof step))
+        return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     bb_status status = step_span(o, 0);
     if (!status) status = step_span(o, 1);

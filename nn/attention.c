@@ -1,19 +1,22 @@
-/* Causal grouped-query attention (Ainslie et al., "GQA", EMNLP 2023). Queries and keys stay side by side as long as
- * they can: one projection makes all heads, one RMSNormImpl with a scale per head takes the place of a query norm and a
- * key norm, one RoPE turns both. Fused parts: ops/rms_norm.c, ops/rope.c, ops/sdpa.c. */
+/* Causal grouped-query attention (Ainslie et al., "GQA", EMNLP 2023). Queries and keys stay side by
+ * side as long as they can: one projection makes all heads, one RMSNormImpl with a scale per head
+ * takes the place of a query norm and a key norm, one RoPE turns both. Fused parts: ops/rms_norm.c,
+ * ops/rope.c, ops/sdpa.c. */
 #include "nn/internal.h"
 
-bb_nn_attention bb_nn_attention_new(bb_params *params, const char *name, const bb_nn_config *config) {
+bb_nn_attention bb_nn_attention_new(bb_params *params, const char *name,
+                                    const bb_nn_config *config) {
     char prefix[BB_NAME_BYTES];
     int64_t heads = config->heads, kv_heads = config->kv_heads, head_dim = config->head_dim;
-    bb_nn_attention layer = {.heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope_base = config->rope_base};
+    bb_nn_attention layer = {
+        .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope_base = config->rope_base};
     layer.qkv = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "qkv"), config->dim,
                                  (heads + 2 * kv_heads) * head_dim, false, BB_NN_STD);
     if (config->qk_norm)
-        layer.qk_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "qk_norm"), head_dim,
-                                           config->norm_eps, heads + kv_heads);
-    layer.out = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "out"), heads * head_dim, config->dim,
-                                 false, bb_nn_residual_std(config));
+        layer.qk_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "qk_norm"),
+                                           head_dim, config->norm_eps, heads + kv_heads);
+    layer.out = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "out"), heads * head_dim,
+                                 config->dim, false, bb_nn_residual_std(config));
     return layer;
 }
 
@@ -27,8 +30,8 @@ static bb_tensor *remember(bb_tensor *cache, bb_tensor *rows, int64_t position) 
     return bb_narrow(cache, 2, 0, position + length);
 }
 
-bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x, bb_nn_layer_cache *cache,
-                                   int64_t position) {
+bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
+                                   bb_nn_layer_cache *cache, int64_t position) {
     bb_context *ctx = bb_context_of(x);
     if (!x || ctx->status) return NULL;
     if (x->rank != 3) {

@@ -1,23 +1,25 @@
-/* One pre-norm transformer block: h = x + attention(norm(x)); h + mlp(norm(h)). Each half ends in a scope, so
- * that at any time only what backward needs and the residual stream hold storage. */
+/* One pre-norm transformer block: h = x + attention(norm(x)); h + mlp(norm(h)). Each half ends in a
+ * scope, so that at any time only what backward needs and the residual stream hold storage. */
 #include "nn/internal.h"
 
 bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb_nn_config *config) {
     char prefix[BB_NAME_BYTES];
     bb_nn_block layer;
-    layer.attn_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "attn_norm"), config->dim,
-                                         config->norm_eps, 0);
+    layer.attn_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "attn_norm"),
+                                         config->dim, config->norm_eps, 0);
     layer.attn = bb_nn_attention_new(params, bb_nn_join(params, prefix, name, "attn"), config);
-    layer.mlp_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "mlp_norm"), config->dim,
-                                        config->norm_eps, 0);
+    layer.mlp_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "mlp_norm"),
+                                        config->dim, config->norm_eps, 0);
     layer.mlp = bb_nn_mlp_new(params, bb_nn_join(params, prefix, name, "mlp"), config);
     return layer;
 }
 
-bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x, bb_nn_layer_cache *cache, int64_t position) {
+bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x, bb_nn_layer_cache *cache,
+                               int64_t position) {
     bb_context *ctx = bb_context_of(x);
     bb_scope outer = bb_scope_begin(ctx), scope = outer;
-    bb_tensor *h = bb_nn_attention_forward(&layer->attn, bb_nn_rms_norm_forward(&layer->attn_norm, x), cache, position);
+    bb_tensor *h = bb_nn_attention_forward(
+        &layer->attn, bb_nn_rms_norm_forward(&layer->attn_norm, x), cache, position);
     h = bb_scope_end(ctx, scope, bb_add(x, h));
     scope = bb_scope_begin(ctx);
     bb_tensor *y = bb_nn_mlp_forward(&layer->mlp, bb_nn_rms_norm_forward(&layer->mlp_norm, h));

@@ -1,5 +1,5 @@
-/* Clipping by the norm over all gradients: min(1, max_norm / norm) is left for the optimizer step, which multiplies
- * each gradient by it as it reads it. */
+/* Clipping by the norm over all gradients: min(1, max_norm / norm) is left for the optimizer step,
+ * which multiplies each gradient by it as it reads it. */
 #include <math.h>
 
 #include "nn/internal.h"
@@ -8,7 +8,8 @@ double bb_clip_grad_norm(bb_params *params, double max_norm) {
     if (!params || params->ctx->status) return NAN;
     bb_context *ctx = params->ctx;
     if (!(max_norm > 0)) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_clip_grad_norm: max_norm: expected more than 0, got %g", max_norm);
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_clip_grad_norm: max_norm: expected more than 0, got %g",
+                max_norm);
         return NAN;
     }
     if (bb_params_settle(params, "bb_clip_grad_norm")) return NAN;
@@ -17,7 +18,8 @@ double bb_clip_grad_norm(bb_params *params, double max_norm) {
     bb_scope_end(ctx, scope, NULL);
     if (ctx->status) return NAN;
     if (!isfinite(norm)) {
-        bb_fail(ctx, BB_ERR_STATE, "bb_clip_grad_norm: gradients: expected a finite norm, got %g", norm);
+        bb_fail(ctx, BB_ERR_STATE, "bb_clip_grad_norm: gradients: expected a finite norm, got %g",
+                norm);
         return norm;
     }
     float scale = norm > max_norm ? (float)(max_norm / norm) : 1.0f;

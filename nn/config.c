@@ -1,4 +1,5 @@
-/* What a transformer is: the named models, defaults, and the check of a description from outside. */
+/* What a transformer is: the named models, defaults, and the check of a description from outside.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -19,9 +20,16 @@ bool bb_nn_config_named(const char *name, bb_nn_config *config, int64_t *batch) 
     for (size_t i = 0; name && i < sizeof named / sizeof *named; i++) {
         if (strcmp(name, named[i].name) != 0) continue;
         int64_t dim = named[i].dim, heads = named[i].heads;
-        *config = (bb_nn_config){.vocab = 256, .dim = dim, .layers = named[i].layers, .heads = heads,
-                                 .kv_heads = heads, .head_dim = dim / heads, .hidden = named[i].hidden,
-                                 .max_seq = named[i].max_seq, .rope_base = 10000, .norm_eps = 1e-5,
+        *config = (bb_nn_config){.vocab = 256,
+                                 .dim = dim,
+                                 .layers = named[i].layers,
+                                 .heads = heads,
+                                 .kv_heads = heads,
+                                 .head_dim = dim / heads,
+                                 .hidden = named[i].hidden,
+                                 .max_seq = named[i].max_seq,
+                                 .rope_base = 10000,
+                                 .norm_eps = 1e-5,
                                  .dtype = BB_F32};
         if (batch) *batch = named[i].batch;
         return true;
@@ -31,7 +39,8 @@ bool bb_nn_config_named(const char *name, bb_nn_config *config, int64_t *batch) 
 
 static bool check_count(bb_context *ctx, const char *field, int64_t value) {
     if (value >= 1 && value <= LIMIT) return true;
-    bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: %s: expected 1 to %d, got %lld", field, LIMIT, (long long)value);
+    bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: %s: expected 1 to %d, got %lld", field, LIMIT,
+            (long long)value);
     return false;
 }
 
@@ -45,24 +54,31 @@ bb_status bb_nn_config_check(bb_context *ctx, bb_nn_config *config) {
         return ctx->status;
     if (c.kv_heads == 0) c.kv_heads = c.heads;
     if (c.head_dim == 0 && c.dim % c.heads)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: dim: expected a multiple of heads (%lld), got %lld",
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: dim: expected a multiple of heads (%lld), got %lld",
                        (long long)c.heads, (long long)c.dim);
     if (c.head_dim == 0) c.head_dim = c.dim / c.heads;
     if (c.rope_base == 0) c.rope_base = 10000;
     if (c.norm_eps == 0) c.norm_eps = 1e-5;
-    if (!check_count(ctx, "kv_heads", c.kv_heads) || !check_count(ctx, "head_dim", c.head_dim)) return ctx->status;
+    if (!check_count(ctx, "kv_heads", c.kv_heads) || !check_count(ctx, "head_dim", c.head_dim))
+        return ctx->status;
     if (c.heads % c.kv_heads)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: kv_heads: expected a divisor of heads (%lld), got %lld",
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: kv_heads: expected a divisor of heads (%lld), got %lld",
                        (long long)c.heads, (long long)c.kv_heads);
     if (c.head_dim % 2)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: head_dim: expected an even number, got %lld",
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: head_dim: expected an even number, got %lld",
                        (long long)c.head_dim);
     if (!(c.rope_base > 0) || isinf(c.rope_base))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: rope_base: expected more than 0, got %g", c.rope_base);
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: rope_base: expected more than 0, got %g",
+                       c.rope_base);
     if (!(c.norm_eps > 0) || isinf(c.norm_eps))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: norm_eps: expected more than 0, got %g", c.norm_eps);
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: norm_eps: expected more than 0, got %g",
+                       c.norm_eps);
     if (!bb_dtype_is_float(c.dtype))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: dtype: expected f64, f32, f16 or bf16, got %s",
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: dtype: expected f64, f32, f16 or bf16, got %s",
                        bb_dtype_name(c.dtype));
     *config = c;
     return BB_OK;

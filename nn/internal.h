@@ -28,8 +28,9 @@ struct bb_params {
 
 /* Initial standard deviation of a transformer's matrices (GPT-2's). */
 #define BB_NN_STD 0.02
-/* nn/config.c: that of the projections that end on the residual stream. Each of the 2 layers sums of the stream
- * adds variance; divided by sqrt(2 layers) it starts out the same at any depth (GPT-2 does so too). */
+/* nn/config.c: that of the projections that end on the residual stream. Each of the 2 layers sums
+ * of the stream adds variance; divided by sqrt(2 layers) it starts out the same at any depth (GPT-2
+ * does so too). */
 double bb_nn_residual_std(const bb_nn_config *config);
 
 /* ---- nn/params.c */
@@ -41,7 +42,8 @@ void bb_nn_release(bb_context *ctx, void *block);
 /* A zeroed tensor of the context's lifetime. */
 bb_tensor *bb_nn_zeros(bb_context *ctx, bb_device device, bb_dtype dtype, int64_t count);
 /* prefix.leaf, or leaf alone under an empty prefix. Too long: an error, and out is "". */
-const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix, const char *leaf);
+const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix,
+                       const char *leaf);
 /* Adds the parameter prefix.leaf. */
 bb_tensor *bb_nn_add(bb_params *params, const char *prefix, const char *leaf, bb_shape shape,
                      bb_init init, double std);
@@ -50,7 +52,8 @@ bb_context *bb_nn_context(const bb_params *params); /* NULL for NULL */
 /* Makes the gradient block fit for flat operations: what no backward wrote is zero. An error if no
  * backward wrote anything; `who` begins its message. */
 bb_status bb_params_settle(bb_params *params, const char *who);
-/* Part 0 (decayed) or 1 of a block laid out as the parameters are; NULL without error: it is empty. */
+/* Part 0 (decayed) or 1 of a block laid out as the parameters are; NULL without error: it is empty.
+ */
 bb_tensor *bb_params_span(bb_params *params, bb_tensor *block, int part);
 
 #endif

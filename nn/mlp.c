@@ -6,10 +6,12 @@ bb_nn_mlp bb_nn_mlp_new(bb_params *params, const char *name, const bb_nn_config 
     bb_nn_mlp layer;
     int64_t dim = config->dim, hidden = config->hidden;
     double std = BB_NN_STD;
-    layer.gate = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "gate"), dim, hidden, false, std);
-    layer.up = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "up"), dim, hidden, false, std);
-    layer.down = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "down"), hidden, dim, false,
-                                  bb_nn_residual_std(config));
+    layer.gate =
+        bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "gate"), dim, hidden, false, std);
+    layer.up =
+        bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "up"), dim, hidden, false, std);
+    layer.down = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "down"), hidden, dim,
+                                  false, bb_nn_residual_std(config));
     return layer;
 }
 

@@ -1,5 +1,5 @@
-/* The transformer's parameters under the names and shapes of Hugging Face's Llama: views of the fused weights, to save
- * from and to load into. */
+/* The transformer's parameters under the names and shapes of Hugging Face's Llama: views of the
+ * fused weights, to save from and to load into. */
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -11,10 +11,12 @@ typedef struct name_list {
     int count;
 } name_list;
 
-/* Rows [begin, begin + rows) of a matrix (rows 0: all of any tensor). Without rows of its own it is left out. */
+/* Rows [begin, begin + rows) of a matrix (rows 0: all of any tensor). Without rows of its own it is
+ * left out. */
 static void add(name_list *list, bb_tensor *t, int64_t begin, int64_t rows, const char *format, ...)
     BB_PRINTF(5, 6);
-static void add(name_list *list, bb_tensor *t, int64_t begin, int64_t rows, const char *format, ...) {
+static void add(name_list *list, bb_tensor *t, int64_t begin, int64_t rows, const char *format,
+                ...) {
     bb_context *ctx = list->ctx;
     char *name = bb_arena_allocate(ctx, &ctx->arena, BB_NAME_BYTES);
     if (!name || !t || ctx->status) return;

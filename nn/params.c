@@ -1,8 +1,8 @@
-/* Parameter sets: named handles first, then one block of values and one of gradients behind them all.
- * Layers add to a set; optimizers (adamw.c, sgd.c) and clip.c run over the blocks.
+/* Parameter sets: named handles first, then one block of values and one of gradients behind them
+ * all. Layers add to a set; optimizers (adamw.c, sgd.c) and clip.c run over the blocks.
  *
- * Host memory of this folder has the context's lifetime because it is borrowed from the context: each
- * piece is the storage of a tensor of bytes. So nothing in nn needs a free function. */
+ * Host memory of this folder has the context's lifetime because it is borrowed from the context:
+ * each piece is the storage of a tensor of bytes. So nothing in nn needs a free function. */
 #include <stdio.h>
 #include <string.h>
 
@@ -43,7 +43,8 @@ bb_context *bb_nn_context(const bb_params *params) { return params ? params->ctx
 bb_params *bb_params_new(bb_context *ctx, bb_device device, bb_dtype dtype) {
     if (!ctx || ctx->status) return NULL;
     if (!bb_dtype_is_float(dtype)) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_params_new: dtype: expected f64, f32, f16 or bf16, got %s",
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_params_new: dtype: expected f64, f32, f16 or bf16, got %s",
                 bb_dtype_name(dtype));
         return NULL;
     }
@@ -52,13 +53,14 @@ bb_params *bb_params_new(bb_context *ctx, bb_device device, bb_dtype dtype) {
     return params;
 }
 
-const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix, const char *leaf) {
+const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix,
+                       const char *leaf) {
     bool alone = !prefix || !*prefix;
     int n = snprintf(out, BB_NAME_BYTES, "%s%s%s", alone ? "" : prefix, alone ? "" : ".", leaf);
     if (n >= BB_NAME_BYTES) {
         if (params)
-            bb_fail(params->ctx, BB_ERR_ARGUMENT, "parameter: name: expected fewer than %d bytes, got %d",
-                    BB_NAME_BYTES, n);
+            bb_fail(params->ctx, BB_ERR_ARGUMENT,
+                    "parameter: name: expected fewer than %d bytes, got %d", BB_NAME_BYTES, n);
         out[0] = 0;
     }
     return out;
@@ -75,7 +77,8 @@ static bool grow(bb_params *params) {
     return true;
 }
 
-bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb_init init, double std) {
+bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb_init init,
+                         double std) {
     if (!params || params->ctx->status) return NULL;
     bb_context *ctx = params->ctx;
     size_t length = name ? strlen(name) : 0, bytes;
@@ -86,9 +89,11 @@ bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb
     else if (params->built)
         bb_fail(ctx, BB_ERR_STATE, "bb_params_add: %s: expected a set that is not built yet", name);
     else if (bb_params_find(params, name))
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_params_add: name: expected a new one, got %s again", name);
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_params_add: name: expected a new one, got %s again",
+                name);
     else if (!bb_shape_bytes(&shape, params->dtype, &bytes) || bytes > (size_t)1 << 40)
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_params_add: %s: expected a shape of 0 to 2^40 bytes, got %s", name,
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_params_add: %s: expected a shape of 0 to 2^40 bytes, got %s", name,
                 bb_shape_text(&shape, text));
     if (ctx->status || (params->count == params->capacity && !grow(params))) return NULL;
     bb_tensor *t = bb_tensor_header(ctx, params->dtype, &shape, BB_LIFE_CONTEXT);
@@ -102,7 +107,8 @@ bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb
 bb_tensor *bb_nn_add(bb_params *params, const char *prefix, const char *leaf, bb_shape shape,
                      bb_init init, double std) {
     char name[BB_NAME_BYTES];
-    return params ? bb_params_add(params, bb_nn_join(params, name, prefix, leaf), shape, init, std) : NULL;
+    return params ? bb_params_add(params, bb_nn_join(params, name, prefix, leaf), shape, init, std)
+                  : NULL;
 }
 
 /* ---- Building ------------------------------------------------------------------------------- */
@@ -137,7 +143,8 @@ static bool allocate_blocks(bb_params *params) {
 
 static void attach(bb_tensor *t, bb_tensor *block, int64_t offset) {
     if (!t->storage)
-        bb_tensor_attach(t, bb_storage_ref(block->storage), (size_t)offset * bb_dtype_bytes((bb_dtype)t->dtype));
+        bb_tensor_attach(t, bb_storage_ref(block->storage),
+                         (size_t)offset * bb_dtype_bytes((bb_dtype)t->dtype));
 }
 
 static void place(bb_params *params) {
@@ -158,7 +165,8 @@ static bool draw(const bb_param *p) {
     bb_tensor *t = p->tensor;
     bb_context *ctx = t->ctx;
     if (t->count == 0 || p->init == BB_INIT_ZEROS) return true;
-    if (p->init == BB_INIT_ONES) return ctx->backend[t->device]->fill(ctx->backend[t->device], t, 1) == BB_OK;
+    if (p->init == BB_INIT_ONES)
+        return ctx->backend[t->device]->fill(ctx->backend[t->device], t, 1) == BB_OK;
     bb_scope scope = bb_scope_begin(ctx);
     bb_tensor *x = bb_randn(ctx, t->dtype == BB_F64 ? BB_F64 : BB_F32, bb_shape_of_tensor(t));
     x = bb_mul_scalar(x, p->std);
@@ -199,17 +207,25 @@ bb_tensor *bb_params_find(const bb_params *params, const char *name) {
         if (strcmp(params->row[i].name, name) == 0) return params->row[i].tensor;
     return NULL;
 }
-bb_tensor *bb_params_values(const bb_params *params) { return params && params->built ? params->values : NULL; }
-bb_tensor *bb_params_grads(const bb_params *params) { return params && params->built ? params->grads : NULL; }
-int64_t bb_params_decayed(const bb_params *params) { return params && params->built ? params->decayed : 0; }
+bb_tensor *bb_params_values(const bb_params *params) {
+    return params && params->built ? params->values : NULL;
+}
+bb_tensor *bb_params_grads(const bb_params *params) {
+    return params && params->built ? params->grads : NULL;
+}
+int64_t bb_params_decayed(const bb_params *params) {
+    return params && params->built ? params->decayed : 0;
+}
 
 const bb_named *bb_params_list(const bb_params *params, int *count) {
     if (count) *count = 0;
     if (!params || params->ctx->status) return NULL;
     bb_context *ctx = params->ctx;
-    bb_named *list = bb_arena_allocate(ctx, &ctx->arena, ((size_t)params->count + 1) * sizeof *list);
+    bb_named *list =
+        bb_arena_allocate(ctx, &ctx->arena, ((size_t)params->count + 1) * sizeof *list);
     if (!list) return NULL;
-    for (int i = 0; i < params->count; i++) list[i] = (bb_named){params->row[i].name, params->row[i].tensor};
+    for (int i = 0; i < params->count; i++)
+        list[i] = (bb_named){params->row[i].name, params->row[i].tensor};
     if (count) *count = params->count;
     return list;
 }
@@ -227,7 +243,8 @@ bb_status bb_params_settle(bb_params *params, const char *who) {
     if (ctx->status) return ctx->status;
     for (int i = 0; i < params->count; i++) written += !params->row[i].tensor->grad_empty;
     if (written == 0 || !params->built)
-        return bb_fail(ctx, BB_ERR_STATE, "%s: gradients: expected a bb_backward before, got none", who);
+        return bb_fail(ctx, BB_ERR_STATE, "%s: gradients: expected a bb_backward before, got none",
+                       who);
     bb_backend *backend = ctx->backend[params->device];
     for (int i = 0; i < params->count && written < params->count; i++) {
         bb_tensor *t = params->row[i].tensor;
@@ -237,7 +254,8 @@ bb_status bb_params_settle(bb_params *params, const char *who) {
 }
 
 bb_tensor *bb_params_span(bb_params *params, bb_tensor *block, int part) {
-    int64_t begin = part == 0 ? 0 : params->decayed, end = part == 0 ? params->decayed : block->count;
+    int64_t begin = part == 0 ? 0 : params->decayed,
+            end = part == 0 ? params->decayed : block->count;
     bb_shape shape = BB_SHAPE(end - begin);
     return end > begin ? bb_tensor_view(block, &shape, (const int64_t[]){1}, begin) : NULL;
 }

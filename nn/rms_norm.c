@@ -1,7 +1,8 @@
 /* The layer around RMSNormImpl (ops/rms_norm.c): it owns the scale. */
 #include "nn/internal.h"
 
-bb_nn_rms_norm bb_nn_rms_norm_new(bb_params *params, const char *name, int64_t dim, double eps, int64_t n_heads) {
+bb_nn_rms_norm bb_nn_rms_norm_new(bb_params *params, const char *name, int64_t dim, double eps,
+                                  int64_t n_heads) {
     bb_shape shape = n_heads > 0 ? BB_SHAPE(n_heads, 1, dim) : BB_SHAPE(dim);
     return (bb_nn_rms_norm){bb_nn_add(params, name, "weight", shape, BB_INIT_ONES, 0), eps};
 }

@@ -11,9 +11,11 @@ bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options) {
     bb_sgd_attrs attrs = options ? *options : (bb_sgd_attrs){0, 0, false};
     if (!params || bb_params_build(params)) return NULL;
     bb_context *ctx = params->ctx;
-    if (!(attrs.momentum >= 0) || !(attrs.weight_decay >= 0) || (attrs.nesterov && attrs.momentum == 0)) {
+    if (!(attrs.momentum >= 0) || !(attrs.weight_decay >= 0) ||
+        (attrs.nesterov && attrs.momentum == 0)) {
         bb_fail(ctx, BB_ERR_ARGUMENT,
-                "bb_sgd_new: options: expected momentum and weight_decay >= 0, momentum > 0 with nesterov, got %g, %g",
+                "bb_sgd_new: options: expected momentum and weight_decay >= 0, momentum > 0 with "
+                "nesterov, got %g, %g",
                 attrs.momentum, attrs.weight_decay);
         return NULL;
     }
@@ -22,7 +24,8 @@ bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options) {
     bb_dtype dtype = params->dtype == BB_F64 ? BB_F64 : BB_F32;
     *o = (bb_sgd){.params = params, .attrs = attrs};
     o->lr = bb_nn_zeros(ctx, params->device, BB_F32, 1);
-    o->velocity = attrs.momentum > 0 ? bb_nn_zeros(ctx, params->device, dtype, params->values->count) : NULL;
+    o->velocity =
+        attrs.momentum > 0 ? bb_nn_zeros(ctx, params->device, dtype, params->values->count) : NULL;
     return o->lr && (o->velocity || attrs.momentum == 0) ? o : NULL;
 }
 

@@ -1,5 +1,5 @@
-/* A Llama-style transformer (Touvron et al., 2023): embedding, pre-norm blocks (block.c), norm, head. Named
- * models are in config.c, Hugging Face's names for the parameters in names.c. */
+/* A Llama-style transformer (Touvron et al., 2023): embedding, pre-norm blocks (block.c), norm,
+ * head. Named models are in config.c, Hugging Face's names for the parameters in names.c. */
 #include <stdio.h>
 
 #include "autograd/autograd.h"
@@ -22,7 +22,8 @@ static bool add_layers(bb_nn_transformer *model) {
     return bb_params_build(params) == BB_OK;
 }
 
-bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device, const bb_nn_config *config) {
+bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
+                                         const bb_nn_config *config) {
     if (!ctx || !config) return NULL;
     bb_nn_config c = *config;
     if (bb_nn_config_check(ctx, &c)) return NULL;
@@ -47,7 +48,8 @@ static bb_tensor *run_block(void *user, bb_tensor *const *inputs, int n) {
     return bb_nn_block_forward(user, inputs[0], NULL, 0);
 }
 
-/* The shared walk; cache NULL: training. What goes into a block is dropped once its output is there. */
+/* The shared walk; cache NULL: training. What goes into a block is dropped once its output is
+ * there. */
 static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache *cache) {
     bb_context *ctx = model->params->ctx;
     int64_t position = cache ? cache->length : 0;
@@ -58,7 +60,8 @@ static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache 
         if (model->recompute && !cache && ctx->grad_enabled)
             y = bb_recompute(ctx, run_block, &model->blocks[i], &x, 1);
         else
-            y = bb_nn_block_forward(&model->blocks[i], x, cache ? &cache->layer[i] : NULL, position);
+            y = bb_nn_block_forward(&model->blocks[i], x, cache ? &cache->layer[i] : NULL,
+                                    position);
         bb_drop(x);
         x = y;
     }
@@ -86,7 +89,8 @@ bb_nn_cache *bb_nn_cache_new(bb_nn_transformer *model, int64_t batch, int64_t ma
     const bb_nn_config *c = &model->config;
     if (ctx->status) return NULL;
     if (batch < 1 || max < 1) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_nn_cache_new: batch and max: expected 1 or more, got %lld and %lld",
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_nn_cache_new: batch and max: expected 1 or more, got %lld and %lld",
                 (long long)batch, (long long)max);
         return NULL;
     }
@@ -113,10 +117,12 @@ bb_tensor *bb_nn_transformer_next(bb_nn_transformer *model, bb_nn_cache *cache, 
     int64_t length = ids->size[1];
     if (ids->size[0] != cache->batch || length < 1 || length > cache->max - cache->length) {
         bb_fail(ctx, BB_ERR_ARGUMENT,
-                "transformer: ids: expected (%lld, 1 to %lld) for this cache (%lld of %lld positions used), "
+                "transformer: ids: expected (%lld, 1 to %lld) for this cache (%lld of %lld "
+                "positions used), "
                 "got (%lld, %lld)",
-                (long long)cache->batch, (long long)(cache->max - cache->length), (long long)cache->length,
-                (long long)cache->max, (long long)ids->size[0], (long long)length);
+                (long long)cache->batch, (long long)(cache->max - cache->length),
+                (long long)cache->length, (long long)cache->max, (long long)ids->size[0],
+                (long long)length);
         return NULL;
     }
     bool before = bb_set_grad_enabled(ctx, false);

@@ -3,8 +3,9 @@
  *     logsumexp = log(sum(exp(logits)))          over the classes, in f32 (f64 for f64)
  *     loss      = logsumexp - logits[target]     0 where target is ignore_index
  *
- * "none" gives the losses, "sum" their sum, "mean" their sum over the number of targets not ignored: NaN
- * where all are. Any other target outside [0, C) is an error. With w the gradient of a row's loss:
+ * "none" gives the losses, "sum" their sum, "mean" their sum over the number of targets not
+ * ignored: NaN where all are. Any other target outside [0, C) is an error. With w the gradient of a
+ * row's loss:
  *
  *     dlogits = w (exp(logits - logsumexp) - onehot(target))      0 in ignored rows
  *
@@ -20,7 +21,8 @@ static bb_status infer(bb_call *call) {
     if (!bb_dtype_is_float(dtype)) {
         return bb_fail_input(call, 0, "expected a floating dtype, got %s", bb_dtype_name(dtype));
     }
-    if (logits.rank == 0) return bb_fail_input(call, 0, "expected shape (..., classes), got a scalar");
+    if (logits.rank == 0)
+        return bb_fail_input(call, 0, "expected shape (..., classes), got a scalar");
     if (index != BB_I64 && index != BB_I32) {
         return bb_fail_input(call, 1, "expected dtype i64 or i32, got %s", bb_dtype_name(index));
     }

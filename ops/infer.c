@@ -50,7 +50,7 @@ bb_status bb_axis(const bb_call *call, const char *name, int64_t axis, int rank,
 bb_status bb_axes(const bb_call *call, const char *name, const bb_ints *axes, int rank, unsigned *mask) {
     *mask = axes->n == 0 ? (1u << rank) - 1u : 0u;
     for (int i = 0; i < axes->n; i++) {
-        int axis;
+        int axis = 0;
         bb_status status = bb_axis(call, name, axes->v[i], rank, &axis);
         if (status) return status;
         if (*mask >> axis & 1u) return bb_fail_attr(call, name, "expected different axes, got axis %d twice", axis);
@@ -75,10 +75,16 @@ bb_status bb_infer_float(bb_call *call) {
 }
 
 bb_status bb_infer_broadcast(bb_call *call) {
-    bb_shape shape = bb_shape_of(call->in[0]);
     for (int i = 1; i < call->n_in; i++) {
         bb_status status = bb_want_dtype(call, i, bb_dtype_of(call->in[0]));
         if (status) return status;
+    }
+    return bb_infer_shapes(call, bb_dtype_of(call->in[0]));
+}
+
+bb_status bb_infer_shapes(bb_call *call, bb_dtype dtype) {
+    bb_shape shape = bb_shape_of(call->in[0]);
+    for (int i = 1; i < call->n_in; i++) {
         bb_shape next = bb_shape_of(call->in[i]), joined;
         if (!bb_shape_broadcast(&shape, &next, &joined)) {
             char next_text[BB_SHAPE_TEXT], text[BB_SHAPE_TEXT];
@@ -87,6 +93,6 @@ bb_status bb_infer_broadcast(bb_call *call) {
         }
         shape = joined;
     }
-    bb_set_meta(call, 0, bb_dtype_of(call->in[0]), shape);
+    bb_set_meta(call, 0, dtype, shape);
     return BB_OK;
 }

@@ -9,6 +9,7 @@ bb_status bb_infer_same(bb_call *call);      /* of any dtype */
 bb_status bb_infer_number(bb_call *call);    /* of any dtype but bool */
 bb_status bb_infer_float(bb_call *call);     /* of a float dtype */
 bb_status bb_infer_broadcast(bb_call *call); /* all inputs of one dtype, shapes broadcast together */
+bb_status bb_infer_shapes(bb_call *call, bb_dtype dtype); /* shapes broadcast, the dtype is given */
 
 /* Checks of one input or attribute. */
 bb_status bb_want_float(const bb_call *call, int input);
@@ -21,6 +22,11 @@ bb_status bb_want_shape(const bb_call *call, int input, bb_shape shape);
 bb_status bb_axis(const bb_call *call, const char *name, int64_t axis, int rank, int *out);
 /* The same for a list without repetitions: *mask gets bit k for axis k; an empty list means all axes. */
 bb_status bb_axes(const bb_call *call, const char *name, const bb_ints *axes, int rank, unsigned *mask);
+
+/* Not rules, but just as common inside ops: a constant of like's dtype on its device (create.c), and the casts that
+ * bring two inputs to bb_promote's dtype (binary.c; either may be NULL). */
+bb_tensor *bb_constant(const bb_tensor *like, bb_shape shape, double value);
+void bb_promote_pair(bb_tensor **a, bb_tensor **b);
 
 /* Sets meta[output]. */
 void bb_set_meta(bb_call *call, int output, bb_dtype dtype, bb_shape shape);

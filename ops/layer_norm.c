@@ -9,7 +9,8 @@
  *     dinput  = rstd (dy g - mean(dy g) - xhat mean(dy g xhat))
  *     dweight = sum(dy xhat), dbias = sum(dy) over the axes that weight and bias lack
  *
- * Fused kernels: backends/cpu/layer_norm.c, backends/cuda/layer_norm.cu. The layer: nn/layer_norm.c. */
+ * Fused kernels: backends/cpu/layer_norm.c, backends/cuda/layer_norm.cu. The layer:
+ * nn/layer_norm.c. */
 #include "ops/norm.h"
 #include "ops/ops.h"
 #include "ops/table.h"
@@ -20,8 +21,8 @@ static bb_status check_affine(bb_call *call, int i) {
     bb_shape shape = bb_shape_of(call->in[0]), got = bb_shape_of(affine), both;
     bb_dtype dtype = bb_dtype_of(affine);
     if (dtype != bb_dtype_of(call->in[0]) && dtype != BB_F32) {
-        return bb_fail_input(call, i, "expected dtype %s or f32, got %s", bb_dtype_name(bb_dtype_of(call->in[0])),
-                             bb_dtype_name(dtype));
+        return bb_fail_input(call, i, "expected dtype %s or f32, got %s",
+                             bb_dtype_name(bb_dtype_of(call->in[0])), bb_dtype_name(dtype));
     }
     if (!bb_shape_broadcast(&shape, &got, &both) || !bb_shape_equal(&shape, &both)) {
         char expected_text[BB_SHAPE_TEXT], got_text[BB_SHAPE_TEXT];
@@ -64,8 +65,14 @@ const bb_op bb_op_layer_norm = {
     .doc = "(input - mean) / sqrt(variance + eps) * weight + bias, statistics over axes",
     .inputs = {"input", "weight", "bias"},
     .outputs = {"output", "mean", "rstd"},
-    .attrs = {{.name = "axes", .type = BB_ATTR_INTS, .offset = offsetof(bb_layer_norm_attrs, axes), .ints = {1, {-1}}},
-              {.name = "eps", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_layer_norm_attrs, eps), .value = 1e-5}},
+    .attrs = {{.name = "axes",
+               .type = BB_ATTR_INTS,
+               .offset = offsetof(bb_layer_norm_attrs, axes),
+               .ints = {1, {-1}}},
+              {.name = "eps",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_layer_norm_attrs, eps),
+               .value = 1e-5}},
     .attrs_bytes = sizeof(bb_layer_norm_attrs),
     .optional = 1u << 1 | 1u << 2,
     .hidden = 2,

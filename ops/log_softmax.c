@@ -1,4 +1,5 @@
-/* log_softmax: output = (x - max) - log(sum(exp(x - max))) along one axis, in f32 (f64 for f64), rounded once.
+/* log_softmax: output = (x - max) - log(sum(exp(x - max))) along one axis, in f32 (f64 for f64),
+ * rounded once.
  *
  *     dx = dy - exp(output) sum(dy)
  *
@@ -21,7 +22,10 @@ const bb_op bb_op_log_softmax = {
     .doc = "input - log(sum(exp(input) along axis))",
     .inputs = {"input"},
     .outputs = {"output"},
-    .attrs = {{.name = "axis", .type = BB_ATTR_INT, .offset = offsetof(bb_axis_attrs, axis), .value = -1}},
+    .attrs = {{.name = "axis",
+               .type = BB_ATTR_INT,
+               .offset = offsetof(bb_axis_attrs, axis),
+               .value = -1}},
     .attrs_bytes = sizeof(bb_axis_attrs),
     .saves_outputs = 1u << 0,
     .infer = bb_softmax_infer,

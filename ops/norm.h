@@ -13,7 +13,8 @@ static inline double bb_statistic_eps(bb_dtype x, double eps) {
 }
 
 /* Checks input 0, axes and eps, and describes a statistic: input's shape with ones for the axes. */
-static inline bb_status bb_norm_infer(bb_call *call, const bb_ints *axes, double eps, bb_meta *statistic) {
+static inline bb_status bb_norm_infer(bb_call *call, const bb_ints *axes, double eps,
+                                      bb_meta *statistic) {
     bb_dtype dtype = bb_dtype_of(call->in[0]);
     int rank = bb_rank(call->in[0]);
     if (!bb_dtype_is_float(dtype)) {
@@ -30,11 +31,12 @@ static inline bb_status bb_norm_infer(bb_call *call, const bb_ints *axes, double
     for (int i = 0; i < axes->n; i++) {
         int64_t axis = axes->v[i] < 0 ? axes->v[i] + rank : axes->v[i];
         if (axis < 0 || axis >= rank) {
-            return bb_fail_attr(call, "axes", "expected axes in [%d, %d], got %lld", -rank, rank - 1,
-                                (long long)axes->v[i]);
+            return bb_fail_attr(call, "axes", "expected axes in [%d, %d], got %lld", -rank,
+                                rank - 1, (long long)axes->v[i]);
         }
         if (seen >> axis & 1) {
-            return bb_fail_attr(call, "axes", "expected distinct axes, got %lld twice", (long long)axis);
+            return bb_fail_attr(call, "axes", "expected distinct axes, got %lld twice",
+                                (long long)axis);
         }
         seen |= 1u << axis;
         statistic->shape.size[axis] = 1;

@@ -1,16 +1,16 @@
 /* RMSNormImpl: root mean square normalization with a scale that is an argument.
  *
- *     rstd   = 1 / sqrt(mean(x^2 over axes) + eps)      in f32 (f64 for f64), x widened before squaring
- *     xhat   = x * rstd                                 in f32 (f64)
- *     output = round(xhat) * scale                      round_then_scale: round to input's dtype, then
- *                                                       multiply; dtype of output: promote(input, scale)
- *     output = round(xhat * scale)                      scale_then_round: output has input's dtype
+ *     rstd   = 1 / sqrt(mean(x^2 over axes) + eps)      in f32 (f64 for f64), x widened before
+ * squaring xhat   = x * rstd                                 in f32 (f64) output = round(xhat) *
+ * scale                      round_then_scale: round to input's dtype, then multiply; dtype of
+ * output: promote(input, scale) output = round(xhat * scale)                      scale_then_round:
+ * output has input's dtype
  *
- * "auto" is scale_then_round for an f32 scale on an f16 or bf16 input, round_then_scale otherwise. The two
- * differ in the last bit of most f16 and bf16 results and not at all in f32 and f64.
+ * "auto" is scale_then_round for an f32 scale on an f16 or bf16 input, round_then_scale otherwise.
+ * The two differ in the last bit of most f16 and bf16 results and not at all in f32 and f64.
  *
- * scale may have any shape that broadcasts with input, (dim,) or (heads, 1, dim) for instance; output has
- * the broadcast shape. Gradients, with g = scale and c = mean(dy g xhat over axes):
+ * scale may have any shape that broadcasts with input, (dim,) or (heads, 1, dim) for instance;
+ * output has the broadcast shape. Gradients, with g = scale and c = mean(dy g xhat over axes):
  *
  *     dinput = rstd (dy g - c xhat)        dscale = sum(dy xhat) over the axes that scale lacks
  *
@@ -39,7 +39,8 @@ static bb_status infer(bb_call *call) {
     if (!bb_shape_broadcast(&input_shape, &scale_shape, &call->meta[0].shape)) {
         char expected[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
         return bb_fail_input(call, 1, "expected a shape that broadcasts with input %s, got %s",
-                             bb_shape_text(&input_shape, expected), bb_shape_text(&scale_shape, got));
+                             bb_shape_text(&input_shape, expected),
+                             bb_shape_text(&scale_shape, got));
     }
     call->meta[0].dtype = rounds_last(a, x, s) ? x : bb_promote(input, scale);
     return BB_OK;
@@ -67,8 +68,14 @@ const bb_op bb_op_rms_norm = {
     .doc = "input / sqrt(mean(input^2 over axes) + eps) * scale",
     .inputs = {"input", "scale"},
     .outputs = {"output", "rstd"},
-    .attrs = {{.name = "axes", .type = BB_ATTR_INTS, .offset = offsetof(bb_rms_norm_attrs, axes), .ints = {1, {-1}}},
-              {.name = "eps", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_rms_norm_attrs, eps), .value = 1e-5},
+    .attrs = {{.name = "axes",
+               .type = BB_ATTR_INTS,
+               .offset = offsetof(bb_rms_norm_attrs, axes),
+               .ints = {1, {-1}}},
+              {.name = "eps",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_rms_norm_attrs, eps),
+               .value = 1e-5},
               {.name = "rounding",
                .type = BB_ATTR_CHOICE,
                .offset = offsetof(bb_rms_norm_attrs, rounding),

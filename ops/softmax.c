@@ -1,4 +1,5 @@
-/* softmax: output = exp(x - max) / sum(exp(x - max)) along one axis, in f32 (f64 for f64), rounded once.
+/* softmax: output = exp(x - max) / sum(exp(x - max)) along one axis, in f32 (f64 for f64), rounded
+ * once.
  *
  *     dx = output (dy - sum(dy output))
  *
@@ -22,7 +23,10 @@ const bb_op bb_op_softmax = {
     .doc = "exp(input) / sum(exp(input) along axis)",
     .inputs = {"input"},
     .outputs = {"output"},
-    .attrs = {{.name = "axis", .type = BB_ATTR_INT, .offset = offsetof(bb_axis_attrs, axis), .value = -1}},
+    .attrs = {{.name = "axis",
+               .type = BB_ATTR_INT,
+               .offset = offsetof(bb_axis_attrs, axis),
+               .value = -1}},
     .attrs_bytes = sizeof(bb_axis_attrs),
     .saves_outputs = 1u << 0,
     .infer = bb_softmax_infer,

@@ -22,8 +22,8 @@ static inline bb_status bb_softmax_infer(bb_call *call) {
     return BB_OK;
 }
 
-/* x - max(x along axis) in f32 (f64 for f64). The result does not depend on the maximum, so no gradient
- * goes through it. */
+/* x - max(x along axis) in f32 (f64 for f64). The result does not depend on the maximum, so no
+ * gradient goes through it. */
 static inline bb_t bb_softmax_shifted(bb_t input, int64_t axis) {
     bb_context *ctx = bb_context_of(input);
     bb_ints axes = BB_INTS(axis);

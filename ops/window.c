@@ -31,8 +31,8 @@ static bb_status slice_range(const bb_call *call, int *axis, int64_t *start, int
 }
 
 static bb_status infer_slice(bb_call *call) {
-    int axis;
-    int64_t start, length;
+    int axis = 0;
+    int64_t start = 0, length = 0;
     bb_shape shape = bb_shape_of(call->in[0]);
     bb_status status = slice_range(call, &axis, &start, &length);
     if (status) return status;
@@ -43,8 +43,8 @@ static bb_status infer_slice(bb_call *call) {
 
 static bb_status view_slice(bb_call *call) {
     const bb_slice_attrs *a = call->attrs;
-    int axis;
-    int64_t start, length, stride[BB_MAX_RANK];
+    int axis = 0;
+    int64_t start = 0, length = 0, stride[BB_MAX_RANK];
     bb_tensor *x = call->in[0];
     bb_status status = slice_range(call, &axis, &start, &length);
     if (status) return status;
@@ -57,8 +57,8 @@ static bb_status view_slice(bb_call *call) {
 /* With a step, each element of g first gets step - 1 zeros behind it. */
 static bb_status gradient_slice(const bb_grad_call *grad) {
     const bb_slice_attrs *a = grad->call->attrs;
-    int axis;
-    int64_t start, length;
+    int axis = 0;
+    int64_t start = 0, length = 0;
     bb_status status = slice_range(grad->call, &axis, &start, &length);
     if (status || !grad->want[0]) return status;
     bb_t g = grad->grad_out[0];
@@ -116,8 +116,8 @@ static bb_status select_index(const bb_call *call, int *axis, int64_t *index) {
 }
 
 static bb_status infer_select(bb_call *call) {
-    int axis;
-    int64_t index;
+    int axis = 0;
+    int64_t index = 0;
     bb_shape shape = bb_shape_of(call->in[0]);
     bb_status status = select_index(call, &axis, &index);
     if (status) return status;
@@ -128,8 +128,8 @@ static bb_status infer_select(bb_call *call) {
 }
 
 static bb_status view_select(bb_call *call) {
-    int axis;
-    int64_t index, stride[BB_MAX_RANK];
+    int axis = 0;
+    int64_t index = 0, stride[BB_MAX_RANK];
     bb_tensor *x = call->in[0];
     bb_status status = select_index(call, &axis, &index);
     if (status) return status;
@@ -140,8 +140,8 @@ static bb_status view_select(bb_call *call) {
 }
 
 static bb_status gradient_select(const bb_grad_call *grad) {
-    int axis;
-    int64_t index;
+    int axis = 0;
+    int64_t index = 0;
     bb_status status = select_index(grad->call, &axis, &index);
     if (status || !grad->want[0]) return status;
     const int64_t size = bb_size(grad->call->in[0], axis);

@@ -1,5 +1,6 @@
-/* bobbin train: trains a transformer on any bytes, shows how it goes, and leaves a model folder behind. Flags and the
- * order of things are here; the numbers are made in tools/trainer.c, the flags' meaning for a run in tools/train_setup.c. */
+/* bobbin train: trains a transformer on any bytes, shows how it goes, and leaves a model folder
+ * behind. Flags and the order of things are here; the numbers are made in tools/trainer.c, the
+ * flags' meaning for a run in tools/train_setup.c. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -50,8 +51,10 @@ static bb_status make_folder(bb_context *ctx, const char *path) {
         slash += strcspn(slash, "/");
         char end = *slash;
         *slash = '\0';
-        if (mkdir(part, 0777) != 0 && !(errno == EEXIST && stat(part, &info) == 0 && S_ISDIR(info.st_mode))) {
-            bb_fail(ctx, BB_ERR_IO, "--out: cannot make folder %s: %s", part, strerror(errno == EEXIST ? ENOTDIR : errno));
+        if (mkdir(part, 0777) != 0 &&
+            !(errno == EEXIST && stat(part, &info) == 0 && S_ISDIR(info.st_mode))) {
+            bb_fail(ctx, BB_ERR_IO, "--out: cannot make folder %s: %s", part,
+                    strerror(errno == EEXIST ? ENOTDIR : errno));
         }
         *slash = end;
         if (!end) break;
@@ -77,23 +80,28 @@ static void close_output(output *out) {
 static void introduce(const bb_setup *s, FILE *file) {
     const bb_run *run = &s->trainer.run;
     const bb_nn_config *c = &run->config;
-    fprintf(file, "model %s: %.2f M parameters, dim %" PRId64 ", %" PRId64 " layers, %" PRId64 " heads; batch %" PRId64 " x %" PRId64
-            " bytes, %s on %s\n", s->name, (double)bb_params_elements(s->trainer.model->params) * 1e-6, c->dim, c->layers, c->heads,
-            run->batch, run->seq, bb_dtype_name(run->dtype), s->trainer.device == BB_CUDA ? "cuda" : "cpu");
-    fprintf(file, "text %s: %.2f MB, the last tenth held out", *run->data ? run->data : "of little stories",
-            (double)s->corpus.count * 1e-6);
+    fprintf(file,
+            "model %s: %.2f M parameters, dim %" PRId64 ", %" PRId64 " layers, %" PRId64
+            " heads; batch %" PRId64 " x %" PRId64 " bytes, %s on %s\n",
+            s->name, (double)bb_params_elements(s->trainer.model->params) * 1e-6, c->dim, c->layers,
+            c->heads, run->batch, run->seq, bb_dtype_name(run->dtype),
+            s->trainer.device == BB_CUDA ? "cuda" : "cpu");
+    fprintf(file, "text %s: %.2f MB, the last tenth held out",
+            *run->data ? run->data : "of little stories", (double)s->corpus.count * 1e-6);
     if (s->corpus.entropy > 0) fprintf(file, "; its entropy is %.4f nats/byte", s->corpus.entropy);
     fprintf(file, "\n");
 }
 
-static bb_status evaluate(bb_setup *s, bb_metrics *metrics, int64_t bytes, double lr, double *loss) {
+static bb_status evaluate(bb_setup *s, bb_metrics *metrics, int64_t bytes, double lr,
+                          double *loss) {
     bb_trainer *t = &s->trainer;
     double begin = bb_seconds();
-    bb_status status = bb_trainer_evaluate(t, bytes, loss);
+    bb_status status = bb_trainer_evaluate(t, &bytes, loss);
     double seconds = bb_seconds() - begin;
     t->elapsed_s += seconds;
     if (status != BB_OK) return status;
-    bb_metrics_add(metrics, &(bb_metrics_row){t->step, "val", *loss, lr, -1, (double)bytes / seconds, t->elapsed_s});
+    bb_metrics_add(metrics, &(bb_metrics_row){t->step, "val", *loss, lr, -1,
+                                              (double)bytes / seconds, t->elapsed_s});
     return bb_metrics_flush(t->ctx, metrics);
 }
 
@@ -107,8 +115,10 @@ static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_p
         if (bb_trainer_step(t, &r) != BB_OK) return bb_error(t->ctx);
         t->elapsed_s += r.seconds;
         shown_loss = shown_loss == 0 ? r.loss : 0.9 * shown_loss + 0.1 * r.loss;
-        shown_rate = shown_rate == 0 ? tokens / r.seconds : 0.95 * shown_rate + 0.05 * tokens / r.seconds;
-        bb_metrics_add(metrics, &(bb_metrics_row){t->step, "train", r.loss, r.lr, r.grad_norm, tokens / r.seconds, t->elapsed_s});
+        shown_rate =
+            shown_rate == 0 ? tokens / r.seconds : 0.95 * shown_rate + 0.05 * tokens / r.seconds;
+        bb_metrics_add(metrics, &(bb_metrics_row){t->step, "train", r.loss, r.lr, r.grad_norm,
+                                                  tokens / r.seconds, t->elapsed_s});
         bb_progress_step(progress, t->step, shown_loss, shown_rate);
         bool last = t->step == t->run.steps;
         if (!last && o->eval_every > 0 && t->step % o->eval_every == 0) {
@@ -125,11 +135,13 @@ static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_p
 
 static bb_status save_all(bb_setup *s, const output *out, bb_metrics *metrics) {
     char title[160];
-    snprintf(title, sizeof title, "%s on %s", s->name, *s->trainer.run.data ? s->trainer.run.data : "little stories");
+    snprintf(title, sizeof title, "%.40s on %.100s", s->name,
+             *s->trainer.run.data ? s->trainer.run.data : "little stories");
     if (bb_metrics_flush(s->trainer.ctx, metrics) != BB_OK) return bb_error(s->trainer.ctx);
     if (bb_trainer_save(&s->trainer, out->checkpoint) != BB_OK) return bb_error(s->trainer.ctx);
     if (bb_model_save(s->trainer.model, s->out) != BB_OK) return bb_error(s->trainer.ctx);
-    return bb_plot_loss(s->trainer.ctx, &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy});
+    return bb_plot_loss(s->trainer.ctx,
+                        &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy});
 }
 
 static void say_where(const bb_setup *s, const output *out) {
@@ -141,9 +153,12 @@ static void say_where(const bb_setup *s, const output *out) {
 static bb_status finish(bb_setup *s, const output *out, bb_metrics *metrics) {
     bb_trainer *t = &s->trainer;
     const bb_schedule schedule = {t->run.lr, t->run.min_lr, t->run.warmup, t->run.decay_steps};
-    const bb_sampling sampling = {.prompt = "", .tokens = SAMPLE_BYTES, .temperature = 0.8, .seed = (uint64_t)t->run.seed};
+    const bb_sampling sampling = {
+        .prompt = "", .tokens = SAMPLE_BYTES, .temperature = 0.8, .seed = (uint64_t)t->run.seed};
     double loss;
-    if (evaluate(s, metrics, EVALUATE_LAST_BYTES, bb_schedule_lr(&schedule, t->step - 1), &loss) != BB_OK) return bb_error(t->ctx);
+    if (evaluate(s, metrics, EVALUATE_LAST_BYTES, bb_schedule_lr(&schedule, t->step - 1), &loss) !=
+        BB_OK)
+        return bb_error(t->ctx);
     if (save_all(s, out, metrics) != BB_OK) return bb_error(t->ctx);
     printf("loss %.4f nats/byte on held-out text", loss);
     if (s->corpus.entropy > 0) printf(", the source's entropy is %.4f", s->corpus.entropy);
@@ -161,7 +176,8 @@ static bb_status run(bb_setup *s, int *code) {
     bb_progress progress;
     bb_context *ctx = s->trainer.ctx;
     const char *former = s->former_metrics;
-    if (open_output(ctx, s->out, &out) == BB_OK) bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step);
+    if (open_output(ctx, s->out, &out) == BB_OK)
+        bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step);
     if (bb_error(ctx) == BB_OK) {
         introduce(s, stderr);
         bb_progress_begin(&progress, stderr, s->trainer.step, s->trainer.run.steps, LINE_EVERY);
@@ -178,7 +194,8 @@ static bb_status run(bb_setup *s, int *code) {
     }
     bb_metrics_close(ctx, &metrics);
     if (bb_error(ctx) == BB_OK && *code == EXIT_INTERRUPTED) {
-        fprintf(stderr, "stopped after step %" PRId64 "; to go on: bobbin train --resume %s\n", s->trainer.step, s->out);
+        fprintf(stderr, "stopped after step %" PRId64 "; to go on: bobbin train --resume %s\n",
+                s->trainer.step, s->out);
     }
     close_output(&out);
     return bb_error(ctx);
@@ -190,8 +207,9 @@ int bb_cmd_train(int argc, char **argv) {
     if (code != BB_ARGS_GO) return code;
     code = BB_EXIT_OK;
     if (run(&setup, &code) != BB_OK) {
-        code = bb_report(setup.trainer.ctx, "train");
-        if (setup.trainer.step > 0) code = BB_EXIT_SYSTEM; /* it went wrong on the way: no fault of the command line */
+        bb_report(setup.trainer.ctx, "train");
+        code = BB_EXIT_SYSTEM; /* the command line was all right: what it names was read, and the
+                                  run began */
     }
     bb_setup_close(&setup);
     return code;

@@ -7,8 +7,8 @@
 #include "tools/random.h"
 #include "tools/stories.h"
 
-/* About as many bytes as the default run reads, so that it hardly sees a story twice. The seed is fixed: the default
- * text is the same for everyone. */
+/* About as many bytes as the default run reads, so that it hardly sees a story twice. The seed is
+ * fixed: the default text is the same for everyone. */
 enum { STORY_BYTES = 4 << 20, STORY_SEED = 1 };
 
 static uint64_t fingerprint(const uint8_t *bytes, size_t count) {
@@ -25,7 +25,8 @@ static uint64_t fingerprint(const uint8_t *bytes, size_t count) {
 static bb_status make_stories(bb_context *ctx, bb_corpus *corpus) {
     bb_stories stories;
     const char *why;
-    if (!bb_stories_open(&stories, NULL, &why)) return bb_fail(ctx, BB_ERR_MEMORY, "default text: %s", why);
+    if (!bb_stories_open(&stories, NULL, &why))
+        return bb_fail(ctx, BB_ERR_MEMORY, "default text: %s", why);
     corpus->owned = bb_stories_text(&stories, STORY_SEED, STORY_BYTES, &corpus->count);
     corpus->bytes = corpus->owned;
     corpus->entropy = bb_stories_entropy(&stories);
@@ -42,7 +43,8 @@ static bb_status map_file(bb_context *ctx, const char *path, int64_t window, bb_
     size_t least = ((size_t)window + 1) * 10 / 9 + 10;
     if (corpus->count >= least) return BB_OK;
     char name[BB_QUOTE_BYTES];
-    return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected at least %zu bytes for windows of %lld, got %zu",
+    return bb_fail(ctx, BB_ERR_FORMAT,
+                   "%s: expected at least %zu bytes for windows of %lld, got %zu",
                    bb_quote(path, strlen(path), name), least, (long long)window, corpus->count);
 }
 
@@ -71,8 +73,8 @@ static void copy_window(const uint8_t *bytes, int64_t window, int64_t *inputs, i
     }
 }
 
-void bb_corpus_batch(const bb_corpus *corpus, uint64_t seed, int64_t position, int64_t batch, int64_t window, int64_t *inputs,
-                   int64_t *targets) {
+void bb_corpus_batch(const bb_corpus *corpus, uint64_t seed, int64_t position, int64_t batch,
+                     int64_t window, int64_t *inputs, int64_t *targets) {
     uint64_t starts = corpus->train_count - (uint64_t)window;
     for (int64_t b = 0; b < batch; b++) {
         uint64_t start = bb_random_below(bb_random_bits(seed, (uint64_t)(position + b)), starts);
@@ -86,9 +88,11 @@ int64_t bb_corpus_validation_window(const bb_corpus *corpus, int64_t window) {
 }
 
 int64_t bb_corpus_validation_count(const bb_corpus *corpus, int64_t window) {
-    return ((int64_t)(corpus->count - corpus->train_count) - 1) / bb_corpus_validation_window(corpus, window);
+    return ((int64_t)(corpus->count - corpus->train_count) - 1) /
+           bb_corpus_validation_window(corpus, window);
 }
 
-void bb_corpus_validation(const bb_corpus *corpus, int64_t index, int64_t window, int64_t *inputs, int64_t *targets) {
+void bb_corpus_validation(const bb_corpus *corpus, int64_t index, int64_t window, int64_t *inputs,
+                          int64_t *targets) {
     copy_window(corpus->bytes + corpus->train_count + index * window, window, inputs, targets);
 }

@@ -1,5 +1,6 @@
-/* The bytes that a model is trained on: any file, or the default text (tools/stories.h). The last tenth is held out
- * for validation. Batches are addressed by a counter, so a position in the stream of batches is just that counter. */
+/* The bytes that a model is trained on: any file, or the default text (tools/stories.h). The last
+ * tenth is held out for validation. Batches are addressed by a counter, so a position in the stream
+ * of batches is just that counter. */
 #ifndef BOBBIN_TOOLS_DATA_H
 #define BOBBIN_TOOLS_DATA_H
 
@@ -14,21 +15,22 @@ typedef struct bb_corpus {
     bb_file file;
 } bb_corpus;
 
-/* path NULL: the default text. A file must be long enough for one window of `window` bytes and the byte that follows it
- * in training, and two bytes held out. On failure the context's error says what is wrong; BB_ERR_FORMAT for all that
- * is wrong with the file. */
+/* path NULL: the default text. A file must be long enough for one window of `window` bytes and the
+ * byte that follows it in training, and two bytes held out. On failure the context's error says
+ * what is wrong; BB_ERR_FORMAT for all that is wrong with the file. */
 bb_status bb_corpus_open(bb_context *ctx, const char *path, int64_t window, bb_corpus *corpus);
 void bb_corpus_close(bb_corpus *corpus);
 
-/* Writes `batch` training windows drawn at random: row b is number position + b of the stream `seed`. Inputs are
- * `window` bytes, targets the same one byte later. */
-void bb_corpus_batch(const bb_corpus *corpus, uint64_t seed, int64_t position, int64_t batch, int64_t window, int64_t *inputs,
-                   int64_t *targets);
+/* Writes `batch` training windows drawn at random: row b is number position + b of the stream
+ * `seed`. Inputs are `window` bytes, targets the same one byte later. */
+void bb_corpus_batch(const bb_corpus *corpus, uint64_t seed, int64_t position, int64_t batch,
+                     int64_t window, int64_t *inputs, int64_t *targets);
 
-/* Validation windows follow one another without overlap; how long they are (`window`, less where the held-out text is
- * shorter) and how many. */
+/* Validation windows follow one another without overlap; how long they are (`window`, less where
+ * the held-out text is shorter) and how many. */
 int64_t bb_corpus_validation_window(const bb_corpus *corpus, int64_t window);
 int64_t bb_corpus_validation_count(const bb_corpus *corpus, int64_t window);
-void bb_corpus_validation(const bb_corpus *corpus, int64_t index, int64_t window, int64_t *inputs, int64_t *targets);
+void bb_corpus_validation(const bb_corpus *corpus, int64_t index, int64_t window, int64_t *inputs,
+                          int64_t *targets);
 
 #endif

@@ -7,7 +7,8 @@
 
 static const char header[] = "step,split,loss,lr,grad_norm,tokens_per_s,elapsed_s\n";
 
-/* Rows of the earlier part of a run, up to its checkpoint; later ones are about to be computed again. */
+/* Rows of the earlier part of a run, up to its checkpoint; later ones are about to be computed
+ * again. */
 static bb_status keep_rows(bb_context *ctx, const char *former, int64_t step, const char *path) {
     bb_file file;
     bb_writer *w = NULL;
@@ -19,7 +20,8 @@ static bb_status keep_rows(bb_context *ctx, const char *former, int64_t step, co
         if (!stop) break; /* cut off in the middle */
         char *after;
         long long at = strtoll(row, &after, 10);
-        if (after > row && *after == ',' && at <= step) bb_writer_add(w, row, (size_t)(stop + 1 - row));
+        if (after > row && *after == ',' && at <= step)
+            bb_writer_add(w, row, (size_t)(stop + 1 - row));
         row = stop + 1;
     }
     if (w) bb_writer_commit(w);
@@ -27,9 +29,11 @@ static bb_status keep_rows(bb_context *ctx, const char *former, int64_t step, co
     return bb_error(ctx);
 }
 
-bb_status bb_metrics_open(bb_context *ctx, bb_metrics *m, const char *path, const char *former, int64_t step) {
+bb_status bb_metrics_open(bb_context *ctx, bb_metrics *m, const char *path, const char *former,
+                          int64_t step) {
     *m = (bb_metrics){.path = path};
-    bb_status status = former ? keep_rows(ctx, former, step, path) : bb_file_write(ctx, path, header, sizeof header - 1);
+    bb_status status = former ? keep_rows(ctx, former, step, path)
+                              : bb_file_write(ctx, path, header, sizeof header - 1);
     if (status != BB_OK) return status;
     m->file = fopen(path, "a");
     return m->file ? BB_OK : bb_fail(ctx, BB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
@@ -51,5 +55,6 @@ bb_status bb_metrics_close(bb_context *ctx, bb_metrics *m) {
     bool failed = ferror(m->file) != 0;
     failed = fclose(m->file) != 0 || failed;
     m->file = NULL;
-    return failed ? bb_fail(ctx, BB_ERR_IO, "%s: cannot write: %s", m->path, strerror(errno)) : bb_error(ctx);
+    return failed ? bb_fail(ctx, BB_ERR_IO, "%s: cannot write: %s", m->path, strerror(errno))
+                  : bb_error(ctx);
 }

@@ -11,15 +11,17 @@ typedef struct bb_metrics {
 
 typedef struct bb_metrics_row {
     int64_t step;
-    const char *split; /* "train" or "val" */
+    const char *split;                                   /* "train" or "val" */
     double loss, lr, grad_norm, tokens_per_s, elapsed_s; /* grad_norm < 0: none, an empty field */
 } bb_metrics_row;
 
-/* Begins the file `path`, which must outlive m. A resumed run keeps the rows of `former` (NULL: a new run) up to `step`;
- * the two may be the same file. */
-bb_status bb_metrics_open(bb_context *ctx, bb_metrics *m, const char *path, const char *former, int64_t step);
+/* Begins the file `path`, which must outlive m. A resumed run keeps the rows of `former` (NULL: a
+ * new run) up to `step`; the two may be the same file. */
+bb_status bb_metrics_open(bb_context *ctx, bb_metrics *m, const char *path, const char *former,
+                          int64_t step);
 void bb_metrics_add(bb_metrics *m, const bb_metrics_row *row);
-/* Everything added so far is in the file from here on; the error of an earlier bb_metrics_add shows up here. */
+/* Everything added so far is in the file from here on; the error of an earlier bb_metrics_add shows
+ * up here. */
 bb_status bb_metrics_flush(bb_context *ctx, bb_metrics *m);
 bb_status bb_metrics_close(bb_context *ctx, bb_metrics *m);
 

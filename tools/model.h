@@ -1,5 +1,5 @@
-/* Models as folders: config.json with the keys of Hugging Face's Llama, model.safetensors with its tensor names. Shared
- * by the commands that make, train, sample and time models. */
+/* Models as folders: config.json with the keys of Hugging Face's Llama, model.safetensors with its
+ * tensor names. Shared by the commands that make, train, sample and time models. */
 #ifndef BOBBIN_TOOLS_MODEL_H
 #define BOBBIN_TOOLS_MODEL_H
 
@@ -8,7 +8,8 @@
 /* Reads a configuration. Keys that would change numbers in a way we do not compute are errors. */
 bb_status bb_model_config_read(bb_context *ctx, const char *path, bb_nn_config *config);
 /* The same from text; `name` is what errors call it. */
-bb_status bb_model_config_parse(bb_context *ctx, const char *name, const char *text, size_t bytes, bb_nn_config *config);
+bb_status bb_model_config_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
+                                bb_nn_config *config);
 void bb_model_config_write(bb_json_writer *w, const bb_nn_config *config); /* one object */
 
 /* config.json and model.safetensors in `folder`, which must be there. */
@@ -19,8 +20,10 @@ bb_nn_transformer *bb_model_load(bb_context *ctx, bb_device device, const char *
 /* folder/name in a new string; free() it. NULL and an error: out of memory. */
 char *bb_path_join(bb_context *ctx, const char *folder, const char *name);
 
-/* A model that computes in bf16 with the f32 parameters of `model` as master weights: same struct, its handles are casts
- * that live in the current step, so gradients arrive in f32 at the masters. Make one each step. NULL after an error. */
-bb_nn_transformer *bb_model_cast(bb_nn_transformer *model, bb_nn_transformer *cast, bb_nn_block *blocks, bb_dtype dtype);
+/* A model that computes in bf16 with the f32 parameters of `model` as master weights: same struct,
+ * its handles are casts that live in the current step, so gradients arrive in f32 at the masters.
+ * Make one each step. NULL after an error. */
+bb_nn_transformer *bb_model_cast(bb_nn_transformer *model, bb_nn_transformer *cast,
+                                 bb_nn_block *blocks, bb_dtype dtype);
 
 #endif

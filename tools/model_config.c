@@ -1,4 +1,5 @@
-/* config.json of a model: the keys of Hugging Face's Llama configuration, as a table. The manual is tools/model.h. */
+/* config.json of a model: the keys of Hugging Face's Llama configuration, as a table. The manual is
+ * tools/model.h. */
 #include "tools/model.h"
 
 #include <math.h>
@@ -23,6 +24,7 @@ typedef struct config_key {
 } config_key;
 
 #define FIELD(field) offsetof(bb_nn_config, field)
+/* clang-format off */
 static const config_key keys[] = {
     {"vocab_size", KEY_INT, FIELD(vocab), true, NULL},
     {"hidden_size", KEY_INT, FIELD(dim), true, NULL},
@@ -55,6 +57,7 @@ static const config_key keys[] = {
     {"transformers_version", KEY_IGNORED, 0, false, NULL},
     {"_name_or_path", KEY_IGNORED, 0, false, NULL},
 };
+/* clang-format on */
 enum { KEY_COUNT = sizeof keys / sizeof keys[0] };
 
 static const config_key *find_key(bb_json name, int *index) {
@@ -69,10 +72,12 @@ static bool same_value(bb_json value, const char *only) {
     double a, b;
     if (bb_json_kind_of(value) == BB_JSON_NULL) return true;
     if (bb_json_number(value, &a)) return sscanf(only, "%lf", &b) == 1 && a == b;
-    return strlen(only) == (size_t)(value.end - value.at) && memcmp(only, value.at, strlen(only)) == 0;
+    return strlen(only) == (size_t)(value.end - value.at) &&
+           memcmp(only, value.at, strlen(only)) == 0;
 }
 
-static bb_status read_value(bb_context *ctx, const char *name, const config_key *key, bb_json value, bb_nn_config *config) {
+static bb_status read_value(bb_context *ctx, const char *name, const config_key *key, bb_json value,
+                            bb_nn_config *config) {
     char *field = (char *)config + key->offset, got[BB_QUOTE_BYTES];
     const char *expected = NULL;
     double number = 0;
@@ -81,8 +86,10 @@ static bb_status read_value(bb_context *ctx, const char *name, const config_key 
     if (key->use == KEY_INT && !bb_json_int(value, 1, 1 << 24, (int64_t *)(void *)field)) {
         expected = "an integer from 1 to 16777216";
     } else if (key->use == KEY_NUMBER) {
-        if (!bb_json_number(value, &number) || !(number > 0)) expected = "a number above 0";
-        else memcpy(field, &number, sizeof number);
+        if (!bb_json_number(value, &number) || !(number > 0))
+            expected = "a number above 0";
+        else
+            memcpy(field, &number, sizeof number);
     } else if (key->use == KEY_BOOL && !bb_json_bool(value, (bool *)(void *)field)) {
         expected = "true or false";
     } else if (key->use == KEY_ONLY && !same_value(value, key->only)) {
@@ -93,28 +100,31 @@ static bb_status read_value(bb_context *ctx, const char *name, const config_key 
                    bb_quote(value.at, (size_t)(value.end - value.at), got));
 }
 
-bb_status bb_model_config_parse(bb_context *ctx, const char *name, const char *text, size_t bytes, bb_nn_config *config) {
+bb_status bb_model_config_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
+                                bb_nn_config *config) {
     bb_json root;
     bool seen[KEY_COUNT] = {false};
     memset(config, 0, sizeof *config);
     config->dtype = BB_F32;
     if (bb_json_parse(ctx, name, text, bytes, &root) != BB_OK) return bb_error(ctx);
     if (bb_json_kind_of(root) != BB_JSON_OBJECT) {
-        return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected an object, got %s", name, bb_json_kind_name(bb_json_kind_of(root)));
+        return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected an object, got %s", name,
+                       bb_json_kind_name(bb_json_kind_of(root)));
     }
     for (bb_json_walk w = bb_json_begin(root); bb_json_next(&w);) {
         int index;
         char quoted[BB_QUOTE_BYTES];
         const config_key *key = find_key(w.key, &index);
         if (!key) {
-            return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected keys of a Llama configuration, got %s", name,
-                           bb_quote(w.key.at, (size_t)(w.key.end - w.key.at), quoted));
+            return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected keys of a Llama configuration, got %s",
+                           name, bb_quote(w.key.at, (size_t)(w.key.end - w.key.at), quoted));
         }
         seen[index] = true;
         if (read_value(ctx, name, key, w.value, config) != BB_OK) return bb_error(ctx);
     }
     for (int i = 0; i < KEY_COUNT; i++) {
-        if (keys[i].required && !seen[i]) return bb_fail(ctx, BB_ERR_FORMAT, "%s: %s is missing", name, keys[i].name);
+        if (keys[i].required && !seen[i])
+            return bb_fail(ctx, BB_ERR_FORMAT, "%s: %s is missing", name, keys[i].name);
     }
     return bb_nn_config_check(ctx, config);
 }
@@ -145,7 +155,8 @@ void bb_model_config_write(bb_json_writer *w, const bb_nn_config *config) {
         int64_t integer;
         double number;
         if (keys[i].use == KEY_BOOL) memcpy(&flag, field, sizeof flag);
-        if (keys[i].use > KEY_BOOL || (keys[i].offset == FIELD(qk_norm) && !flag)) continue; /* not a Llama key */
+        if (keys[i].use > KEY_BOOL || (keys[i].offset == FIELD(qk_norm) && !flag))
+            continue; /* not a Llama key */
         bb_json_key(w, keys[i].name);
         if (keys[i].use == KEY_INT) {
             memcpy(&integer, field, sizeof integer);

@@ -20,7 +20,8 @@ double bb_seconds(void) {
 void bb_progress_begin(bb_progress *p, FILE *file, int64_t first, int64_t total, int64_t every) {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
     bool dumb = !term || strcmp(term, "dumb") == 0;
-    *p = (bb_progress){.file = file, .first = first, .total = total, .every = every, .begin = bb_seconds()};
+    *p = (bb_progress){
+        .file = file, .first = first, .total = total, .every = every, .begin = bb_seconds()};
     p->terminal = isatty(fileno(file)) && !dumb;
     p->color = p->terminal && !(no_color && *no_color);
 }
@@ -28,7 +29,8 @@ void bb_progress_begin(bb_progress *p, FILE *file, int64_t first, int64_t total,
 static const char *duration(double seconds, char text[24]) {
     int64_t s = (int64_t)(seconds + 0.5);
     if (s >= 3600) {
-        snprintf(text, 24, "%lld:%02d:%02d", (long long)(s / 3600), (int)(s / 60 % 60), (int)(s % 60));
+        snprintf(text, 24, "%lld:%02d:%02d", (long long)(s / 3600), (int)(s / 60 % 60),
+                 (int)(s % 60));
     } else {
         snprintf(text, 24, "%d:%02d", (int)(s / 60), (int)(s % 60));
     }
@@ -59,13 +61,14 @@ static void draw_bar(const bb_progress *p, int64_t step, const char *text) {
 void bb_progress_step(bb_progress *p, int64_t step, double loss, double tokens_per_s) {
     double now = bb_seconds();
     bool last = step == p->total;
-    if (p->terminal ? !last && now - p->drawn < redraw_seconds : !last && step % p->every != 0) return;
+    if (p->terminal ? !last && now - p->drawn < redraw_seconds : !last && step % p->every != 0)
+        return;
     p->drawn = now;
     double left = (now - p->begin) / (double)(step - p->first) * (double)(p->total - step);
     char eta[24], text[160];
     int digits = snprintf(NULL, 0, "%lld", (long long)p->total);
-    snprintf(text, sizeof text, "step %*lld/%lld  loss %.4f  %.0f tokens/s  ETA %s", digits, (long long)step,
-             (long long)p->total, loss, tokens_per_s, duration(left, eta));
+    snprintf(text, sizeof text, "step %*lld/%lld  loss %.4f  %.0f tokens/s  ETA %s", digits,
+             (long long)step, (long long)p->total, loss, tokens_per_s, duration(left, eta));
     if (p->terminal) {
         draw_bar(p, step, text);
     } else {

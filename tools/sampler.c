@@ -31,7 +31,8 @@ static int choose(const double *logits, const bb_sampling *s, uint64_t counter) 
     int best = 0;
     for (int i = 1; i < BYTES; i++) best = logits[i] > logits[best] ? i : best;
     if (s->temperature == 0) return best;
-    double cut = s->top_k > 0 && s->top_k < BYTES ? threshold(logits, s->top_k) : -INFINITY, weight[BYTES], sum = 0;
+    double cut = s->top_k > 0 && s->top_k < BYTES ? threshold(logits, s->top_k) : -INFINITY,
+           weight[BYTES], sum = 0;
     for (int i = 0; i < BYTES; i++) {
         weight[i] = logits[i] >= cut ? exp((logits[i] - logits[best]) / s->temperature) : 0;
         sum += weight[i];
@@ -45,12 +46,14 @@ static int choose(const double *logits, const bb_sampling *s, uint64_t counter) 
 }
 
 /* Feeds bytes to the model and reads the logits that follow the last one. */
-static bb_status feed(bb_nn_transformer *model, bb_nn_cache *cache, const unsigned char *bytes, int64_t count, double *logits) {
+static bb_status feed(bb_nn_transformer *model, bb_nn_cache *cache, const unsigned char *bytes,
+                      int64_t count, double *logits) {
     bb_context *ctx = bb_context_of(model->embed.weight);
     int64_t *ids = malloc((size_t)count * sizeof *ids);
     if (!ids) return bb_fail(ctx, BB_ERR_MEMORY, "sampling: out of memory");
     for (int64_t i = 0; i < count; i++) ids[i] = bytes[i];
-    bb_tensor *input = bb_empty_on(ctx, bb_device_of(model->embed.weight), BB_I64, BB_SHAPE(1, count));
+    bb_tensor *input =
+        bb_empty_on(ctx, bb_device_of(model->embed.weight), BB_I64, BB_SHAPE(1, count));
     bb_write(input, ids, (size_t)count * sizeof *ids);
     free(ids);
     bb_tensor *all = bb_nn_transformer_next(model, cache, input);
@@ -60,13 +63,14 @@ static bb_status feed(bb_nn_transformer *model, bb_nn_cache *cache, const unsign
     return bb_error(ctx);
 }
 
-static bb_status extend(bb_nn_transformer *model, bb_nn_cache *cache, unsigned char *text, int64_t count, const bb_sampling *s,
-                        FILE *file) {
+static bb_status extend(bb_nn_transformer *model, bb_nn_cache *cache, unsigned char *text,
+                        int64_t count, const bb_sampling *s, FILE *file) {
     bb_context *ctx = bb_context_of(model->embed.weight);
     double logits[BYTES];
     int64_t fed = count > cache->max ? count - cache->max : 0;
     for (int64_t i = 0; i < s->tokens && !ferror(file); i++) {
-        if (cache->length + count - fed > cache->max) { /* full: go on from the later half of what it holds */
+        if (cache->length + count - fed >
+            cache->max) { /* full: go on from the later half of what it holds */
             bb_nn_cache_reset(cache);
             fed = count - (cache->max + 1) / 2;
         }
@@ -82,7 +86,8 @@ static bb_status extend(bb_nn_transformer *model, bb_nn_cache *cache, unsigned c
 bb_status bb_sample(bb_nn_transformer *model, const bb_sampling *s, FILE *file) {
     bb_context *ctx = bb_context_of(model->embed.weight);
     if (model->config.vocab < BYTES) {
-        return bb_fail(ctx, BB_ERR_UNSUPPORTED, "sampling: vocab_size: expected at least 256, got %lld",
+        return bb_fail(ctx, BB_ERR_UNSUPPORTED,
+                       "sampling: vocab_size: expected at least 256, got %lld",
                        (long long)model->config.vocab);
     }
     bool former = bb_set_grad_enabled(ctx, false);

@@ -1,5 +1,5 @@
-/* Compiles the story grammar, draws stories and computes their entropy. The idea and the notation are in
- * tools/stories.h, the grammar in tools/stories_grammar.c. */
+/* Compiles the story grammar, draws stories and computes their entropy. The idea and the notation
+ * are in tools/stories.h, the grammar in tools/stories_grammar.c. */
 #include "tools/stories.h"
 
 #include <math.h>
@@ -10,7 +10,8 @@
 
 static int find_rule(const bb_stories *s, const char *name, size_t bytes) {
     for (int i = 0; i < s->rule_count; i++) {
-        if (strlen(s->rules[i].name) == bytes && memcmp(s->rules[i].name, name, bytes) == 0) return i;
+        if (strlen(s->rules[i].name) == bytes && memcmp(s->rules[i].name, name, bytes) == 0)
+            return i;
     }
     return -1;
 }
@@ -29,7 +30,8 @@ static int find_name(bb_stories *s, const char *name, size_t bytes, int rule) {
 }
 
 /* Compiles what stands between two braces. */
-static const char *compile_reference(bb_stories *s, const char *text, const char *end, bb_story_item *item) {
+static const char *compile_reference(bb_stories *s, const char *text, const char *end,
+                                     bb_story_item *item) {
     *item = (bb_story_item){.kind = BB_STORY_DRAW, .name = -1};
     const char *dot = memchr(text, '.', (size_t)(end - text));
     if (dot) {
@@ -54,7 +56,8 @@ static const char *compile_reference(bb_stories *s, const char *text, const char
     return s->name_rule[item->name] == item->rule ? NULL : "a name bound to two rules";
 }
 
-/* Compiles one alternative, text[0..end). A slash outside braces separates forms, which are plain words. */
+/* Compiles one alternative, text[0..end). A slash outside braces separates forms, which are plain
+ * words. */
 static const char *compile_alternative(bb_stories *s, const char *text, const char *end) {
     bb_story_alternative *a = &s->alternatives[s->alternative_count++];
     *a = (bb_story_alternative){.first = s->item_count, .weight = 1, .forms = 1};
@@ -67,11 +70,13 @@ static const char *compile_alternative(bb_stories *s, const char *text, const ch
         bb_story_item *item = &s->items[s->item_count++];
         if (*text == '{') {
             const char *close = memchr(text, '}', (size_t)(end - text));
-            const char *why = close ? compile_reference(s, text + 1, close, item) : "a brace is not closed";
+            const char *why =
+                close ? compile_reference(s, text + 1, close, item) : "a brace is not closed";
             if (why) return why;
             text = close + 1;
         } else if (*text == '/') {
-            if (a->forms == BB_STORY_FORMS || s->item_count - 1 != a->first + 1) return "forms of what is no word";
+            if (a->forms == BB_STORY_FORMS || s->item_count - 1 != a->first + 1)
+                return "forms of what is no word";
             s->item_count--;
             a->form[a->forms++] = ++text;
             while (text < end && *text != '/') text++;
@@ -95,7 +100,8 @@ static const char *compile_rule(bb_stories *s, bb_story_rule *rule, const char *
         const char *why = compile_alternative(s, text, end);
         if (why) return why;
         const bb_story_alternative *a = &s->alternatives[rule->first + rule->count++];
-        if (a->forms != s->alternatives[rule->first].forms) return "a word lacks a form that its neighbours have";
+        if (a->forms != s->alternatives[rule->first].forms)
+            return "a word lacks a form that its neighbours have";
         rule->weight += a->weight;
         if (*end == '\0') break;
         text = end + 1;
@@ -107,9 +113,9 @@ static const char *compile_rule(bb_stories *s, bb_story_rule *rule, const char *
     return NULL;
 }
 
-/* Expected nats and bytes of one draw from a rule, by recursion. Choices are independent of one another, so the length
- * of a recalled word is its mean over the rule that it was drawn from, wherever it is repeated.
- * depth guards against a cycle. */
+/* Expected nats and bytes of one draw from a rule, by recursion. Choices are independent of one
+ * another, so the length of a recalled word is its mean over the rule that it was drawn from,
+ * wherever it is repeated. depth guards against a cycle. */
 static const char *measure(bb_stories *s, int index, int depth) {
     bb_story_rule *rule = &s->rules[index];
     if (rule->bytes[0] > 0) return NULL;
@@ -126,7 +132,8 @@ static const char *measure(bb_stories *s, int index, int depth) {
             }
             const char *why = measure(s, item->rule, depth + 1);
             if (why) return why;
-            if (item->form >= s->alternatives[s->rules[item->rule].first].forms) return "a form that its rule lacks";
+            if (item->form >= s->alternatives[s->rules[item->rule].first].forms)
+                return "a form that its rule lacks";
             inner_bytes += s->rules[item->rule].bytes[item->form];
             if (item->kind == BB_STORY_DRAW) inner_nats += s->rules[item->rule].nats;
         }
@@ -225,7 +232,8 @@ static void write_alternative(story_writer *w, const bb_story_alternative *a, in
     }
 }
 
-size_t bb_stories_write(const bb_stories *stories, uint64_t seed, uint64_t *counter, char *text, double *nats) {
+size_t bb_stories_write(const bb_stories *stories, uint64_t seed, uint64_t *counter, char *text,
+                        double *nats) {
     story_writer w = {.stories = stories, .seed = seed, .counter = counter, .text = text};
     write_alternative(&w, draw(&w, &stories->rules[0]), 0);
     if (nats) *nats += w.nats;
@@ -236,6 +244,7 @@ uint8_t *bb_stories_text(const bb_stories *stories, uint64_t seed, size_t bytes,
     char *text = malloc(bytes + BB_STORY_MAX_BYTES);
     uint64_t counter = 0;
     *length = 0;
-    while (text && *length < bytes) *length += bb_stories_write(stories, seed, &counter, text + *length, NULL);
+    while (text && *length < bytes)
+        *length += bb_stories_write(stories, seed, &counter, text + *length, NULL);
     return (uint8_t *)text;
 }

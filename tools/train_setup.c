@@ -10,38 +10,59 @@
 #include "tools/model.h"
 
 /* Rows in the order of this list: it numbers `given`. */
-enum { DATA = 1, MODEL, STEPS, BATCH, SEQ, SEED, DEVICE, DTYPE, OUT, RESUME, LR, MIN_LR, WARMUP, DECAY, CLIP, WEIGHT_DECAY };
+/* clang-format off */
+enum { DATA = 1, MODEL, STEPS, BATCH, SEQ, SEED, DEVICE, DTYPE, OUT, RESUME, LR, MIN_LR, WARMUP,
+       DECAY, CLIP, WEIGHT_DECAY };
 #define AT(field) .offset = offsetof(bb_train_options, field)
 #define GIVEN(row) .given = offsetof(bb_train_options, given) + (row)
 static const bb_flag flags[] = {
-    {.name = "data", .type = BB_FLAG_TEXT, AT(data), GIVEN(DATA), .value = "FILE", .help = "any file; left out: little stories"},
-    {.name = "model", .type = BB_FLAG_TEXT, AT(model), GIVEN(MODEL), .fallback = "small", .value = "tiny|small|baby|CONFIG.json|DIR",
+    {.name = "data", .type = BB_FLAG_TEXT, AT(data), GIVEN(DATA), .value = "FILE",
+     .help = "any file; left out: little stories"},
+    {.name = "model", .type = BB_FLAG_TEXT, AT(model), GIVEN(MODEL), .fallback = "small",
+     .value = "tiny|small|baby|CONFIG.json|DIR",
      .help = "what to train; DIR: a saved model, to go on from"},
-    {.name = "steps", .type = BB_FLAG_INT, AT(steps), GIVEN(STEPS), .fallback = "2000", .min = 1, .help = "optimizer steps in all"},
+    {.name = "steps", .type = BB_FLAG_INT, AT(steps), GIVEN(STEPS), .fallback = "2000", .min = 1,
+     .help = "optimizer steps in all"},
     {.name = "batch", .type = BB_FLAG_INT, AT(batch), GIVEN(BATCH), .fallback = "0", .max = 65536,
      .help = "windows a step; 0: the model's own"},
-    {.name = "seq", .type = BB_FLAG_INT, AT(seq), GIVEN(SEQ), .fallback = "0", .max = 65536, .help = "bytes a window; 0: the model's own"},
-    {.name = "seed", .type = BB_FLAG_INT, AT(seed), GIVEN(SEED), .fallback = "0", .help = "of the parameters and the batches"},
-    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), GIVEN(DEVICE), .choices = "cpu|cuda", .help = "where to compute"},
+    {.name = "seq", .type = BB_FLAG_INT, AT(seq), GIVEN(SEQ), .fallback = "0", .max = 65536,
+     .help = "bytes a window; 0: the model's own"},
+    {.name = "seed", .type = BB_FLAG_INT, AT(seed), GIVEN(SEED), .fallback = "0",
+     .help = "of the parameters and the batches"},
+    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), GIVEN(DEVICE), .choices = "cpu|cuda",
+     .help = "where to compute"},
     {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), GIVEN(DTYPE), .choices = "f32|bf16",
      .help = "of the computation; parameters are kept in f32"},
-    {.name = "out", .type = BB_FLAG_TEXT, AT(out), GIVEN(OUT), .value = "DIR", .help = "where results go; left out: runs/MODEL"},
-    {.name = "resume", .type = BB_FLAG_TEXT, AT(resume), GIVEN(RESUME), .value = "DIR", .help = "go on with the run saved there"},
-    {.name = "lr", .type = BB_FLAG_NUMBER, AT(lr), GIVEN(LR), .fallback = "1e-3", .help = "highest learning rate"},
-    {.name = "min-lr", .type = BB_FLAG_NUMBER, AT(min_lr), GIVEN(MIN_LR), .fallback = "1e-4", .help = "last learning rate"},
-    {.name = "warmup", .type = BB_FLAG_INT, AT(warmup), GIVEN(WARMUP), .fallback = "100", .help = "steps up to --lr"},
+    {.name = "out", .type = BB_FLAG_TEXT, AT(out), GIVEN(OUT), .value = "DIR",
+     .help = "where results go; left out: runs/MODEL"},
+    {.name = "resume", .type = BB_FLAG_TEXT, AT(resume), GIVEN(RESUME), .value = "DIR",
+     .help = "go on with the run saved there"},
+    {.name = "lr", .type = BB_FLAG_NUMBER, AT(lr), GIVEN(LR), .fallback = "1e-3",
+     .help = "highest learning rate"},
+    {.name = "min-lr", .type = BB_FLAG_NUMBER, AT(min_lr), GIVEN(MIN_LR), .fallback = "1e-4",
+     .help = "last learning rate"},
+    {.name = "warmup", .type = BB_FLAG_INT, AT(warmup), GIVEN(WARMUP), .fallback = "100",
+     .help = "steps up to --lr"},
     {.name = "decay-steps", .type = BB_FLAG_INT, AT(decay_steps), GIVEN(DECAY), .fallback = "0",
      .help = "steps down to --min-lr; 0: --steps, at least 2000"},
-    {.name = "clip", .type = BB_FLAG_NUMBER, AT(clip), GIVEN(CLIP), .fallback = "1", .help = "largest gradient norm; 0: any"},
-    {.name = "weight-decay", .type = BB_FLAG_NUMBER, AT(weight_decay), GIVEN(WEIGHT_DECAY), .fallback = "0.1", .help = "of AdamW"},
-    {.name = "eval-every", .type = BB_FLAG_INT, AT(eval_every), .fallback = "200", .help = "steps between validations; 0: only at the end"},
-    {.name = "save-every", .type = BB_FLAG_INT, AT(save_every), .fallback = "500", .help = "steps between checkpoints; 0: only at the end"},
-    {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024, .help = "0: all cores"},
+    {.name = "clip", .type = BB_FLAG_NUMBER, AT(clip), GIVEN(CLIP), .fallback = "1",
+     .help = "largest gradient norm; 0: any"},
+    {.name = "weight-decay", .type = BB_FLAG_NUMBER, AT(weight_decay), GIVEN(WEIGHT_DECAY),
+     .fallback = "0.1", .help = "of AdamW"},
+    {.name = "eval-every", .type = BB_FLAG_INT, AT(eval_every), .fallback = "200",
+     .help = "steps between validations; 0: only at the end"},
+    {.name = "save-every", .type = BB_FLAG_INT, AT(save_every), .fallback = "500",
+     .help = "steps between checkpoints; 0: only at the end"},
+    {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024,
+     .help = "0: all cores"},
     {.name = NULL}};
-static const bb_usage usage = {"train", "trains a transformer on the bytes of a file, or on little stories", flags};
+/* clang-format on */
+static const bb_usage usage = {
+    "train", "trains a transformer on the bytes of a file, or on little stories", flags};
 
 /* What --resume DIR fixes; the file of --data may have moved, its bytes may not have changed. */
-static const int fixed_by_resume[] = {MODEL, BATCH, SEQ, SEED, DTYPE, LR, MIN_LR, WARMUP, DECAY, CLIP, WEIGHT_DECAY};
+static const int fixed_by_resume[] = {MODEL,  BATCH,  SEQ,   SEED, DTYPE,       LR,
+                                      MIN_LR, WARMUP, DECAY, CLIP, WEIGHT_DECAY};
 
 static bool is_folder(const char *path) {
     struct stat info;
@@ -62,7 +83,8 @@ static void base_name(const char *path, char *name, size_t room) {
 }
 
 /* --model: a name, a folder (then *model is loaded), or a configuration file. */
-static bb_status choose_model(bb_setup *s, bb_context *ctx, bb_device device, bb_run *run, bb_nn_transformer **model) {
+static bb_status choose_model(bb_setup *s, bb_context *ctx, bb_device device, bb_run *run,
+                              bb_nn_transformer **model) {
     const char *word = s->options.model;
     char quoted[BB_QUOTE_BYTES];
     int64_t batch = 16;
@@ -77,14 +99,18 @@ static bb_status choose_model(bb_setup *s, bb_context *ctx, bb_device device, bb
     } else if (access(word, F_OK) == 0) {
         bb_model_config_read(ctx, word, &run->config);
     } else {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "--model: expected tiny, small, baby, a config.json or a model folder, got %s",
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "--model: expected tiny, small, baby, a config.json or a model folder, got %s",
                 bb_quote(word, strlen(word), quoted));
     }
     if (bb_error(ctx) != BB_OK) return bb_error(ctx);
     run->batch = s->options.batch ? s->options.batch : batch;
-    run->seq = s->options.seq ? s->options.seq : run->config.max_seq < 256 ? run->config.max_seq : 256;
+    run->seq = s->options.seq              ? s->options.seq
+               : run->config.max_seq < 256 ? run->config.max_seq
+                                           : 256;
     if (run->config.vocab < 256) {
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "--model: vocab_size: expected at least 256, one for each byte, got %lld",
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "--model: vocab_size: expected at least 256, one for each byte, got %lld",
                        (long long)run->config.vocab);
     }
     if (run->seq > run->config.max_seq && folder) {
@@ -96,19 +122,28 @@ static bb_status choose_model(bb_setup *s, bb_context *ctx, bb_device device, bb
 }
 
 static bb_status open_corpus(bb_setup *s, bb_context *ctx, bb_run *run) {
-    if (strlen(run->data) + 1 >= sizeof run->data) return bb_fail(ctx, BB_ERR_ARGUMENT, "--data: the name is too long");
+    if (strlen(run->data) + 1 >= sizeof run->data)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "--data: the name is too long");
     return bb_corpus_open(ctx, *run->data ? run->data : NULL, run->seq, &s->corpus);
 }
 
 static bb_status open_new(bb_setup *s, bb_context *ctx, bb_device device) {
     const bb_train_options *o = &s->options;
     bb_nn_transformer *model = NULL;
-    bb_run run = {.seed = o->seed, .steps = o->steps, .warmup = o->warmup, .lr = o->lr, .min_lr = o->min_lr, .clip = o->clip,
-                  .weight_decay = o->weight_decay, .dtype = o->dtype == 1 ? BB_BF16 : BB_F32};
-    /* Not --steps below 2000: then a short run is the beginning of a long one, and can be continued into it. */
+    bb_run run = {.seed = o->seed,
+                  .steps = o->steps,
+                  .warmup = o->warmup,
+                  .lr = o->lr,
+                  .min_lr = o->min_lr,
+                  .clip = o->clip,
+                  .weight_decay = o->weight_decay,
+                  .dtype = o->dtype == 1 ? BB_BF16 : BB_F32};
+    /* Not --steps below 2000: then a short run is the beginning of a long one, and can be continued
+     * into it. */
     run.decay_steps = o->decay_steps ? o->decay_steps : o->steps > 2000 ? o->steps : 2000;
     snprintf(run.data, sizeof run.data, "%s", o->data ? o->data : "");
-    if (choose_model(s, ctx, device, &run, &model) != BB_OK || open_corpus(s, ctx, &run) != BB_OK) return bb_error(ctx);
+    if (choose_model(s, ctx, device, &run, &model) != BB_OK || open_corpus(s, ctx, &run) != BB_OK)
+        return bb_error(ctx);
     run.fingerprint = s->corpus.fingerprint;
     s->out = o->out ? strdup(o->out) : bb_path_join(ctx, "runs", s->name);
     return bb_trainer_open(&s->trainer, ctx, device, &run, &s->corpus, model);
@@ -126,10 +161,13 @@ static bb_status open_resumed(bb_setup *s, bb_context *ctx, bb_device device) {
     if (o->given[STEPS]) run.steps = o->steps;
     if (o->data) snprintf(run.data, sizeof run.data, "%s", o->data);
     if (run.steps <= state.step) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "--resume %s: this run has finished its %lld steps; to go on, give more --steps", o->resume,
-                (long long)state.step);
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "--resume %s: this run has finished its %lld steps; to go on, give more --steps",
+                o->resume, (long long)state.step);
     } else if (open_corpus(s, ctx, &run) == BB_OK && run.fingerprint != s->corpus.fingerprint) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "--resume %s: expected the text that the run began with, got other bytes", o->resume);
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "--resume %s: expected the text that the run began with, got other bytes",
+                o->resume);
     }
     if (bb_error(ctx) == BB_OK) bb_trainer_open(&s->trainer, ctx, device, &run, &s->corpus, NULL);
     if (bb_error(ctx) != BB_OK) {
@@ -145,9 +183,13 @@ static bb_status open_resumed(bb_setup *s, bb_context *ctx, bb_device device) {
 static int check_flags(const bb_train_options *o) {
     for (size_t i = 0; o->resume && i < sizeof fixed_by_resume / sizeof fixed_by_resume[0]; i++) {
         int row = fixed_by_resume[i];
-        if (o->given[row]) return bb_usage_error("train", "--%s: --resume goes on with the run's own", flags[row - 1].name);
+        if (o->given[row])
+            return bb_usage_error("train", "--%s: --resume goes on with the run's own",
+                                  flags[row - 1].name);
     }
-    if (o->min_lr > o->lr) return bb_usage_error("train", "--min-lr: expected at most --lr %g, got %g", o->lr, o->min_lr);
+    if (o->min_lr > o->lr)
+        return bb_usage_error("train", "--min-lr: expected at most --lr %g, got %g", o->lr,
+                              o->min_lr);
     return BB_ARGS_GO;
 }
 
@@ -161,9 +203,12 @@ int bb_setup_open(bb_setup *s, int argc, char **argv) {
     if (!ctx) return bb_report(NULL, "train");
     bb_device device = s->options.device == 1 ? BB_CUDA : BB_CPU;
     const char *why = NULL;
-    if (!bb_device_available(ctx, device, &why)) bb_fail(ctx, BB_ERR_DEVICE, "--device: %s", why);
-    else if (s->options.resume) open_resumed(s, ctx, device);
-    else open_new(s, ctx, device);
+    if (!bb_device_available(ctx, device, &why))
+        bb_fail(ctx, BB_ERR_DEVICE, "--device: %s", why);
+    else if (s->options.resume)
+        open_resumed(s, ctx, device);
+    else
+        open_new(s, ctx, device);
     if (bb_error(ctx) == BB_OK && !s->out) bb_fail(ctx, BB_ERR_MEMORY, "--out: out of memory");
     s->trainer.ctx = ctx;
     if (bb_error(ctx) == BB_OK) return BB_ARGS_GO;

@@ -1,5 +1,5 @@
-/* From the command line of `bobbin train` to a trainer that is ready to run: flags, named models, configuration files and
- * model folders, --resume. The run itself is in tools/cmd_train.c. */
+/* From the command line of `bobbin train` to a trainer that is ready to run: flags, named models,
+ * configuration files and model folders, --resume. The run itself is in tools/cmd_train.c. */
 #ifndef BOBBIN_TOOLS_TRAIN_SETUP_H
 #define BOBBIN_TOOLS_TRAIN_SETUP_H
 
@@ -25,7 +25,8 @@ typedef struct bb_setup {
     bb_trainer trainer;
 } bb_setup;
 
-/* BB_ARGS_GO: ready; close it after the run. Otherwise an exit code, with its line printed and nothing left open. */
+/* BB_ARGS_GO: ready; close it after the run. Otherwise an exit code, with its line printed and
+ * nothing left open. */
 int bb_setup_open(bb_setup *s, int argc, char **argv);
 void bb_setup_close(bb_setup *s);
 

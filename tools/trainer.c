@@ -1,4 +1,5 @@
-/* One training step and one evaluation. See tools/trainer.h; checkpoints are in tools/trainer_state.c. */
+/* One training step and one evaluation. See tools/trainer.h; checkpoints are in
+ * tools/trainer_state.c. */
 #include "tools/trainer.h"
 
 #include <math.h>
@@ -8,17 +9,19 @@
 #include "tools/model.h"
 #include "tools/progress.h"
 
-bb_status bb_trainer_open(bb_trainer *t, bb_context *ctx, bb_device device, const bb_run *run, const bb_corpus *corpus,
-                          bb_nn_transformer *model) {
+bb_status bb_trainer_open(bb_trainer *t, bb_context *ctx, bb_device device, const bb_run *run,
+                          const bb_corpus *corpus, bb_nn_transformer *model) {
     *t = (bb_trainer){.ctx = ctx, .device = device, .run = *run, .corpus = corpus, .model = model};
-    const bb_adamw_attrs adamw = {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = run->weight_decay};
+    const bb_adamw_attrs adamw = {
+        .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = run->weight_decay};
     if (!t->model) t->model = bb_nn_transformer_new(ctx, device, &run->config);
     if (t->model) t->optimizer = bb_adamw_new(t->model->params, &adamw);
     if (!t->optimizer) return bb_error(ctx);
     size_t window = (size_t)(run->batch * run->seq) * sizeof *t->inputs;
     t->inputs = malloc(window);
     t->targets = malloc(window);
-    if (run->dtype != BB_F32) t->cast_blocks = malloc((size_t)run->config.layers * sizeof *t->cast_blocks);
+    if (run->dtype != BB_F32)
+        t->cast_blocks = malloc((size_t)run->config.layers * sizeof *t->cast_blocks);
     if (t->inputs && t->targets && (run->dtype == BB_F32 || t->cast_blocks)) return BB_OK;
     return bb_fail(ctx, BB_ERR_MEMORY, "training: out of memory for a batch");
 }
@@ -49,11 +52,12 @@ bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report) {
     const bb_run *run = &t->run;
     const bb_schedule schedule = {run->lr, run->min_lr, run->warmup, run->decay_steps};
     double begin = bb_seconds();
-    bb_corpus_batch(t->corpus, (uint64_t)run->seed, t->step * run->batch, run->batch, run->seq, t->inputs, t->targets);
+    bb_corpus_batch(t->corpus, (uint64_t)run->seed, t->step * run->batch, run->batch, run->seq,
+                    t->inputs, t->targets);
     bb_tensor *loss = forward(t, run->batch, run->seq);
     bb_backward(loss, NULL);
     report->lr = bb_schedule_lr(&schedule, t->step);
-    report->grad_norm = bb_clip_grad_norm(t->model->params, run->clip);
+    report->grad_norm = bb_clip_grad_norm(t->model->params, run->clip > 0 ? run->clip : INFINITY);
     bb_adamw_step(t->optimizer, report->lr);
     report->loss = bb_error(t->ctx) == BB_OK ? bb_item(loss) : NAN;
     bb_params_zero_grad(t->model->params);
@@ -63,22 +67,24 @@ bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report) {
     return bb_error(t->ctx);
 }
 
-bb_status bb_trainer_evaluate(bb_trainer *t, int64_t bytes, double *loss) {
+bb_status bb_trainer_evaluate(bb_trainer *t, int64_t *bytes, double *loss) {
     int64_t window = bb_corpus_validation_window(t->corpus, t->run.seq);
     int64_t all = bb_corpus_validation_count(t->corpus, t->run.seq);
-    int64_t count = bytes / window < 1 ? 1 : bytes / window < all ? bytes / window : all;
+    int64_t wanted = *bytes / window, count = wanted < 1 ? 1 : wanted < all ? wanted : all;
     double sum = 0;
     bool former = bb_set_grad_enabled(t->ctx, false);
     for (int64_t done = 0; done < count && bb_error(t->ctx) == BB_OK;) {
         int64_t rows = count - done < t->run.batch ? count - done : t->run.batch;
         for (int64_t i = 0; i < rows; i++) {
-            bb_corpus_validation(t->corpus, (done + i) * all / count, window, t->inputs + i * window, t->targets + i * window);
+            bb_corpus_validation(t->corpus, (done + i) * all / count, window,
+                                 t->inputs + i * window, t->targets + i * window);
         }
         sum += bb_item(forward(t, rows, window)) * (double)rows;
         bb_end_step(t->ctx);
         done += rows;
     }
     bb_set_grad_enabled(t->ctx, former);
+    *bytes = count * window;
     *loss = sum / (double)count;
     return bb_error(t->ctx);
 }

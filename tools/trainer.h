@@ -1,5 +1,6 @@
-/* A training run without its user interface: what defines it (bb_run), its state (bb_trainer), one step, one evaluation,
- * and checkpoints from which it continues bit for bit. tools/cmd_train.c drives it, tools/bench_train.c times it. */
+/* A training run without its user interface: what defines it (bb_run), its state (bb_trainer), one
+ * step, one evaluation, and checkpoints from which it continues bit for bit. tools/cmd_train.c
+ * drives it, tools/bench_train.c times it. */
 #ifndef BOBBIN_TOOLS_TRAINER_H
 #define BOBBIN_TOOLS_TRAINER_H
 
@@ -25,8 +26,8 @@ typedef struct bb_trainer {
     const bb_corpus *corpus;
     bb_nn_transformer *model;
     bb_adamw *optimizer;
-    int64_t step;      /* optimizer steps done */
-    double elapsed_s;  /* of training, earlier sittings included */
+    int64_t step;              /* optimizer steps done */
+    double elapsed_s;          /* of training, earlier sittings included */
     int64_t *inputs, *targets; /* (batch, seq) */
     bb_nn_block *cast_blocks;  /* for bb_model_cast; NULL: dtype is f32 */
 } bb_trainer;
@@ -36,19 +37,24 @@ typedef struct bb_step_report {
 } bb_step_report;
 
 /* model NULL: a new one from run->config. The corpus must outlive the trainer. */
-bb_status bb_trainer_open(bb_trainer *t, bb_context *ctx, bb_device device, const bb_run *run, const bb_corpus *corpus,
-                          bb_nn_transformer *model);
+bb_status bb_trainer_open(bb_trainer *t, bb_context *ctx, bb_device device, const bb_run *run,
+                          const bb_corpus *corpus, bb_nn_transformer *model);
 void bb_trainer_close(bb_trainer *t);
 
-/* One optimizer step on the next batch. A loss or gradient that is not finite is an error and changes no parameter. */
+/* One optimizer step on the next batch. A loss or gradient that is not finite is an error and
+ * changes no parameter. */
 bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report);
 
-/* Mean loss in nats per byte over at most `bytes` of the held-out text, in windows spread evenly over it. */
-bb_status bb_trainer_evaluate(bb_trainer *t, int64_t bytes, double *loss);
+/* Mean loss in nats per byte over at most *bytes of the held-out text, in windows spread evenly
+ * over it; *bytes gets how many there were. */
+bb_status bb_trainer_evaluate(bb_trainer *t, int64_t *bytes, double *loss);
 
 bb_status bb_trainer_save(bb_trainer *t, const char *path);
-/* Opens a checkpoint and reads what run it is of; then open the corpus and the trainer, and restore (which closes it). */
-bb_safetensors *bb_run_read(bb_context *ctx, const char *path, bb_run *run, bb_checkpoint *state, double *elapsed_s);
-bb_status bb_trainer_restore(bb_trainer *t, bb_safetensors *file, const bb_checkpoint *state, double elapsed_s);
+/* Opens a checkpoint and reads what run it is of; then open the corpus and the trainer, and restore
+ * (which closes it). */
+bb_safetensors *bb_run_read(bb_context *ctx, const char *path, bb_run *run, bb_checkpoint *state,
+                            double *elapsed_s);
+bb_status bb_trainer_restore(bb_trainer *t, bb_safetensors *file, const bb_checkpoint *state,
+                             double elapsed_s);
 
 #endif

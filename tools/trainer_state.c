@@ -1,5 +1,5 @@
-/* Checkpoints of a training run: tensors and counters by io/checkpoint.c, the run's settings as one JSON text in its
- * metadata. The manual is tools/trainer.h. */
+/* Checkpoints of a training run: tensors and counters by io/checkpoint.c, the run's settings as one
+ * JSON text in its metadata. The manual is tools/trainer.h. */
 #include "tools/trainer.h"
 
 #include <inttypes.h>
@@ -17,11 +17,16 @@ typedef struct run_field {
 } run_field;
 #define FIELD(field) offsetof(bb_run, field)
 static const run_field fields[] = {
-    {"batch", FIELD(batch), true},         {"seq", FIELD(seq), true},
-    {"seed", FIELD(seed), true},           {"warmup", FIELD(warmup), true},
-    {"decay-steps", FIELD(decay_steps), true}, {"steps", FIELD(steps), true},
-    {"lr", FIELD(lr), false},              {"min-lr", FIELD(min_lr), false},
-    {"clip", FIELD(clip), false},          {"weight-decay", FIELD(weight_decay), false},
+    {"batch", FIELD(batch), true},
+    {"seq", FIELD(seq), true},
+    {"seed", FIELD(seed), true},
+    {"warmup", FIELD(warmup), true},
+    {"decay-steps", FIELD(decay_steps), true},
+    {"steps", FIELD(steps), true},
+    {"lr", FIELD(lr), false},
+    {"min-lr", FIELD(min_lr), false},
+    {"clip", FIELD(clip), false},
+    {"weight-decay", FIELD(weight_decay), false},
 };
 enum { FIELD_COUNT = sizeof fields / sizeof fields[0] };
 
@@ -72,7 +77,8 @@ static bb_named *all_tensors(bb_trainer *t, int *count) {
 }
 
 bb_status bb_trainer_save(bb_trainer *t, const char *path) {
-    bb_checkpoint state = {.step = t->step, .data_position = t->step * t->run.batch, .rng = bb_get_rng(t->ctx)};
+    bb_checkpoint state = {
+        .step = t->step, .data_position = t->step * t->run.batch, .rng = bb_get_rng(t->ctx)};
     int count = 0;
     bb_named *tensors = all_tensors(t, &count);
     if (!tensors) return bb_error(t->ctx);
@@ -80,7 +86,8 @@ bb_status bb_trainer_save(bb_trainer *t, const char *path) {
     bb_json_open(&w, t->ctx, 0);
     write_run(&w, &t->run, t->elapsed_s);
     const bb_text extra = {"run", w.text};
-    if (bb_error(t->ctx) == BB_OK) bb_checkpoint_save(t->ctx, path, &state, tensors, count, &extra, 1, NULL);
+    if (bb_error(t->ctx) == BB_OK)
+        bb_checkpoint_save(t->ctx, path, &state, tensors, count, &extra, 1, NULL);
     bb_json_close(&w);
     free(tensors);
     bb_end_step(t->ctx);
@@ -88,50 +95,64 @@ bb_status bb_trainer_save(bb_trainer *t, const char *path) {
 }
 
 static bb_status bad_run(bb_context *ctx, const char *path, const char *key) {
-    return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected the settings of a training run, got none or a wrong '%s'", path, key);
+    return bb_fail(ctx, BB_ERR_FORMAT,
+                   "%s: expected the settings of a training run, got none or a wrong '%s'", path,
+                   key);
 }
 
-static bb_status parse_run(bb_context *ctx, const char *path, const char *text, bb_run *run, double *elapsed_s) {
+static bb_status parse_run(bb_context *ctx, const char *path, const char *text, bb_run *run,
+                           double *elapsed_s) {
     bb_json root, value;
     char fingerprint[24] = "", dtype[8] = "";
     memset(run, 0, sizeof *run);
     if (bb_json_parse(ctx, path, text, strlen(text), &root) != BB_OK) return bb_error(ctx);
-    if (!bb_json_get(root, "data", &value) || bb_json_string(value, run->data, sizeof run->data) >= sizeof run->data) {
+    if (!bb_json_get(root, "data", &value) ||
+        bb_json_string(value, run->data, sizeof run->data) >= sizeof run->data) {
         return bad_run(ctx, path, "data");
     }
-    if (!bb_json_get(root, "fingerprint", &value) || bb_json_string(value, fingerprint, sizeof fingerprint) != 16 ||
+    if (!bb_json_get(root, "fingerprint", &value) ||
+        bb_json_string(value, fingerprint, sizeof fingerprint) != 16 ||
         sscanf(fingerprint, "%" SCNx64, &run->fingerprint) != 1) {
         return bad_run(ctx, path, "fingerprint");
     }
-    if (!bb_json_get(root, "dtype", &value) || bb_json_string(value, dtype, sizeof dtype) >= sizeof dtype ||
+    if (!bb_json_get(root, "dtype", &value) ||
+        bb_json_string(value, dtype, sizeof dtype) >= sizeof dtype ||
         !bb_dtype_find(dtype, &run->dtype)) {
         return bad_run(ctx, path, "dtype");
     }
     for (int i = 0; i < FIELD_COUNT; i++) {
         void *field = (char *)run + fields[i].offset;
         bool good = bb_json_get(root, fields[i].name, &value);
-        if (good) good = fields[i].integer ? bb_json_int(value, 0, INT64_MAX, field) : bb_json_number(value, field);
+        if (good)
+            good = fields[i].integer ? bb_json_int(value, 0, INT64_MAX, field)
+                                     : bb_json_number(value, field);
         if (!good) return bad_run(ctx, path, fields[i].name);
     }
     if (run->batch < 1 || run->seq < 1) return bad_run(ctx, path, "batch");
-    if (!bb_json_get(root, "elapsed_s", &value) || !bb_json_number(value, elapsed_s)) return bad_run(ctx, path, "elapsed_s");
+    if (!bb_json_get(root, "elapsed_s", &value) || !bb_json_number(value, elapsed_s))
+        return bad_run(ctx, path, "elapsed_s");
     if (!bb_json_get(root, "model", &value)) return bad_run(ctx, path, "model");
     return bb_model_config_parse(ctx, path, value.at, (size_t)(value.end - value.at), &run->config);
 }
 
-bb_safetensors *bb_run_read(bb_context *ctx, const char *path, bb_run *run, bb_checkpoint *state, double *elapsed_s) {
+bb_safetensors *bb_run_read(bb_context *ctx, const char *path, bb_run *run, bb_checkpoint *state,
+                            double *elapsed_s) {
     bb_safetensors *file = bb_checkpoint_open(ctx, path, state);
     if (!file) return NULL;
     const char *text = bb_safetensors_metadata(file, "run");
-    if (text) parse_run(ctx, path, text, run, elapsed_s);
-    else bad_run(ctx, path, "run");
-    if (bb_error(ctx) == BB_OK && state->data_position != state->step * run->batch) bad_run(ctx, path, "batch");
+    if (text)
+        parse_run(ctx, path, text, run, elapsed_s);
+    else
+        bad_run(ctx, path, "run");
+    if (bb_error(ctx) == BB_OK && state->data_position != state->step * run->batch)
+        bad_run(ctx, path, "batch");
     if (bb_error(ctx) == BB_OK) return file;
     bb_safetensors_close(file);
     return NULL;
 }
 
-bb_status bb_trainer_restore(bb_trainer *t, bb_safetensors *file, const bb_checkpoint *state, double elapsed_s) {
+bb_status bb_trainer_restore(bb_trainer *t, bb_safetensors *file, const bb_checkpoint *state,
+                             double elapsed_s) {
     int count = 0;
     bb_named *tensors = all_tensors(t, &count);
     if (tensors) bb_safetensors_restore(file, tensors, count, true);

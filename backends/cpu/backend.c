@@ -42,14 +42,14 @@ bb_backend *bb_cpu_backend_new(bb_context *ctx) {
                  .release = cpu_release,
                  .copy = bb_cpu_copy,
                  .fill = bb_cpu_fill,
-                 .add = bb_cpu_add,
+                 .add = bb_cpu_accumulate,
                  .synchronize = cpu_synchronize,
                  .kernels = bb_cpu_kernels,
                  .close = cpu_close,
                  .ctx = ctx},
         .loops = isa->loops,
         .isa = isa->name,
-        .gemm = bb_gemm_choose(),
+        .gemm = bb_gemm_choose(isa->loops),
         .threads = ctx->threads > 0 ? ctx->threads : omp_get_max_threads(),
     };
     return &cpu->base;

@@ -66,7 +66,7 @@ static void load(void) {
     const bool hint = wants_avx512_hint();
     if (hint) setenv("OPENBLAS_CORETYPE", "SkylakeX", 1);
     for (size_t i = 0; i < sizeof paths / sizeof paths[0] && missing; i++) {
-        void *library = dlopen(paths[i], RTLD_NOW | RTLD_LOCAL);
+        void *library = *paths[i] ? dlopen(paths[i], RTLD_NOW | RTLD_LOCAL) : NULL;
         if (!library) continue;
         int (*parallel)(void);
         if (find(library, "openblas_get_parallel", &parallel) && find(library, "cblas_sgemm", &sgemm) &&

@@ -1,7 +1,7 @@
 /* cross_entropy on the CPU, fused. The math: ops/cross_entropy.c; loops: loops/softmax.c.
  *
- * Scratch holds, one a row: the class (-1 where ignored) and the loss or, in backward, its gradient. Losses are
- * added in row order in f64. */
+ * Scratch holds, one a row: the class (-1 where ignored) and the loss or, in backward, its
+ * gradient. Losses are added in row order in f64. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/rows.h"
 
@@ -12,7 +12,9 @@ typedef struct cross_entropy_job {
     int64_t bytes, real; /* of a logit; of the compute type */
 } cross_entropy_job;
 
-static void *advance(const void *p, int64_t bytes) { return p ? (char *)(uintptr_t)p + bytes : NULL; }
+static void *advance(const void *p, int64_t bytes) {
+    return p ? (char *)(uintptr_t)p + bytes : NULL;
+}
 
 static void cross_entropy_piece(void *user, int64_t first, int64_t last) {
     const cross_entropy_job *job = user;
@@ -58,8 +60,9 @@ static bb_status read_target(const bb_call *call, int64_t *class, int64_t *valid
         class[i] = c == a->ignore_index ? -1 : c;
         if (c == a->ignore_index) continue;
         if (c < 0 || c >= classes)
-            return bb_fail_input(call, 1, "expected classes in [0, %lld) or %lld, got %lld at position %lld",
-                                 (long long)classes, (long long)a->ignore_index, (long long)c, (long long)i);
+            return bb_fail_input(
+                call, 1, "expected classes in [0, %lld) or %lld, got %lld at position %lld",
+                (long long)classes, (long long)a->ignore_index, (long long)c, (long long)i);
         ++*valid;
     }
     return BB_OK;
@@ -92,7 +95,8 @@ bb_status bb_cpu_cross_entropy(bb_call *call) {
     const bb_tensor *logits = call->in[0];
     bool f64 = logits->dtype == BB_F64;
     int64_t rows = call->in[1]->count, valid = 0;
-    bb_storage *scratch = bb_cpu_scratch(call, (size_t)rows * (sizeof(int64_t) + sizeof(double)) + 1);
+    bb_storage *scratch =
+        bb_cpu_scratch(call, (size_t)rows * (sizeof(int64_t) + sizeof(double)) + 1);
     if (!scratch) return call->ctx->status;
     int64_t *class = scratch->data;
     void *loss = class + rows;
@@ -100,10 +104,12 @@ bb_status bb_cpu_cross_entropy(bb_call *call) {
     bb_status status = read_target(call, class, &valid);
     if (status == BB_OK) {
         cross_entropy_job job = job_of(logits, class);
-        job.loop = f64 ? cpu->loops->softmax->cross_entropy_f64 : cpu->loops->softmax->cross_entropy_f32;
+        job.loop =
+            f64 ? cpu->loops->softmax->cross_entropy_f64 : cpu->loops->softmax->cross_entropy_f32;
         job.run.loss = loss;
         job.run.logsumexp = call->out[1] ? call->out[1]->data : NULL;
-        bb_cpu_for(cpu, rows ? bb_rows_items(&job.rows) : 0, bb_rows_grain(&job.rows), cross_entropy_piece, &job);
+        bb_cpu_for(cpu, rows ? bb_rows_items(&job.rows) : 0, bb_rows_grain(&job.rows),
+                   cross_entropy_piece, &job);
         if (a->reduction == BB_REDUCE_NONE) {
             if (f64)
                 cpu->loops->elementwise->store_f64(BB_F64, rows, loss, call->out[0]->data);
@@ -121,7 +127,8 @@ bb_status bb_cpu_cross_entropy(bb_call *call) {
 }
 
 /* The gradient of each row's loss, from that of the output. */
-static void write_weights(const bb_call *call, const bb_tensor *dy, int64_t rows, int64_t valid, void *weight) {
+static void write_weights(const bb_call *call, const bb_tensor *dy, int64_t rows, int64_t valid,
+                          void *weight) {
     const bb_cross_entropy_attrs *a = call->attrs;
     const bb_elementwise_loops *loops = bb_cpu_of(call->ctx)->loops->elementwise;
     bool f64 = dy->dtype == BB_F64, none = a->reduction == BB_REDUCE_NONE;
@@ -129,7 +136,8 @@ static void write_weights(const bb_call *call, const bb_tensor *dy, int64_t rows
     for (int64_t i = 0; i < rows; i++) {
         if (i == 0 || none) {
             int64_t at = none ? offset_of(dy, i) : 0;
-            loops->load_f64(dy->dtype, 1, dy->data + at * (int64_t)bb_dtype_bytes((bb_dtype)dy->dtype), 1, &w);
+            loops->load_f64(dy->dtype, 1,
+                            dy->data + at * (int64_t)bb_dtype_bytes((bb_dtype)dy->dtype), 1, &w);
             if (a->reduction == BB_REDUCE_MEAN) w /= (double)valid;
         }
         if (f64)
@@ -146,7 +154,8 @@ bb_status bb_cpu_cross_entropy_backward(const bb_grad_call *grad) {
     bool f64 = logits->dtype == BB_F64;
     int64_t rows = call->in[1]->count, valid = 0;
     if (!grad->grad_in[0] || logits->count == 0) return BB_OK;
-    bb_storage *scratch = bb_cpu_scratch(call, (size_t)rows * (sizeof(int64_t) + sizeof(double)) + 1);
+    bb_storage *scratch =
+        bb_cpu_scratch(call, (size_t)rows * (sizeof(int64_t) + sizeof(double)) + 1);
     if (!scratch) return call->ctx->status;
     int64_t *class = scratch->data;
     void *weight = class + rows;
@@ -155,11 +164,13 @@ bb_status bb_cpu_cross_entropy_backward(const bb_grad_call *grad) {
     if (status == BB_OK) {
         write_weights(call, dy, rows, valid, weight);
         cross_entropy_job job = job_of(logits, class);
-        job.loop = f64 ? cpu->loops->softmax->cross_entropy_backward_f64 : cpu->loops->softmax->cross_entropy_backward_f32;
+        job.loop = f64 ? cpu->loops->softmax->cross_entropy_backward_f64
+                       : cpu->loops->softmax->cross_entropy_backward_f32;
         job.run.weight = weight;
         job.run.logsumexp = call->out[1]->data;
         job.run.dx = grad->grad_in[0]->data;
-        bb_cpu_for(cpu, bb_rows_items(&job.rows), bb_rows_grain(&job.rows), cross_entropy_piece, &job);
+        bb_cpu_for(cpu, bb_rows_items(&job.rows), bb_rows_grain(&job.rows), cross_entropy_piece,
+                   &job);
     }
     bb_storage_unref(scratch);
     return status;

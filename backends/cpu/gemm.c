@@ -1,5 +1,5 @@
-/* Our own matrix product with threads, the choice of implementation, and products of any dtype. The serial loops are
- * loops/gemm_kernel.h; OpenBLAS is blas.c. */
+/* Our own matrix product with threads, and the choice of implementation. The serial loops are loops/gemm_kernel.h;
+ * OpenBLAS is blas.c. */
 #include "backends/cpu/gemm.h"
 
 #include <stdlib.h>
@@ -98,66 +98,10 @@ static void own_f64(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, i
 
 const bb_gemm bb_gemm_own = {"own", own_f32, own_f64, serial_f32, serial_f64};
 
-const bb_gemm *bb_gemm_choose(void) {
+const bb_gemm *bb_gemm_choose(const bb_loops *loops) {
+    (void)loops;
     const char *name = getenv("BOBBIN_GEMM");
     if (name && strcmp(name, "own") == 0) return &bb_gemm_own;
     const bb_gemm *openblas = bb_gemm_openblas(NULL);
     return openblas ? openblas : &bb_gemm_own;
-}
-
-/* ---- Products of any dtype */
-
-typedef struct widen {
-    const bb_cpu *cpu;
-    bb_dtype dtype;
-    const char *narrow;
-    float *wide;
-    int64_t columns, ld;
-} widen;
-
-static void widen_rows(void *user, int64_t begin, int64_t end) {
-    const widen *w = user;
-    for (int64_t i = begin; i < end; i++)
-        w->cpu->loops->elementwise->load_f32((int)w->dtype, w->columns, w->narrow + i * w->ld * 2, 1,
-                                             w->wide + i * w->columns);
-}
-
-static void narrow_rows(void *user, int64_t begin, int64_t end) {
-    const widen *w = user;
-    for (int64_t i = begin; i < end; i++)
-        w->cpu->loops->elementwise->store_f32((int)w->dtype, w->columns, w->wide + i * w->columns,
-                                              (char *)(uintptr_t)(w->narrow + i * w->ld * 2));
-}
-
-/* f16 and bf16: widen A and B, multiply in f32, round C once. */
-static bb_status gemm_half(const bb_call *call, bb_dtype dtype, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                           const void *a, int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc) {
-    const bb_cpu *cpu = bb_cpu_of(call->ctx);
-    const int64_t a_rows = ta ? k : m, a_columns = ta ? m : k, b_rows = tb ? n : k, b_columns = tb ? k : n;
-    bb_storage *scratch = bb_cpu_scratch(call, (size_t)(m * k + k * n + m * n) * sizeof(float));
-    if (!scratch) return bb_error(call->ctx);
-    float *fa = scratch->data, *fb = fa + m * k, *fc = fb + k * n;
-    widen wa = {cpu, dtype, a, fa, a_columns, lda}, wb = {cpu, dtype, b, fb, b_columns, ldb},
-          wc = {cpu, dtype, c, fc, n, ldc};
-    bb_cpu_for(cpu, a_rows, bb_cpu_grain(a_columns, 1 << 15), widen_rows, &wa);
-    bb_cpu_for(cpu, b_rows, bb_cpu_grain(b_columns, 1 << 15), widen_rows, &wb);
-    cpu->gemm->f32(cpu, ta, tb, m, n, k, 1, fa, a_columns, fb, b_columns, 0, fc, n);
-    bb_cpu_for(cpu, m, bb_cpu_grain(n, 1 << 15), narrow_rows, &wc);
-    bb_storage_unref(scratch);
-    return BB_OK;
-}
-
-bb_status bb_cpu_gemm(const bb_call *call, bb_dtype dtype, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                      const void *a, int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc) {
-    const bb_cpu *cpu = bb_cpu_of(call->ctx);
-    const bb_gemm_loops *loops = cpu->loops->gemm;
-    if (m <= 0 || n <= 0) return BB_OK;
-    switch (dtype) {
-    case BB_F64: cpu->gemm->f64(cpu, ta, tb, m, n, k, 1, a, lda, b, ldb, 0, c, ldc); return BB_OK;
-    case BB_F32: cpu->gemm->f32(cpu, ta, tb, m, n, k, 1, a, lda, b, ldb, 0, c, ldc); return BB_OK;
-    case BB_I64: loops->i64(ta, tb, m, n, k, a, lda, b, ldb, c, ldc); return BB_OK;
-    case BB_I32: loops->i32(ta, tb, m, n, k, a, lda, b, ldb, c, ldc); return BB_OK;
-    case BB_U8: loops->u8(ta, tb, m, n, k, a, lda, b, ldb, c, ldc); return BB_OK;
-    default: return gemm_half(call, dtype, ta, tb, m, n, k, a, lda, b, ldb, c, ldc);
-    }
 }

@@ -31,12 +31,7 @@ extern const bb_gemm bb_gemm_own;
  * with our OpenMP threads). Loads it once per process; safe from several threads. why may be NULL. */
 const bb_gemm *bb_gemm_openblas(const char **why);
 
-/* The table for a new backend: BOBBIN_GEMM's choice, else OpenBLAS, else ours. */
-const bb_gemm *bb_gemm_choose(void);
-
-/* C = op(A) op(B) for any dtype (A, B, C of the same), with threads. f16 and bf16 go through f32 copies in scratch
- * and round once; integers wrap. Fails only for lack of scratch memory. */
-bb_status bb_cpu_gemm(const bb_call *call, bb_dtype dtype, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                      const void *a, int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc);
+/* The table for a new backend with these loops: BOBBIN_GEMM's choice, else OpenBLAS, else ours. */
+const bb_gemm *bb_gemm_choose(const bb_loops *loops);
 
 #endif

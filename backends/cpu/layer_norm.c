@@ -1,4 +1,5 @@
-/* layer_norm on the CPU, fused. The math: ops/layer_norm.c; rows and threads: norm.c; loops: loops/norm.c. */
+/* layer_norm on the CPU, fused. The math: ops/layer_norm.c; rows and threads: norm.c; loops:
+ * loops/norm.c. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/norm.h"
 
@@ -9,7 +10,8 @@ bool bb_cpu_layer_norm_supports(const bb_call *call) {
         bb_shape w = bb_shape_of_tensor(weight), b = bb_shape_of_tensor(bias);
         if (!bb_shape_equal(&w, &b)) return false;
     }
-    return bb_cpu_norm_fits(call->in[0], &a->axes, weight) && bb_cpu_norm_fits(call->in[0], &a->axes, bias);
+    return bb_cpu_norm_fits(call->in[0], &a->axes, weight) &&
+           bb_cpu_norm_fits(call->in[0], &a->axes, bias);
 }
 
 bb_status bb_cpu_layer_norm(bb_call *call) {
@@ -33,7 +35,8 @@ bb_status bb_cpu_layer_norm_backward(const bb_grad_call *grad) {
     const bb_call *call = grad->call;
     const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->norm;
     bb_norm_pass pass = {
-        .loop = call->in[0]->dtype == BB_F64 ? loops->layer_backward_f64 : loops->layer_backward_f32,
+        .loop =
+            call->in[0]->dtype == BB_F64 ? loops->layer_backward_f64 : loops->layer_backward_f32,
         .layer = true,
         .x = call->in[0],
         .dy = grad->grad_out[0],

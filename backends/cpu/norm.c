@@ -1,7 +1,7 @@
 /* Shares the rows of a norm among threads. Loops: loops/norm.c; adapters: rms_norm.c, layer_norm.c.
  *
- * The sums over rows that dscale and dbias are go through partial sums, one per chunk of rows, which are added in
- * order: the same bytes for any number of threads. */
+ * The sums over rows that dscale and dbias are go through partial sums, one per chunk of rows,
+ * which are added in order: the same bytes for any number of threads. */
 #include "backends/cpu/norm.h"
 
 #include <string.h>
@@ -11,21 +11,25 @@
 typedef struct norm_job {
     const bb_norm_pass *pass;
     bb_rows rows;
-    bb_norm_run run;     /* what all runs have in common */
-    size_t real;         /* bytes of the compute type */
-    const char *scale;   /* a row of n reals per group */
+    bb_norm_run run;   /* what all runs have in common */
+    size_t real;       /* bytes of the compute type */
+    const char *scale; /* a row of n reals per group */
     const char *bias;
     char *dscale, *dbias; /* a row of n reals per chunk; NULL: not wanted */
 } norm_job;
 
-static void norm_run(const norm_job *job, int64_t item, int64_t group, int64_t rows, const int64_t at[ROWS_OPERANDS]) {
+static void norm_run(const norm_job *job, int64_t item, int64_t group, int64_t rows,
+                     const int64_t at[ROWS_OPERANDS]) {
     const bb_norm_pass *pass = job->pass;
     bb_norm_run run = job->run;
     size_t row_bytes = (size_t)run.n * job->real;
     run.rows = rows;
     run.x = pass->x->data + at[ROWS_X] * (int64_t)bb_dtype_bytes((bb_dtype)pass->x->dtype);
-    if (pass->dy) run.dy = pass->dy->data + at[ROWS_DY] * (int64_t)bb_dtype_bytes((bb_dtype)pass->dy->dtype);
-    if (pass->y) run.y = pass->y->data + at[ROWS_ORDER] * run.n * (int64_t)bb_dtype_bytes((bb_dtype)pass->y->dtype);
+    if (pass->dy)
+        run.dy = pass->dy->data + at[ROWS_DY] * (int64_t)bb_dtype_bytes((bb_dtype)pass->dy->dtype);
+    if (pass->y)
+        run.y = pass->y->data +
+                at[ROWS_ORDER] * run.n * (int64_t)bb_dtype_bytes((bb_dtype)pass->y->dtype);
     if (pass->mean) run.mean = pass->mean->data + (size_t)at[ROWS_ORDER] * job->real;
     if (pass->rstd) run.rstd = pass->rstd->data + (size_t)at[ROWS_ORDER] * job->real;
     run.scale = job->scale + (size_t)group * row_bytes;
@@ -53,12 +57,14 @@ static void norm_piece(void *user, int64_t first, int64_t last) {
 
 /* Whether the rows of a scale or bias lie one after the other as reals. */
 static bool lies_ready(const norm_job *job, const bb_tensor *t) {
-    if (!t || t->dtype != (job->real == sizeof(double) ? BB_F64 : BB_F32) || !t->contiguous) return false;
+    if (!t || t->dtype != (job->real == sizeof(double) ? BB_F64 : BB_F32) || !t->contiguous)
+        return false;
     return job->rows.n == 1 || (t->rank > 0 && t->size[t->rank - 1] == job->rows.n);
 }
 
 /* Makes them lie so in `table`. */
-static void write_table(const norm_job *job, const bb_cpu *cpu, const bb_tensor *t, double absent, void *table) {
+static void write_table(const norm_job *job, const bb_cpu *cpu, const bb_tensor *t, double absent,
+                        void *table) {
     int64_t n = job->rows.n, groups = job->rows.groups;
     for (int64_t i = 0; !t && i < groups * n; i++) {
         if (job->real == sizeof(double))
@@ -68,16 +74,19 @@ static void write_table(const norm_job *job, const bb_cpu *cpu, const bb_tensor 
     }
     for (int64_t group = 0; t && group < groups; group++) {
         int last = t->rank - 1;
-        int64_t step = last >= 0 && t->size[last] != 1 ? t->stride[last] : 0, offset = 0, rest = group;
+        int64_t step = last >= 0 && t->size[last] != 1 ? t->stride[last] : 0, offset = 0,
+                rest = group;
         for (int a = last - 1; a >= 0; a--) {
             offset += rest % t->size[a] * t->stride[a];
             rest /= t->size[a];
         }
         const char *source = t->data + offset * (int64_t)bb_dtype_bytes((bb_dtype)t->dtype);
         if (job->real == sizeof(double))
-            cpu->loops->elementwise->load_f64(t->dtype, n, source, step, (double *)table + group * n);
+            cpu->loops->elementwise->load_f64(t->dtype, n, source, step,
+                                              (double *)table + group * n);
         else
-            cpu->loops->elementwise->load_f32(t->dtype, n, source, step, (float *)table + group * n);
+            cpu->loops->elementwise->load_f32(t->dtype, n, source, step,
+                                              (float *)table + group * n);
     }
 }
 
@@ -95,7 +104,8 @@ static void add_partials(const norm_job *job, char *partial) {
     }
 }
 
-/* Writes a gradient from its partial sums; where it has one element per row, from the sum over the row. */
+/* Writes a gradient from its partial sums; where it has one element per row, from the sum over the
+ * row. */
 static void finish(const norm_job *job, const bb_cpu *cpu, char *partials, bb_tensor *gradient) {
     if (gradient->count == 0) return;
     bool one = gradient->rank == 0 || gradient->size[gradient->rank - 1] == 1;
@@ -107,7 +117,8 @@ static void finish(const norm_job *job, const bb_cpu *cpu, char *partials, bb_te
         double total = 0;
         add_partials(job, sums);
         for (int64_t i = 0; one && i < n; i++)
-            total += job->real == sizeof(double) ? ((double *)(void *)sums)[i] : (double)((float *)(void *)sums)[i];
+            total += job->real == sizeof(double) ? ((double *)(void *)sums)[i]
+                                                 : (double)((float *)(void *)sums)[i];
         if (one)
             cpu->loops->elementwise->store_f64(gradient->dtype, 1, &total, target);
         else if (job->real == sizeof(double))
@@ -142,12 +153,14 @@ bb_status bb_cpu_norm(const bb_call *call, const bb_norm_pass *pass) {
     job.real = pass->x->dtype == BB_F64 ? sizeof(double) : sizeof(float);
     job.run = common_run(pass, &job.rows);
 
-    /* Scale table, bias table, two sets of partial sums, as needed. None of the products overflows: x is as large. */
+    /* Scale table, bias table, two sets of partial sums, as needed. None of the products overflows:
+     * x is as large. */
     bool with_bias = pass->layer && !pass->dy, sums = pass->dscale || pass->dbias;
     size_t table = (size_t)(job.rows.groups * job.rows.n) * job.real;
     size_t partials = (size_t)(bb_rows_items(&job.rows) * job.rows.n) * job.real;
-    size_t bytes[4] = {lies_ready(&job, pass->scale) ? 0 : table, with_bias && !lies_ready(&job, pass->bias) ? table : 0,
-                       sums ? partials : 0, sums && pass->layer ? partials : 0};
+    size_t bytes[4] = {lies_ready(&job, pass->scale) ? 0 : table,
+                       with_bias && !lies_ready(&job, pass->bias) ? table : 0, sums ? partials : 0,
+                       sums && pass->layer ? partials : 0};
     bb_storage *scratch = bb_cpu_scratch(call, bytes[0] + bytes[1] + bytes[2] + bytes[3] + 1);
     if (!scratch) return call->ctx->status;
     char *at = scratch->data;
@@ -172,7 +185,8 @@ bool bb_cpu_norm_fits(const bb_tensor *x, const bb_ints *axes, const bb_tensor *
     if (!scale) return true;
     if (scale->rank > x->rank) return false;
     for (int a = 0; a < scale->rank; a++) {
-        if (scale->size[a] != 1 && scale->size[a] != x->size[x->rank - scale->rank + a]) return false;
+        if (scale->size[a] != 1 && scale->size[a] != x->size[x->rank - scale->rank + a])
+            return false;
     }
     /* One scale per row: a table of whole rows would be as large as x. */
     bool grouped = false, one = scale->rank == 0 || scale->size[scale->rank - 1] == 1;

@@ -1,4 +1,5 @@
-/* What the adapters of RMSNormImpl and layer_norm share: rows, scale tables, partial sums (norm.c). */
+/* What the adapters of RMSNormImpl and layer_norm share: rows, scale tables, partial sums (norm.c).
+ */
 #ifndef BOBBIN_BACKENDS_CPU_NORM_H
 #define BOBBIN_BACKENDS_CPU_NORM_H
 

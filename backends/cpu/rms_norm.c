@@ -1,8 +1,10 @@
-/* RMSNormImpl on the CPU, fused. The math: ops/rms_norm.c; rows and threads: norm.c; loops: loops/norm.c. */
+/* RMSNormImpl on the CPU, fused. The math: ops/rms_norm.c; rows and threads: norm.c; loops:
+ * loops/norm.c. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/norm.h"
 
-/* The composed form serves the rest: other axes, a scale that is larger than input, an f64 scale on a narrower input. */
+/* The composed form serves the rest: other axes, a scale that is larger than input, an f64 scale on
+ * a narrower input. */
 bool bb_cpu_rms_norm_supports(const bb_call *call) {
     const bb_rms_norm_attrs *a = call->attrs;
     return bb_cpu_norm_fits(call->in[0], &a->axes, call->in[1]);
@@ -20,7 +22,9 @@ bb_status bb_cpu_rms_norm(bb_call *call) {
         .y = call->out[0],
         .rstd = call->out[1],
         .eps = a->eps,
-        .round_first = narrow && (a->rounding == BB_ROUND_AUTO ? scale != BB_F32 : a->rounding == BB_ROUND_THEN_SCALE),
+        .round_first =
+            narrow &&
+            (a->rounding == BB_ROUND_AUTO ? scale != BB_F32 : a->rounding == BB_ROUND_THEN_SCALE),
     };
     return bb_cpu_norm(call, &pass);
 }

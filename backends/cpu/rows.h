@@ -1,8 +1,9 @@
 /* How the kernels that work along the last axis (norms, softmax, cross entropy) walk over its rows.
  *
- * The other axes are sorted: first those over which a scale differs, the group axes, then those over which it
- * is repeated. So all rows of a group share one scale row, and the sum of the scale's gradient is a
- * sum within a group. The rows of a group are cut into chunks of a size that depends on shapes only. */
+ * The other axes are sorted: first those over which a scale differs, the group axes, then those
+ * over which it is repeated. So all rows of a group share one scale row, and the sum of the scale's
+ * gradient is a sum within a group. The rows of a group are cut into chunks of a size that depends
+ * on shapes only. */
 #ifndef BOBBIN_BACKENDS_CPU_ROWS_H
 #define BOBBIN_BACKENDS_CPU_ROWS_H
 
@@ -28,7 +29,8 @@ static inline bool bb_rows_differ(const bb_tensor *scale, int rank, int axis) {
 }
 
 /* Appends an axis, or merges it with the one before where their strides allow. */
-static inline void bb_rows_push(bb_rows *rows, int first, int64_t size, const int64_t stride[ROWS_OPERANDS]) {
+static inline void bb_rows_push(bb_rows *rows, int first, int64_t size,
+                                const int64_t stride[ROWS_OPERANDS]) {
     bool merge = rows->axes > first;
     for (int k = 0; k < ROWS_OPERANDS && merge; k++)
         merge = rows->stride[k][rows->axes - 1] == stride[k] * size;
@@ -38,7 +40,8 @@ static inline void bb_rows_push(bb_rows *rows, int first, int64_t size, const in
     rows->axes++;
 }
 
-/* x has rank 1 or more; scale broadcasts to x's shape; dy has x's shape. scale and dy may be NULL. */
+/* x has rank 1 or more; scale broadcasts to x's shape; dy has x's shape. scale and dy may be NULL.
+ */
 static inline bb_rows bb_rows_of(const bb_tensor *x, const bb_tensor *scale, const bb_tensor *dy) {
     bb_rows rows = {.n = x->size[x->rank - 1], .groups = 1, .rows = 1};
     int64_t order[BB_MAX_RANK], next = 1;
@@ -69,21 +72,24 @@ static inline int64_t bb_rows_items(const bb_rows *rows) { return rows->groups *
 static inline int64_t bb_rows_grain(const bb_rows *rows) {
     return bb_cpu_grain(rows->chunk * rows->n, ROWS_CHUNK_ELEMENTS);
 }
-static inline void bb_rows_item(const bb_rows *rows, int64_t item, int64_t *group, int64_t *begin, int64_t *end) {
+static inline void bb_rows_item(const bb_rows *rows, int64_t item, int64_t *group, int64_t *begin,
+                                int64_t *end) {
     *group = item / rows->chunks;
     *begin = item % rows->chunks * rows->chunk;
     *end = *begin + rows->chunk < rows->rows ? *begin + rows->chunk : rows->rows;
 }
 
-/* How many of a group's rows from `row` on, at most to `end`, are equally spaced, bb_rows_step apart. at[]: where
- * the first of them is. */
+/* How many of a group's rows from `row` on, at most to `end`, are equally spaced, bb_rows_step
+ * apart. at[]: where the first of them is. */
 static inline int64_t bb_rows_run(const bb_rows *rows, int64_t group, int64_t row, int64_t end,
                                   int64_t at[ROWS_OPERANDS]) {
     int64_t count = 1;
     for (int k = 0; k < ROWS_OPERANDS; k++) at[k] = 0;
     for (int a = rows->axes - 1; a >= 0; a--) {
-        int64_t *left = a < rows->group_axes ? &group : &row, size = rows->size[a], index = *left % size;
-        if (a == rows->axes - 1 && a >= rows->group_axes) count = size - index < end - row ? size - index : end - row;
+        int64_t *left = a < rows->group_axes ? &group : &row, size = rows->size[a],
+                index = *left % size;
+        if (a == rows->axes - 1 && a >= rows->group_axes)
+            count = size - index < end - row ? size - index : end - row;
         *left /= size;
         for (int k = 0; k < ROWS_OPERANDS; k++) at[k] += index * rows->stride[k][a];
     }

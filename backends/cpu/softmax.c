@@ -1,4 +1,5 @@
-/* softmax on the CPU, fused along the last axis. The math: ops/softmax.c; loops: loops/softmax.c. */
+/* softmax on the CPU, fused along the last axis. The math: ops/softmax.c; loops: loops/softmax.c.
+ */
 #include "backends/cpu/softmax.h"
 
 #include "backends/cpu/kernels.h"
@@ -30,9 +31,12 @@ static void softmax_piece(void *user, int64_t first, int64_t last) {
 }
 
 /* x: input, or dy in backward, which has any strides; y and dx are contiguous. */
-static bb_status walk(const bb_call *call, const bb_tensor *x, bb_tensor *y, bb_tensor *dx, bb_softmax_loop loop) {
+static bb_status walk(const bb_call *call, const bb_tensor *x, bb_tensor *y, bb_tensor *dx,
+                      bb_softmax_loop loop) {
     if (x->count == 0) return BB_OK;
-    softmax_job job = {.rows = bb_rows_of(x, NULL, NULL), .loop = loop, .bytes = (int64_t)bb_dtype_bytes((bb_dtype)x->dtype)};
+    softmax_job job = {.rows = bb_rows_of(x, NULL, NULL),
+                       .loop = loop,
+                       .bytes = (int64_t)bb_dtype_bytes((bb_dtype)x->dtype)};
     int64_t y_row = bb_rows_step(&job.rows, ROWS_ORDER) * job.rows.n;
     job.run = (bb_softmax_run){
         .n = job.rows.n,
@@ -45,7 +49,8 @@ static bb_status walk(const bb_call *call, const bb_tensor *x, bb_tensor *y, bb_
         .dx = dx ? dx->data : NULL,
         .dx_row = y_row,
     };
-    bb_cpu_for(bb_cpu_of(call->ctx), bb_rows_items(&job.rows), bb_rows_grain(&job.rows), softmax_piece, &job);
+    bb_cpu_for(bb_cpu_of(call->ctx), bb_rows_items(&job.rows), bb_rows_grain(&job.rows),
+               softmax_piece, &job);
     return BB_OK;
 }
 
@@ -59,10 +64,12 @@ bb_status bb_cpu_softmax_rows(bb_call *call, bb_softmax_loop f32, bb_softmax_loo
     return walk(call, x, call->out[0], NULL, x->dtype == BB_F64 ? f64 : f32);
 }
 
-bb_status bb_cpu_softmax_rows_backward(const bb_grad_call *grad, bb_softmax_loop f32, bb_softmax_loop f64) {
+bb_status bb_cpu_softmax_rows_backward(const bb_grad_call *grad, bb_softmax_loop f32,
+                                       bb_softmax_loop f64) {
     const bb_tensor *dy = grad->grad_out[0];
     if (!grad->grad_in[0]) return BB_OK;
-    return walk(grad->call, dy, grad->call->out[0], grad->grad_in[0], dy->dtype == BB_F64 ? f64 : f32);
+    return walk(grad->call, dy, grad->call->out[0], grad->grad_in[0],
+                dy->dtype == BB_F64 ? f64 : f32);
 }
 
 bool bb_cpu_softmax_supports(const bb_call *call) { return bb_cpu_last_axis(call); }
@@ -74,5 +81,6 @@ bb_status bb_cpu_softmax(bb_call *call) {
 
 bb_status bb_cpu_softmax_backward(const bb_grad_call *grad) {
     const bb_softmax_loops *loops = bb_cpu_of(grad->call->ctx)->loops->softmax;
-    return bb_cpu_softmax_rows_backward(grad, loops->softmax_backward_f32, loops->softmax_backward_f64);
+    return bb_cpu_softmax_rows_backward(grad, loops->softmax_backward_f32,
+                                        loops->softmax_backward_f64);
 }

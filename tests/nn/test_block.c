@@ -1,8 +1,17 @@
 /* A block is its two halves, and keeps no storage that backward does not need. */
 #include "tests/nn/nn_test.h"
 
-static const bb_nn_config config = {.vocab = 5, .dim = 16, .layers = 1, .heads = 4, .kv_heads = 2, .head_dim = 4, .hidden = 24,
-                                    .max_seq = 8, .rope_base = 10000, .norm_eps = 1e-5, .dtype = BB_F32};
+static const bb_nn_config config = {.vocab = 5,
+                                    .dim = 16,
+                                    .layers = 1,
+                                    .heads = 4,
+                                    .kv_heads = 2,
+                                    .head_dim = 4,
+                                    .hidden = 24,
+                                    .max_seq = 8,
+                                    .rope_base = 10000,
+                                    .norm_eps = 1e-5,
+                                    .dtype = BB_F32};
 
 static void halves(test *t) {
     bb_context *ctx = test_open();
@@ -11,17 +20,23 @@ static void halves(test *t) {
     bb_nn_block block = bb_nn_block_new(params, "blocks.0", &config);
     bb_params_build(params);
     scramble(t, params, &state);
-    const char *names[] = {"attn_norm.weight", "attn.qkv.weight", "attn.out.weight", "mlp_norm.weight",
-                           "mlp.gate.weight", "mlp.up.weight", "mlp.down.weight"};
+    const char *names[] = {"attn_norm.weight", "attn.qkv.weight", "attn.out.weight",
+                           "mlp_norm.weight",  "mlp.gate.weight", "mlp.up.weight",
+                           "mlp.down.weight"};
     CHECK_INT(t, bb_params_count(params), 7);
     for (int i = 0; i < 7; i++) {
-        CHECK_MSG(t, strncmp(bb_params_name(params, i), "blocks.0.", 9) == 0, "%s", bb_params_name(params, i));
+        CHECK_MSG(t, strncmp(bb_params_name(params, i), "blocks.0.", 9) == 0, "%s",
+                  bb_params_name(params, i));
         CHECK_TEXT(t, bb_params_name(params, i) + 9, names[i]);
     }
-    bb_tensor *x = bb_set_requires_grad(random_tensor(ctx, BB_F32, BB_SHAPE(2, 8, 16), 1, &state), true);
+    bb_tensor *x =
+        bb_set_requires_grad(random_tensor(ctx, BB_F32, BB_SHAPE(2, 8, 16), 1, &state), true);
     bb_tensor *y = bb_nn_block_forward(&block, x, NULL, 0);
-    bb_tensor *h = bb_add(x, bb_nn_attention_forward(&block.attn, bb_nn_rms_norm_forward(&block.attn_norm, x), NULL, 0));
-    bb_tensor *z = bb_add(h, bb_nn_mlp_forward(&block.mlp, bb_nn_rms_norm_forward(&block.mlp_norm, h)));
+    bb_tensor *h =
+        bb_add(x, bb_nn_attention_forward(&block.attn, bb_nn_rms_norm_forward(&block.attn_norm, x),
+                                          NULL, 0));
+    bb_tensor *z =
+        bb_add(h, bb_nn_mlp_forward(&block.mlp, bb_nn_rms_norm_forward(&block.mlp_norm, h)));
     CHECK(t, same_bytes(y, z));
     CHECK_OK(t, ctx);
     bb_close(ctx);

@@ -5,12 +5,15 @@ static void named(test *t) {
     static const struct {
         const char *name;
         int64_t dim, layers, heads, hidden, max_seq, batch;
-    } want[] = {{"tiny", 64, 2, 4, 176, 64, 8}, {"small", 128, 4, 4, 352, 128, 16}, {"baby", 384, 6, 6, 1024, 256, 8}};
+    } want[] = {{"tiny", 64, 2, 4, 176, 64, 8},
+                {"small", 128, 4, 4, 352, 128, 16},
+                {"baby", 384, 6, 6, 1024, 256, 8}};
     bb_context *ctx = test_open();
     for (int i = 0; i < 3; i++) {
         bb_nn_config c;
         int64_t batch = 0;
-        CHECK(t, bb_nn_config_named(want[i].name, &c, &batch) && bb_nn_config_named(want[i].name, &c, NULL));
+        CHECK(t, bb_nn_config_named(want[i].name, &c, &batch) &&
+                     bb_nn_config_named(want[i].name, &c, NULL));
         CHECK_INT(t, c.dim, want[i].dim);
         CHECK_INT(t, c.layers, want[i].layers);
         CHECK_INT(t, c.heads, want[i].heads);
@@ -29,7 +32,8 @@ static void named(test *t) {
     bb_close(ctx);
 }
 
-static const bb_nn_config good = {.vocab = 7, .dim = 12, .layers = 1, .heads = 3, .hidden = 4, .max_seq = 9, .dtype = BB_BF16};
+static const bb_nn_config good = {
+    .vocab = 7, .dim = 12, .layers = 1, .heads = 3, .hidden = 4, .max_seq = 9, .dtype = BB_BF16};
 
 static void defaults(test *t) {
     bb_context *ctx = test_open();
@@ -49,14 +53,23 @@ static void defaults(test *t) {
 static void refused(test *t) {
     bb_context *ctx = test_open();
     bb_nn_config c[12];
-    const char *part[12] = {"vocab: expected 1 to 16777216, got 0", "dim: expected 1 to", "layers: expected 1 to",
-                            "heads: expected 1 to", "hidden: expected 1 to", "max_seq: expected 1 to",
-                            "kv_heads: expected a divisor of heads (3), got 2", "head_dim: expected an even number, got 5",
-                            "dim: expected a multiple of heads (3), got 13", "rope_base: expected more than 0, got -1",
-                            "norm_eps: expected more than 0, got nan", "dtype: expected f64, f32, f16 or bf16, got i32"};
+    const char *part[12] = {"vocab: expected 1 to 16777216, got 0",
+                            "dim: expected 1 to",
+                            "layers: expected 1 to",
+                            "heads: expected 1 to",
+                            "hidden: expected 1 to",
+                            "max_seq: expected 1 to",
+                            "kv_heads: expected a divisor of heads (3), got 2",
+                            "head_dim: expected an even number, got 5",
+                            "dim: expected a multiple of heads (3), got 13",
+                            "rope_base: expected more than 0, got -1",
+                            "norm_eps: expected more than 0, got nan",
+                            "dtype: expected f64, f32, f16 or bf16, got i32"};
     for (int i = 0; i < 12; i++) c[i] = good;
-    c[0].vocab = 0, c[1].dim = -1, c[2].layers = INT64_MAX, c[3].heads = 0, c[4].hidden = 0, c[5].max_seq = 0;
-    c[6].kv_heads = 2, c[7].head_dim = 5, c[8].dim = 13, c[9].rope_base = -1, c[10].norm_eps = NAN, c[11].dtype = BB_I32;
+    c[0].vocab = 0, c[1].dim = -1, c[2].layers = INT64_MAX, c[3].heads = 0, c[4].hidden = 0,
+    c[5].max_seq = 0;
+    c[6].kv_heads = 2, c[7].head_dim = 5, c[8].dim = 13, c[9].rope_base = -1, c[10].norm_eps = NAN,
+    c[11].dtype = BB_I32;
     for (int i = 0; i < 12; i++) {
         bb_nn_config before = c[i];
         CHECK_INT(t, bb_nn_config_check(ctx, &c[i]), BB_ERR_ARGUMENT);

@@ -13,7 +13,8 @@ static void rows_by_index(test *t) {
     bb_shape want = BB_SHAPE(2, 2, 3), got = bb_shape_of(y);
     CHECK(t, bb_shape_equal(&want, &got));
     bb_backward(bb_sum_all(y), NULL);
-    double *w = values_of(t, layer.weight), *v = values_of(t, y), *g = values_of(t, bb_grad(layer.weight));
+    double *w = values_of(t, layer.weight), *v = values_of(t, y),
+           *g = values_of(t, bb_grad(layer.weight));
     double uses[5] = {1, 0, 1, 0, 2};
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 3; k++) CHECK_NEAR(t, v[3 * i + k], w[3 * ids[i] + k], 0);
@@ -21,7 +22,8 @@ static void rows_by_index(test *t) {
     CHECK(t, w[0] != w[3] && w[0] != 0);
     free(w), free(v), free(g);
     CHECK_OK(t, ctx);
-    CHECK(t, !bb_nn_embedding_forward(&layer, bb_from(ctx, BB_I32, BB_SHAPE(1), (const int32_t[]){5})));
+    CHECK(t, !bb_nn_embedding_forward(&layer,
+                                      bb_from(ctx, BB_I32, BB_SHAPE(1), (const int32_t[]){5})));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "embedding");
     bb_close(ctx);
 }

@@ -15,7 +15,8 @@ static void forward(test *t) {
         CHECK(t, (layer.bias != NULL) == bias);
         scramble(t, params, &state);
         bb_tensor *x = random_tensor(ctx, BB_F64, BB_SHAPE(2, 3, IN), 1, &state);
-        double *v = values_of(t, x), *w = values_of(t, layer.weight), *b = bias ? values_of(t, layer.bias) : NULL;
+        double *v = values_of(t, x), *w = values_of(t, layer.weight),
+               *b = bias ? values_of(t, layer.bias) : NULL;
         double *y = values_of(t, bb_nn_linear_forward(&layer, x)), expected[N * OUT];
         for (int r = 0; r < N; r++)
             for (int o = 0; o < OUT; o++) {

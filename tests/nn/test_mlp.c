@@ -14,13 +14,17 @@ static void against_reference(test *t) {
     CHECK_TEXT(t, bb_params_name(params, 2), "mlp.down.weight");
     scramble(t, params, &state);
     bb_tensor *x = random_tensor(ctx, BB_F64, BB_SHAPE(N, DIM), 2, &state);
-    double *v = values_of(t, x), *gate = values_of(t, layer.gate.weight), *up = values_of(t, layer.up.weight);
-    double *down = values_of(t, layer.down.weight), *y = values_of(t, bb_nn_mlp_forward(&layer, x)), expected[N * DIM] = {0};
+    double *v = values_of(t, x), *gate = values_of(t, layer.gate.weight),
+           *up = values_of(t, layer.up.weight);
+    double *down = values_of(t, layer.down.weight), *y = values_of(t, bb_nn_mlp_forward(&layer, x)),
+           expected[N * DIM] = {0};
     for (int r = 0; r < N; r++)
         for (int h = 0; h < HIDDEN; h++) {
             double g = 0, u = 0;
-            for (int i = 0; i < DIM; i++) g += gate[h * DIM + i] * v[r * DIM + i], u += up[h * DIM + i] * v[r * DIM + i];
-            for (int i = 0; i < DIM; i++) expected[r * DIM + i] += down[i * HIDDEN + h] * g / (1 + exp(-g)) * u;
+            for (int i = 0; i < DIM; i++)
+                g += gate[h * DIM + i] * v[r * DIM + i], u += up[h * DIM + i] * v[r * DIM + i];
+            for (int i = 0; i < DIM; i++)
+                expected[r * DIM + i] += down[i * HIDDEN + h] * g / (1 + exp(-g)) * u;
         }
     check_near(t, "y", y, expected, N * DIM, 1e-13);
     free(v), free(gate), free(up), free(down), free(y);

@@ -23,7 +23,8 @@ static void names(test *t) {
     bb_close(ctx);
 }
 
-/* Handles from before the build, more of them than one growth of the table holds, in place in both blocks. */
+/* Handles from before the build, more of them than one growth of the table holds, in place in both
+ * blocks. */
 static void blocks(test *t) {
     enum { N = 37 };
     bb_context *ctx = test_open();
@@ -32,7 +33,8 @@ static void blocks(test *t) {
     char name[32];
     for (int i = 0; i < N; i++) {
         snprintf(name, sizeof name, "p%d", i);
-        if (i % 3 == 0) handle[i] = bb_params_add(params, name, BB_SHAPE(i + 1, 3), BB_INIT_NORMAL, 1);
+        if (i % 3 == 0)
+            handle[i] = bb_params_add(params, name, BB_SHAPE(i + 1, 3), BB_INIT_NORMAL, 1);
         if (i % 3 == 1) handle[i] = bb_params_add(params, name, BB_SHAPE(i), BB_INIT_ZEROS, 0);
         if (i % 3 == 2) handle[i] = bb_params_add(params, name, BB_SHAPE(2, 1, i), BB_INIT_ONES, 0);
     }
@@ -50,14 +52,16 @@ static void blocks(test *t) {
         CHECK_INT(t, (uintptr_t)p->data % 64, 0);
         CHECK_INT(t, (char *)p->grad->data - grads, at * 4);
         CHECK(t, bb_grad(p) == NULL); /* the place is there, a gradient is not */
-        CHECK_MSG(t, i % 3 == 0 ? at + bb_count(p) <= decayed : at >= decayed, "p%d at %lld", i, (long long)at);
+        CHECK_MSG(t, i % 3 == 0 ? at + bb_count(p) <= decayed : at >= decayed, "p%d at %lld", i,
+                  (long long)at);
         for (int64_t k = 0; k < bb_count(p); k++) {
             CHECK_MSG(t, at + k < total && !used[at + k], "p%d overlaps or leaves the block", i);
             if (at + k < total) used[at + k] = true;
         }
     }
     for (int64_t k = 0; k < total; k++)
-        if (!used[k] && (((float *)values)[k] != 0 || ((float *)grads)[k] != 0)) CHECK_MSG(t, false, "padding at %lld", (long long)k);
+        if (!used[k] && (((float *)values)[k] != 0 || ((float *)grads)[k] != 0))
+            CHECK_MSG(t, false, "padding at %lld", (long long)k);
     free(used);
     CHECK_OK(t, ctx);
     bb_close(ctx);
@@ -71,7 +75,8 @@ static void initial_values(test *t) {
     bb_tensor *zeros = bb_params_add(params, "z", BB_SHAPE(5), BB_INIT_ZEROS, 0);
     bb_tensor *other = bb_params_add(params, "m", BB_SHAPE(200, 100), BB_INIT_NORMAL, 0.25);
     bb_params_build(params);
-    double *n = values_of(t, normal), *o = values_of(t, ones), *z = values_of(t, zeros), sum = 0, squares = 0;
+    double *n = values_of(t, normal), *o = values_of(t, ones), *z = values_of(t, zeros), sum = 0,
+           squares = 0;
     for (int i = 0; i < 20000; i++) sum += n[i], squares += n[i] * n[i];
     CHECK_NEAR(t, sum / 20000, 0, 0.01);
     CHECK_NEAR(t, sqrt(squares / 20000), 0.25, 0.01);
@@ -79,7 +84,8 @@ static void initial_values(test *t) {
     for (int i = 0; i < 5; i++) CHECK_NEAR(t, z[i], 0, 0);
     CHECK(t, !same_bytes(normal, other));
     /* The same seed gives the same values, another one others. */
-    bb_context *again = bb_open(&(bb_options){.seed = bb_get_rng(ctx).seed}), *seeded = bb_open(&(bb_options){.seed = 99});
+    bb_context *again = bb_open(&(bb_options){.seed = bb_get_rng(ctx).seed}),
+               *seeded = bb_open(&(bb_options){.seed = 99});
     bb_context *both[2] = {again, seeded};
     for (int i = 0; i < 2; i++) {
         bb_params *p = bb_params_new(both[i], BB_CPU, BB_F32);
@@ -97,7 +103,8 @@ static void gradients(test *t) {
     bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
     bb_tensor *a = bb_params_add(params, "a", BB_SHAPE(3), BB_INIT_ONES, 0);
     bb_params_build(params);
-    for (int round = 0; round < 2; round++) { /* the second round writes, it does not add to the first */
+    for (int round = 0; round < 2;
+         round++) { /* the second round writes, it does not add to the first */
         for (int i = 1; i <= 2; i++) {
             bb_backward(bb_sum_all(bb_mul_scalar(a, 5)), NULL);
             double *g = values_of(t, bb_grad(a));
@@ -140,7 +147,8 @@ static void errors(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_STATE, "b: expected a set that is not built yet");
     CHECK_INT(t, bb_params_count(params), 1);
     /* NULL goes through without a second error. */
-    CHECK(t, !bb_params_add(NULL, "a", BB_SHAPE(1), BB_INIT_ONES, 0) && !bb_params_list(NULL, NULL));
+    CHECK(t,
+          !bb_params_add(NULL, "a", BB_SHAPE(1), BB_INIT_ONES, 0) && !bb_params_list(NULL, NULL));
     CHECK_INT(t, bb_params_build(NULL), BB_ERR_ARGUMENT);
     bb_params_zero_grad(NULL);
     CHECK_INT(t, bb_params_count(NULL), 0);
@@ -151,7 +159,8 @@ static void errors(test *t) {
 /* A set without parameters or with parameters without elements. */
 static void empty(test *t) {
     bb_context *ctx = test_open();
-    bb_params *none = bb_params_new(ctx, BB_CPU, BB_F32), *hollow = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *none = bb_params_new(ctx, BB_CPU, BB_F32),
+              *hollow = bb_params_new(ctx, BB_CPU, BB_F32);
     CHECK_INT(t, bb_params_build(none), BB_OK);
     bb_tensor *x = bb_params_add(hollow, "x", BB_SHAPE(0, 3), BB_INIT_NORMAL, 1);
     CHECK_INT(t, bb_params_build(hollow), BB_OK);
@@ -170,7 +179,12 @@ static void build_all(bb_context *ctx) {
 static void failing_memory(test *t) { alloc_failure_loop(t, build_all); }
 
 static const test_row rows[] = {
-    {"names", names}, {"blocks", blocks}, {"initial_values", initial_values}, {"gradients", gradients},
-    {"errors", errors}, {"empty", empty}, {"failing_memory", failing_memory},
+    {"names", names},
+    {"blocks", blocks},
+    {"initial_values", initial_values},
+    {"gradients", gradients},
+    {"errors", errors},
+    {"empty", empty},
+    {"failing_memory", failing_memory},
 };
 TEST_MAIN(rows)

@@ -3,13 +3,16 @@
 
 static void parameter(test *t) {
     bb_context *ctx = test_open();
-    bb_params *plain = bb_params_new(ctx, BB_CPU, BB_F32), *heads = bb_params_new(ctx, BB_CPU, BB_F32);
-    bb_nn_rms_norm a = bb_nn_rms_norm_new(plain, "", 6, 1e-5, 0), b = bb_nn_rms_norm_new(heads, "norm", 6, 1e-6, 4);
+    bb_params *plain = bb_params_new(ctx, BB_CPU, BB_F32),
+              *heads = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_nn_rms_norm a = bb_nn_rms_norm_new(plain, "", 6, 1e-5, 0),
+                   b = bb_nn_rms_norm_new(heads, "norm", 6, 1e-6, 4);
     bb_params_build(plain), bb_params_build(heads);
     CHECK_INT(t, bb_params_count(plain), 1);
     CHECK_TEXT(t, bb_params_name(plain, 0), "weight");
     CHECK_TEXT(t, bb_params_name(heads, 0), "norm.weight");
-    bb_shape want = BB_SHAPE(6), want_heads = BB_SHAPE(4, 1, 6), got = bb_shape_of(a.weight), got_heads = bb_shape_of(b.weight);
+    bb_shape want = BB_SHAPE(6), want_heads = BB_SHAPE(4, 1, 6), got = bb_shape_of(a.weight),
+             got_heads = bb_shape_of(b.weight);
     CHECK(t, bb_shape_equal(&want, &got) && bb_shape_equal(&want_heads, &got_heads));
     double *v = values_of(t, b.weight);
     for (int i = 0; i < 24; i++) CHECK_NEAR(t, v[i], 1, 0);
@@ -28,7 +31,8 @@ static void forward(test *t) {
     bb_params_build(params);
     scramble(t, params, &state);
     bb_tensor *x = random_tensor(ctx, BB_F64, BB_SHAPE(2, 3, 5), 2, &state);
-    double *v = values_of(t, x), *w = values_of(t, layer.weight), *y = values_of(t, bb_nn_rms_norm_forward(&layer, x));
+    double *v = values_of(t, x), *w = values_of(t, layer.weight),
+           *y = values_of(t, bb_nn_rms_norm_forward(&layer, x));
     for (int r = 0; r < 6; r++) {
         double squares = 0;
         for (int i = 0; i < 5; i++) squares += v[5 * r + i] * v[5 * r + i];
@@ -40,19 +44,23 @@ static void forward(test *t) {
     bb_close(ctx);
 }
 
-/* One norm over query and key heads is a norm of the queries beside a norm of the keys: values and gradients. */
+/* One norm over query and key heads is a norm of the queries beside a norm of the keys: values and
+ * gradients. */
 static void heads(test *t) {
     enum { Q = 3, K = 2, D = 8 };
     bb_context *ctx = test_open();
     uint64_t state = 2;
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32), *apart = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32),
+              *apart = bb_params_new(ctx, BB_CPU, BB_F32);
     bb_nn_rms_norm both = bb_nn_rms_norm_new(params, "qk", D, 1e-5, Q + K);
-    bb_nn_rms_norm queries = bb_nn_rms_norm_new(apart, "q", D, 1e-5, Q), keys = bb_nn_rms_norm_new(apart, "k", D, 1e-5, K);
+    bb_nn_rms_norm queries = bb_nn_rms_norm_new(apart, "q", D, 1e-5, Q),
+                   keys = bb_nn_rms_norm_new(apart, "k", D, 1e-5, K);
     bb_params_build(params), bb_params_build(apart);
     scramble(t, params, &state);
     bb_write(queries.weight, bb_data(both.weight), Q * D * 4);
     bb_write(keys.weight, (float *)bb_data(both.weight) + Q * D, K * D * 4);
-    bb_tensor *x = bb_set_requires_grad(random_tensor(ctx, BB_F32, BB_SHAPE(2, Q + K, 5, D), 3, &state), true);
+    bb_tensor *x =
+        bb_set_requires_grad(random_tensor(ctx, BB_F32, BB_SHAPE(2, Q + K, 5, D), 3, &state), true);
     bb_tensor *cotangent = random_tensor(ctx, BB_F32, BB_SHAPE(2, Q + K, 5, D), 1, &state);
     bb_tensor *y = bb_nn_rms_norm_forward(&both, x);
     bb_backward(y, cotangent);
@@ -63,7 +71,8 @@ static void heads(test *t) {
     CHECK(t, same_bytes(bb_cat(parts, 2, 1), y));
     bb_backward(bb_cat(parts, 2, 1), cotangent);
     CHECK(t, same_bytes(bb_grad(x), dx));
-    double *w = values_of(t, bb_grad(both.weight)), *q = values_of(t, bb_grad(queries.weight)), *k = values_of(t, bb_grad(keys.weight));
+    double *w = values_of(t, bb_grad(both.weight)), *q = values_of(t, bb_grad(queries.weight)),
+           *k = values_of(t, bb_grad(keys.weight));
     check_near(t, "query scales", q, w, Q * D, 1e-6);
     check_near(t, "key scales", k, w + Q * D, K * D, 1e-6);
     free(w), free(q), free(k);

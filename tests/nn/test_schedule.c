@@ -5,7 +5,7 @@ static void values(test *t) {
     bb_schedule s = {.lr_max = 1, .lr_min = 0.1, .warmup = 4, .total = 15};
     const double warm[] = {0.25, 0.5, 0.75, 1};
     for (int i = 0; i < 4; i++) CHECK_NEAR(t, bb_schedule_lr(&s, i), warm[i], 1e-15);
-    CHECK_NEAR(t, bb_schedule_lr(&s, 4), 1, 1e-15); /* the top of the cosine */
+    CHECK_NEAR(t, bb_schedule_lr(&s, 4), 1, 1e-15);    /* the top of the cosine */
     CHECK_NEAR(t, bb_schedule_lr(&s, 9), 0.55, 1e-15); /* half way */
     CHECK_NEAR(t, bb_schedule_lr(&s, 5), 0.1 + 0.45 * (1 + cos(acos(-1) / 10)), 1e-15);
     CHECK_NEAR(t, bb_schedule_lr(&s, 14), 0.1, 1e-15); /* the last step */
@@ -29,8 +29,8 @@ static void corners(test *t) {
             bb_schedule s = {.lr_max = 1, .lr_min = 0.5, .warmup = warmup, .total = total};
             for (int64_t step = 0; step < 8; step++) {
                 double lr = bb_schedule_lr(&s, step);
-                CHECK_MSG(t, lr > 0 && lr <= 1, "warmup %lld total %lld step %lld: %g", (long long)warmup,
-                          (long long)total, (long long)step, lr);
+                CHECK_MSG(t, lr > 0 && lr <= 1, "warmup %lld total %lld step %lld: %g",
+                          (long long)warmup, (long long)total, (long long)step, lr);
             }
         }
 }

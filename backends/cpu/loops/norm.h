@@ -1,25 +1,27 @@
-/* Loops of RMSNormImpl and layer_norm over rows. The math stands in ops/rms_norm.c and ops/layer_norm.c,
- * the adapters in backends/cpu/norm_rows.h. */
+/* Loops of RMSNormImpl and layer_norm over rows. The math stands in ops/rms_norm.c and
+ * ops/layer_norm.c, the adapters in backends/cpu/norm_rows.h. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_NORM_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_NORM_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Equally spaced rows that share one scale row. Distances are in elements. The _f32 loops read and write f32,
- * f16 and bf16 and compute in f32; the _f64 loops know f64 only. Compute type ("real") of scale, bias,
- * statistics and sums: float or double. */
+/* Equally spaced rows that share one scale row. Distances are in elements. The _f32 loops read and
+ * write f32, f16 and bf16 and compute in f32; the _f64 loops know f64 only. Compute type ("real")
+ * of scale, bias, statistics and sums: float or double. */
 typedef struct bb_norm_run {
     int64_t rows, n;
     const void *x; /* element i of row r: x[r * x_row + i * x_step] */
     int64_t x_row, x_step;
     const void *dy; /* backward only */
     int64_t dy_row, dy_step;
-    void *y; /* output, or dx in backward (NULL: not wanted); element i of row r: y[r * y_row + i] */
+    void
+        *y; /* output, or dx in backward (NULL: not wanted); element i of row r: y[r * y_row + i] */
     int64_t y_row;
     int x_dtype, dy_dtype, y_dtype;
     const void *scale, *bias; /* n reals; bias for layer_norm only */
-    void *mean, *rstd;        /* statistic of row r: rstd[r * statistic_row]; forward: NULL is not wanted */
+    void *mean,
+        *rstd; /* statistic of row r: rstd[r * statistic_row]; forward: NULL is not wanted */
     int64_t statistic_row;
     void *dscale, *dbias; /* n reals each, ADDED to; both NULL: not wanted. rms_norm has no dbias */
     double eps;

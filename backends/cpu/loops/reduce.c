@@ -10,6 +10,7 @@ enum { BLOCK = 512, ROWS = 32 }; /* elements of a row, rows of a column sum, tha
 
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef float f32x16_loose __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef double f64x8 __attribute__((vector_size(64)));
 typedef double f64x8_loose __attribute__((vector_size(64), aligned(8), may_alias));
 
@@ -132,21 +133,28 @@ static double block_sum_f64(bool squares, int64_t n, const double *x) {
     return total;
 }
 
+/* Comparisons of vectors give masks; a NaN never wins one, so it is looked for apart. */
 static float block_extreme_f32(bool max, int64_t n, const float *x) {
     float best = max ? -INFINITY : INFINITY;
-    int nan = 0;
-    if (max) {
-#pragma omp simd reduction(max : best) reduction(| : nan)
-        for (int64_t i = 0; i < n; i++) {
-            best = x[i] > best ? x[i] : best;
-            nan |= x[i] != x[i];
+    bool nan = false;
+    int64_t i = 0;
+    if (n >= 16) {
+        f32x16 most = *(const f32x16_loose *)x;
+        i32x16 nans = most != most;
+        for (i = 16; i + 16 <= n; i += 16) {
+            const f32x16 v = *(const f32x16_loose *)(x + i);
+            const i32x16 wins = max ? v > most : v < most;
+            nans |= v != v;
+            most = (f32x16)((wins & (i32x16)v) | (~wins & (i32x16)most));
         }
-    } else {
-#pragma omp simd reduction(min : best) reduction(| : nan)
-        for (int64_t i = 0; i < n; i++) {
-            best = x[i] < best ? x[i] : best;
-            nan |= x[i] != x[i];
+        for (int k = 0; k < 16; k++) {
+            best = (max ? most[k] > best : most[k] < best) ? most[k] : best;
+            nan |= nans[k] != 0;
         }
+    }
+    for (; i < n; i++) {
+        best = (max ? x[i] > best : x[i] < best) ? x[i] : best;
+        nan |= x[i] != x[i];
     }
     return nan ? NAN : best;
 }

@@ -1,6 +1,7 @@
 /* Loops of softmax, log_softmax and cross_entropy; loops/softmax.h says what a run is.
  *
- * Infinities and NaN follow from the formulas: a row with +inf or NaN, or with nothing but -inf, is NaN. */
+ * Infinities and NaN follow from the formulas: a row with +inf or NaN, or with nothing but -inf, is
+ * NaN. */
 #include "backends/cpu/loops/softmax.h"
 
 #include <math.h>
@@ -10,8 +11,8 @@
 
 /* ---- f32, f16, bf16 ------------------------------------------------------------------------ */
 
-/* In lanes, because compilers may not reorder comparisons, which NaN would tell from one another. A NaN is not seen
- * here; the sum of exponentials sees it. */
+/* In lanes, because compilers may not reorder comparisons, which NaN would tell from one another. A
+ * NaN is not seen here; the sum of exponentials sees it. */
 static float max_of(int64_t n, const float *x, float max) {
     enum { LANES = 32 };
     float lane[LANES];
@@ -38,12 +39,14 @@ static float exp_sum(int64_t n, const float *restrict x, float max, float *restr
     return sum;
 }
 
-/* Maximum of a row and the sum of its exp(x - max). A row of one tile stays in `x`, its exponentials in `e`. */
+/* Maximum of a row and the sum of its exp(x - max). A row of one tile stays in `x`, its
+ * exponentials in `e`. */
 typedef struct row_sums {
     const float *x;
     float max, sum;
 } row_sums;
-static row_sums sum_row(int dtype, int64_t n, const void *row, int64_t step, int64_t tile, float *buffer, float *e) {
+static row_sums sum_row(int dtype, int64_t n, const void *row, int64_t step, int64_t tile,
+                        float *buffer, float *e) {
     row_sums s = {NULL, -INFINITY, 0};
     for (int64_t at = 0; at < n; at += tile) {
         int64_t m = tile_length(at, n, tile);
@@ -65,7 +68,8 @@ static void softmax_f32(const bb_softmax_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
         const void *row = tile_at(dtype, run->x, r * run->x_row);
         void *y_row = tile_writable(dtype, run->y, r * run->y_row);
-        row_sums s = sum_row(dtype, n, row, step, tile, x_buffer, tile_target(dtype, y_row, y_buffer));
+        row_sums s =
+            sum_row(dtype, n, row, step, tile, x_buffer, tile_target(dtype, y_row, y_buffer));
         float inverse = 1.0f / s.sum;
         for (int64_t at = 0; at < n; at += tile) {
             int64_t m = tile_length(at, n, tile);
@@ -89,7 +93,8 @@ static void log_softmax_f32(const bb_softmax_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
         const void *row = tile_at(dtype, run->x, r * run->x_row);
         void *y_row = tile_writable(dtype, run->y, r * run->y_row);
-        row_sums s = sum_row(dtype, n, row, step, tile, x_buffer, tile_target(dtype, y_row, y_buffer));
+        row_sums s =
+            sum_row(dtype, n, row, step, tile, x_buffer, tile_target(dtype, y_row, y_buffer));
         float log_sum = bb_logf(s.sum);
         for (int64_t at = 0; at < n; at += tile) {
             int64_t m = tile_length(at, n, tile);
@@ -122,7 +127,8 @@ static void backward_f32(const bb_softmax_run *run, bool logarithm) {
     int dtype = run->dtype;
     int64_t n = run->n, step = run->x_step, tile = tile_direct(dtype, step) ? n : TILE;
     for (int64_t r = 0; r < run->rows; r++) {
-        const void *dy_row = tile_at(dtype, run->x, r * run->x_row), *y_row = tile_at(dtype, run->y, r * run->y_row);
+        const void *dy_row = tile_at(dtype, run->x, r * run->x_row),
+                   *y_row = tile_at(dtype, run->y, r * run->y_row);
         const float *restrict dy = NULL, *restrict y = NULL;
         float sum = 0;
         for (int64_t at = 0; at < n; at += tile) {
@@ -179,7 +185,8 @@ static void cross_entropy_backward_f32(const bb_cross_entropy_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
         const void *row = tile_at(dtype, run->x, r * run->x_row);
         int64_t class = run->target[r];
-        float logsumexp = ((const float *)run->logsumexp)[r], weight = ((const float *)run->weight)[r];
+        float logsumexp = ((const float *)run->logsumexp)[r],
+              weight = ((const float *)run->weight)[r];
         for (int64_t at = 0; at < n; at += TILE) {
             int64_t m = tile_length(at, n, TILE);
             void *target = tile_writable(dtype, run->dx, r * run->dx_row + at);
@@ -187,7 +194,8 @@ static void cross_entropy_backward_f32(const bb_cross_entropy_run *run) {
             if (class < 0) {
                 for (int64_t i = 0; i < m; i++) dx[i] = 0;
             } else {
-                const float *restrict x = tile_load(dtype, m, tile_at(dtype, row, at * step), step, x_buffer);
+                const float *restrict x =
+                    tile_load(dtype, m, tile_at(dtype, row, at * step), step, x_buffer);
 #pragma omp simd
                 for (int64_t i = 0; i < m; i++) dx[i] = weight * bb_expf(x[i] - logsumexp);
                 if (class >= at && class < at + m) dx[class - at] -= weight;
@@ -214,7 +222,8 @@ static double exp_sum_f64(int64_t n, const double *x, int64_t step, double max) 
 static void softmax_f64(const bb_softmax_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
         const double *x = (const double *)run->x + r * run->x_row;
-        double *y = (double *)run->y + r * run->y_row, max = max_f64(run->n, x, run->x_step), sum = 0;
+        double *y = (double *)run->y + r * run->y_row, max = max_f64(run->n, x, run->x_step),
+               sum = 0;
         for (int64_t i = 0; i < run->n; i++) sum += y[i] = exp(x[i * run->x_step] - max);
         for (int64_t i = 0; i < run->n; i++) y[i] /= sum;
     }
@@ -231,7 +240,8 @@ static void log_softmax_f64(const bb_softmax_run *run) {
 
 static void softmax_backward_f64(const bb_softmax_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
-        const double *dy = (const double *)run->x + r * run->x_row, *y = (const double *)run->y + r * run->y_row;
+        const double *dy = (const double *)run->x + r * run->x_row,
+                     *y = (const double *)run->y + r * run->y_row;
         double *dx = (double *)run->dx + r * run->dx_row, sum = 0;
         for (int64_t i = 0; i < run->n; i++) sum += dy[i * run->x_step] * y[i];
         for (int64_t i = 0; i < run->n; i++) dx[i] = y[i] * (dy[i * run->x_step] - sum);
@@ -240,7 +250,8 @@ static void softmax_backward_f64(const bb_softmax_run *run) {
 
 static void log_softmax_backward_f64(const bb_softmax_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
-        const double *dy = (const double *)run->x + r * run->x_row, *y = (const double *)run->y + r * run->y_row;
+        const double *dy = (const double *)run->x + r * run->x_row,
+                     *y = (const double *)run->y + r * run->y_row;
         double *dx = (double *)run->dx + r * run->dx_row, sum = 0;
         for (int64_t i = 0; i < run->n; i++) sum += dy[i * run->x_step];
         for (int64_t i = 0; i < run->n; i++) dx[i] = dy[i * run->x_step] - exp(y[i]) * sum;
@@ -250,7 +261,8 @@ static void log_softmax_backward_f64(const bb_softmax_run *run) {
 static void cross_entropy_f64(const bb_cross_entropy_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
         const double *x = (const double *)run->x + r * run->x_row;
-        double max = max_f64(run->n, x, run->x_step), log_sum = log(exp_sum_f64(run->n, x, run->x_step, max));
+        double max = max_f64(run->n, x, run->x_step),
+               log_sum = log(exp_sum_f64(run->n, x, run->x_step, max));
         int64_t class = run->target[r];
         ((double *)run->loss)[r] = class < 0 ? 0 : log_sum + (max - x[class * run->x_step]);
         if (run->logsumexp) ((double *)run->logsumexp)[r] = max + log_sum;
@@ -261,9 +273,11 @@ static void cross_entropy_backward_f64(const bb_cross_entropy_run *run) {
     for (int64_t r = 0; r < run->rows; r++) {
         const double *x = (const double *)run->x + r * run->x_row;
         double *dx = (double *)run->dx + r * run->dx_row;
-        double logsumexp = ((const double *)run->logsumexp)[r], weight = ((const double *)run->weight)[r];
+        double logsumexp = ((const double *)run->logsumexp)[r],
+               weight = ((const double *)run->weight)[r];
         int64_t class = run->target[r];
-        for (int64_t i = 0; i < run->n; i++) dx[i] = class < 0 ? 0 : weight * exp(x[i * run->x_step] - logsumexp);
+        for (int64_t i = 0; i < run->n; i++)
+            dx[i] = class < 0 ? 0 : weight * exp(x[i * run->x_step] - logsumexp);
         if (class >= 0) dx[class] -= weight;
     }
 }

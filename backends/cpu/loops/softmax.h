@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-/* Equally spaced rows of n; distances in elements. All tensors have one dtype: f32, f16 or bf16 in the _f32
- * loops, which compute in f32; f64 in the _f64 loops. */
+/* Equally spaced rows of n; distances in elements. All tensors have one dtype: f32, f16 or bf16 in
+ * the _f32 loops, which compute in f32; f64 in the _f64 loops. */
 typedef struct bb_softmax_run {
     int64_t rows, n;
     int dtype;
@@ -47,6 +47,7 @@ typedef struct bb_softmax_loops {
     void (*cross_entropy_backward_f64)(const bb_cross_entropy_run *run);
 } bb_softmax_loops;
 
-extern const bb_softmax_loops bb_softmax_loops_baseline, bb_softmax_loops_avx2, bb_softmax_loops_avx512;
+extern const bb_softmax_loops bb_softmax_loops_baseline, bb_softmax_loops_avx2,
+    bb_softmax_loops_avx512;
 
 #endif

@@ -1,5 +1,5 @@
-/* Narrow or strided rows pass through a small f32 buffer, a tile at a time; contiguous f32 rows are used
- * where they lie. For loops/norm.c and loops/softmax.c only. */
+/* Narrow or strided rows pass through a small f32 buffer, a tile at a time; contiguous f32 rows are
+ * used where they lie. For loops/norm.c and loops/softmax.c only. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_TILE_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_TILE_H
 
@@ -11,7 +11,9 @@ enum { TILE = 1024 };
 
 static inline int64_t tile_bytes(int dtype) { return dtype == BB_F32 ? 4 : 2; }
 
-static inline int64_t tile_length(int64_t at, int64_t n, int64_t tile) { return n - at < tile ? n - at : tile; }
+static inline int64_t tile_length(int64_t at, int64_t n, int64_t tile) {
+    return n - at < tile ? n - at : tile;
+}
 
 static inline bool tile_direct(int dtype, int64_t step) { return dtype == BB_F32 && step == 1; }
 
@@ -24,14 +26,18 @@ static inline void *tile_writable(int dtype, void *array, int64_t offset) {
 }
 
 /* `n` values of x as f32: x itself, or converted into buffer. */
-static inline const float *tile_load(int dtype, int64_t n, const void *x, int64_t step, float *buffer) {
+static inline const float *tile_load(int dtype, int64_t n, const void *x, int64_t step,
+                                     float *buffer) {
     if (tile_direct(dtype, step)) return x;
     BB_ISA_NAME(bb_elementwise_loops).load_f32(dtype, n, x, step, buffer);
     return buffer;
 }
 
-/* Where to compute `n` results that belong at y: there, or in buffer, to be stored by tile_store. */
-static inline float *tile_target(int dtype, void *y, float *buffer) { return dtype == BB_F32 ? y : buffer; }
+/* Where to compute `n` results that belong at y: there, or in buffer, to be stored by tile_store.
+ */
+static inline float *tile_target(int dtype, void *y, float *buffer) {
+    return dtype == BB_F32 ? y : buffer;
+}
 
 static inline void tile_store(int dtype, int64_t n, const float *values, void *y) {
     if (dtype != BB_F32) BB_ISA_NAME(bb_elementwise_loops).store_f32(dtype, n, values, y);

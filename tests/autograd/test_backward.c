@@ -1,0 +1,169 @@
+/* autograd/backward.c: where a walk starts, what it refuses, gradients of chosen tensors. */
+#include "tests/support/test.h"
+
+static bb_tensor *leaf(bb_context *ctx, bb_shape shape, const double *values) {
+    return bb_set_requires_grad(bb_from_f64(ctx, BB_F64, shape, values), true);
+}
+
+static void check_grad(test *t, bb_tensor *g, int n, const double *expected) {
+    double got[16] = {0};
+    CHECK(t, g != NULL && bb_read_f64(g, got, n) == BB_OK);
+    for (int i = 0; g && i < n; i++) CHECK_NEAR(t, got[i], expected[i], 1e-12);
+}
+
+static void test_seed(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(3), (double[]){1, 2, 3});
+    bb_tensor *seed = bb_from_f64(ctx, BB_F64, BB_SHAPE(3), (double[]){10, 20, -1});
+    CHECK_INT(t, bb_backward(bb_square(x), seed), BB_OK);
+    check_grad(t, bb_grad(x), 3, (double[]){20, 80, -6});
+    CHECK_INT(t, bb_backward(bb_sum_all(x), NULL), BB_OK); /* and once more: it accumulates */
+    check_grad(t, bb_grad(x), 3, (double[]){21, 81, -5});
+    bb_zero_grad(x);
+    CHECK(t, !bb_grad(x));
+    CHECK_INT(t, bb_backward(bb_sum_all(x), NULL), BB_OK);
+    check_grad(t, bb_grad(x), 3, (double[]){1, 1, 1});
+    check_grad(t, seed, 3, (double[]){10, 20, -1}); /* untouched */
+    bb_close(ctx);
+}
+
+/* The seed is not written to, even where gradients add in place. */
+static void test_seed_is_shared(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+    bb_tensor *seed = bb_from_f64(ctx, BB_F64, BB_SHAPE(2), (double[]){3, 4});
+    CHECK_INT(t, bb_backward(bb_add(x, x), seed), BB_OK);
+    check_grad(t, bb_grad(x), 2, (double[]){6, 8});
+    check_grad(t, seed, 2, (double[]){3, 4});
+    bb_tensor *y = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+    CHECK_INT(t, bb_backward(bb_alias(y), seed), BB_OK);
+    CHECK_INT(t, bb_backward(bb_alias(y), seed), BB_OK);
+    check_grad(t, bb_grad(y), 2, (double[]){6, 8});
+    check_grad(t, seed, 2, (double[]){3, 4});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+static void test_leaf_is_loss(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SCALAR, (double[]){5});
+    CHECK_INT(t, bb_backward(x, NULL), BB_OK);
+    CHECK_INT(t, bb_backward(x, NULL), BB_OK);
+    check_grad(t, bb_grad(x), 1, (double[]){2});
+    bb_close(ctx);
+}
+
+static void test_refusals(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *y = bb_square(x);
+    CHECK_INT(t, bb_backward(NULL, NULL), BB_ERR_ARGUMENT);
+    CHECK_INT(t, bb_backward(y, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "loss: expected one element (or a seed gradient), got shape (2,)");
+    CHECK_INT(t, bb_backward(y, bb_zeros(ctx, BB_F64, BB_SHAPE(3))), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "seed: expected f64(2,) like the loss, got f64(3,)");
+    CHECK_INT(t, bb_backward(y, bb_zeros(ctx, BB_F32, BB_SHAPE(2))), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "seed: expected f64(2,) like the loss, got f32(2,)");
+    CHECK_INT(t, bb_backward(bb_scalar(ctx, BB_F64, 1), NULL), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "expected a result that depends on a tensor with gradient");
+    CHECK(t, !bb_grad(x)); /* nothing half-made */
+    bb_tensor *loss = bb_sum_all(y);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "was already walked (bb_backward_retain keeps it)");
+    check_grad(t, bb_grad(x), 2, (double[]){2, 4});
+    bb_end_step(ctx);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "which has ended");
+    bb_close(ctx);
+}
+
+static void test_retain(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *y = bb_exp(bb_square(x)), *loss = bb_sum_all(y);
+    double e = exp(1), e4 = exp(4);
+    CHECK_INT(t, bb_backward_retain(loss, NULL), BB_OK);
+    CHECK_INT(t, bb_backward_retain(loss, NULL), BB_OK);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    check_grad(t, bb_grad(x), 2, (double[]){6 * e, 12 * e4});
+    CHECK_INT(t, bb_backward(loss, NULL), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "already walked");
+    bb_close(ctx);
+}
+
+/* Walking a part that was already walked is an error, and leaves no half-made sum behind for the next one. */
+static void test_half_walked(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(1), (double[]){3}), *shared = bb_square(x);
+    bb_tensor *first = bb_exp(shared), *second = bb_mul_scalar(shared, 2);
+    CHECK_INT(t, bb_backward(first, NULL), BB_OK);
+    CHECK_INT(t, bb_backward(second, NULL), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "square: its part of the tape was already walked");
+    bb_tensor *fresh = leaf(ctx, BB_SHAPE(1), (double[]){3});
+    CHECK_INT(t, bb_backward(bb_square(fresh), NULL), BB_OK);
+    check_grad(t, bb_grad(fresh), 1, (double[]){6});
+    bb_close(ctx);
+}
+
+static void test_gradients(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *w = leaf(ctx, BB_SHAPE(2), (double[]){5, 7});
+    bb_tensor *unused = leaf(ctx, BB_SCALAR, (double[]){0});
+    bb_tensor *h = bb_mul(x, w), *y = bb_square(h), *g[4];
+    bb_tensor *asked[4] = {w, h, unused, w};
+    CHECK_INT(t, bb_gradients(bb_sum_all(y), NULL, asked, 4, false, g), BB_OK);
+    check_grad(t, g[0], 2, (double[]){2 * 5, 2 * 14 * 2});
+    check_grad(t, g[1], 2, (double[]){10, 28}); /* in the middle of the graph */
+    CHECK(t, g[2] == NULL);
+    check_grad(t, g[3], 2, (double[]){10, 56}); /* named twice */
+    CHECK(t, !bb_grad(x) && !bb_grad(w) && !bb_grad(h));
+    CHECK_OK(t, ctx);
+    bb_tensor *plain = bb_detach(x);
+    CHECK_INT(t, bb_gradients(y, NULL, &plain, 1, false, g), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "inputs[0]: expected a tensor with gradient, got one without");
+    plain = NULL;
+    CHECK_INT(t, bb_gradients(y, NULL, &plain, 1, false, g), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "inputs[0]: expected a tensor with gradient, got NULL");
+    bb_close(ctx);
+}
+
+/* y = x^4: y' = 4 x^3, y'' = 12 x^2, y''' = 24 x. */
+static void test_higher_order(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -1}), *y = bb_square(bb_square(x)), *g;
+    CHECK_INT(t, bb_gradients(bb_sum_all(y), NULL, &x, 1, true, &g), BB_OK);
+    check_grad(t, g, 2, (double[]){32, -4});
+    CHECK_INT(t, bb_gradients(bb_sum_all(g), NULL, &x, 1, true, &g), BB_OK);
+    check_grad(t, g, 2, (double[]){48, 12});
+    CHECK_INT(t, bb_backward(bb_sum_all(g), NULL), BB_OK);
+    check_grad(t, bb_grad(x), 2, (double[]){48, -24});
+    /* A gradient penalty: d/dx sum((dy/dx)^2) of y = sum(x^3), a composite on the way. */
+    bb_tensor *z = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+    CHECK_INT(t, bb_gradients(bb_sum_all(bb_mul(bb_square(z), z)), NULL, &z, 1, true, &g), BB_OK);
+    CHECK_INT(t, bb_backward(bb_sum_all(bb_square(g)), NULL), BB_OK);
+    check_grad(t, bb_grad(z), 2, (double[]){36, 36 * 8});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+static void test_detach(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){3, 4}), *d = bb_detach(bb_square(x));
+    CHECK(t, !bb_requires_grad(d));
+    CHECK_INT(t, bb_backward(bb_sum_all(bb_mul(x, d)), NULL), BB_OK);
+    check_grad(t, bb_grad(x), 2, (double[]){9, 16});
+    CHECK(t, bb_data(bb_detach(x)) == bb_data(x));
+    bool before = bb_set_grad_enabled(ctx, false);
+    int length = bb_tape_length(ctx);
+    bb_tensor *y = bb_square(x);
+    bb_set_grad_enabled(ctx, before);
+    CHECK(t, !bb_requires_grad(y));
+    CHECK_INT(t, bb_tape_length(ctx), length);
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {
+    {"seed", test_seed},               {"seed is shared", test_seed_is_shared}, {"leaf is loss", test_leaf_is_loss},
+    {"refusals", test_refusals},       {"retain", test_retain},                 {"half walked", test_half_walked},
+    {"gradients", test_gradients},     {"higher order", test_higher_order},     {"detach and no grad", test_detach},
+};
+TEST_MAIN(rows)

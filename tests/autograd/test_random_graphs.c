@@ -1,0 +1,145 @@
+/* Random graphs of up to 30 ops against finite differences, and the ways to ask for a gradient against each other.
+ * A failure prints the seed of its graph; run `autograd.test_random_graphs` under BOBBIN_GRAPH=seed for that one alone. */
+#include "tests/support/test.h"
+
+enum { GRAPHS = 600, MAX_OPS = 30, LEAVES = 3 };
+
+typedef struct generator {
+    uint64_t state;
+} generator;
+
+static uint32_t draw(generator *g, uint32_t below) {
+    g->state = g->state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(g->state >> 33) % below;
+}
+
+static bb_tensor *unary(generator *g, bb_tensor *x) {
+    switch (draw(g, 12)) {
+    case 0: return bb_tanh(x);
+    case 1: return bb_sin(x);
+    case 2: return bb_cos(x);
+    case 3: return bb_sigmoid(x);
+    case 4: return bb_square(x);
+    case 5: return bb_exp(bb_neg(bb_square(x)));
+    case 6: return bb_silu(x);
+    case 7: return bb_gelu(x, BB_GELU_ERF);
+    case 8: return bb_rsqrt(bb_add_scalar(bb_square(x), 1));
+    case 9: return bb_mul_scalar(x, -0.7);
+    case 10: return bb_erf(x);
+    default: return bb_relu(bb_add_scalar(x, 0.3));
+    }
+}
+
+/* Some axis of x; x has at least one. */
+static int axis_of(generator *g, bb_tensor *x) { return (int)draw(g, (uint32_t)bb_rank(x)); }
+
+static bb_tensor *along_axis(generator *g, bb_tensor *x) {
+    int axis = axis_of(g, x);
+    int64_t n = bb_size(x, axis);
+    switch (draw(g, 10)) {
+    case 0: return bb_softmax(x, axis);
+    case 1: return bb_sum(x, (bb_ints){1, {axis}}, true);
+    case 2: return bb_mean(x, (bb_ints){1, {axis}}, draw(g, 2) == 0 || bb_rank(x) < 2);
+    case 3: return bb_cumsum(x, axis);
+    case 4: return bb_slice(x, axis, 0, n > 1 ? n - 1 : n, 1);
+    case 5: return bb_slice(x, axis, n > 1 ? 1 : 0, n, 2);
+    case 6: return bb_cat((bb_tensor *[]){x, bb_slice(x, axis, 0, 1, 1)}, 2, axis);
+    case 7: return bb_rank(x) > 1 ? bb_select(x, axis, n - 1) : bb_unsqueeze(x, 0);
+    case 8: return bb_rms_norm(x, bb_slice(bb_select(bb_reshape(x, BB_SHAPE(-1, bb_size(x, -1))), 0, 0), 0, 0, bb_size(x, -1), 1), 0.1);
+    default: return bb_transpose(x, 0, axis);
+    }
+}
+
+static bb_tensor *binary(generator *g, bb_tensor *a, bb_tensor *b) {
+    bb_shape sa = bb_shape_of(a), sb = bb_shape_of(b), both;
+    if (bb_rank(a) == 2 && bb_rank(b) == 2 && draw(g, 2)) {
+        if (bb_size(a, 1) == bb_size(b, 0)) return bb_matmul(a, b);
+        if (bb_size(a, 1) == bb_size(b, 1)) return bb_matmul(a, bb_transpose(b, 0, 1));
+    }
+    if (!bb_shape_broadcast(&sa, &sb, &both)) b = bb_mean_all(b);
+    switch (draw(g, 6)) {
+    case 0: return bb_add(a, b);
+    case 1: return bb_sub(a, b);
+    case 2: return bb_mul(a, b);
+    case 3: return bb_div(a, bb_add_scalar(bb_square(b), 1));
+    case 4: return bb_maximum(a, bb_add_scalar(b, 0.01));
+    default: return bb_swiglu(a, bb_add(bb_mul_scalar(a, 0.1), b));
+    }
+}
+
+/* The graph depends on the seed and on shapes only, so that it is the same function for each value. */
+static bb_tensor *graph(void *user, bb_tensor *const *in, int n) {
+    generator g = {*(const uint64_t *)user};
+    bb_tensor *node[LEAVES + MAX_OPS];
+    int count = n, ops = 1 + (int)draw(&g, MAX_OPS);
+    for (int i = 0; i < n; i++) node[i] = in[i];
+    for (int i = 0; i < ops; i++) {
+        /* Recent nodes more often, so that graphs grow deep as well as wide. */
+        bb_tensor *a = draw(&g, 2) ? node[count - 1] : node[draw(&g, (uint32_t)count)], *b = node[draw(&g, (uint32_t)count)];
+        uint32_t kind = draw(&g, 10);
+        bb_tensor *y = kind < 3 ? unary(&g, a) : kind < 6 && bb_rank(a) > 0 ? along_axis(&g, a) : binary(&g, a, b);
+        if (bb_count(y) > 60) y = bb_mean_all(y);
+        node[count++] = draw(&g, 3) ? bb_sin(y) : bb_tanh(y); /* bounded, so that chains do not run away */
+    }
+    return bb_add(node[count - 1], bb_add(bb_mean_all(node[count / 2]), bb_mean_all(in[draw(&g, (uint32_t)n)])));
+}
+
+static void make_leaves(bb_context *ctx, uint64_t seed, bb_tensor *leaf[LEAVES]) {
+    generator g = {seed ^ 0x5eed};
+    const bb_shape shapes[LEAVES] = {BB_SHAPE(3, 4), draw(&g, 2) ? BB_SHAPE(4) : BB_SHAPE(4, 2), draw(&g, 2) ? BB_SHAPE(3, 1) : BB_SCALAR};
+    for (int i = 0; i < LEAVES; i++) {
+        double values[12];
+        for (int j = 0; j < 12; j++) values[j] = ((double)draw(&g, 1u << 20) / (1 << 20) - 0.5) * 3;
+        leaf[i] = bb_set_requires_grad(bb_from_f64(ctx, BB_F64, shapes[i], values), true);
+    }
+}
+
+static void check_against(test *t, uint64_t seed, const char *what, bb_tensor *got, bb_tensor *expected) {
+    double a[12] = {0}, b[12] = {0};
+    int64_t n = bb_count(expected);
+    if (got) bb_read_f64(got, a, n);
+    bb_read_f64(expected, b, n);
+    for (int64_t i = 0; i < n; i++)
+        CHECK_MSG(t, fabs(a[i] - b[i]) <= 1e-10 * (1 + fabs(b[i])), "graph %llu: %s: element %lld: got %.17g, expected %.17g",
+                  (unsigned long long)seed, what, (long long)i, a[i], b[i]);
+}
+
+static void check_graph(test *t, bb_context *ctx, uint64_t seed) {
+    bb_tensor *leaf[LEAVES], *plain[LEAVES], *again[LEAVES];
+    bb_gradcheck_report report;
+    bb_set_path(ctx, seed % 3 ? BB_PATH_AUTO : BB_PATH_COMPOSED);
+    make_leaves(ctx, seed, leaf);
+    CHECK_MSG(t, bb_gradcheck(ctx, graph, &seed, leaf, LEAVES, NULL, &report) == BB_OK, "graph %llu: %s", (unsigned long long)seed,
+              bb_error_message(ctx));
+    CHECK_MSG(t, report.passed, "graph %llu: input %d element %lld: analytic %.9g, numeric %.9g", (unsigned long long)seed,
+              report.input, (long long)report.element, report.analytic, report.numeric);
+
+    /* bb_gradients, with and without a graph of its own, bb_backward and bb_recompute agree. */
+    bb_tensor *y = graph(&seed, leaf, LEAVES), *cotangent = bb_cos(bb_detach(y));
+    CHECK_INT(t, bb_gradients(y, cotangent, leaf, LEAVES, false, plain), BB_OK);
+    y = graph(&seed, leaf, LEAVES);
+    CHECK_INT(t, bb_gradients(y, cotangent, leaf, LEAVES, true, again), BB_OK);
+    for (int i = 0; i < LEAVES; i++)
+        if (plain[i]) check_against(t, seed, "create_graph", again[i], plain[i]);
+    CHECK_INT(t, bb_backward(graph(&seed, leaf, LEAVES), cotangent), BB_OK);
+    for (int i = 0; i < LEAVES; i++)
+        if (plain[i]) check_against(t, seed, "bb_backward", bb_grad(leaf[i]), plain[i]);
+    for (int i = 0; i < LEAVES; i++) bb_zero_grad(leaf[i]);
+    CHECK_INT(t, bb_backward(bb_recompute(ctx, graph, &seed, leaf, LEAVES), cotangent), BB_OK);
+    for (int i = 0; i < LEAVES; i++)
+        if (plain[i]) check_against(t, seed, "bb_recompute", bb_grad(leaf[i]), plain[i]);
+    CHECK_MSG(t, bb_error(ctx) == BB_OK, "graph %llu: %s", (unsigned long long)seed, bb_error_message(ctx));
+    bb_clear_error(ctx);
+    bb_end_step(ctx);
+}
+
+static void test_graphs(test *t) {
+    bb_context *ctx = test_open();
+    const char *only = getenv("BOBBIN_GRAPH");
+    uint64_t first = only ? strtoull(only, NULL, 10) : 1, last = only ? first : GRAPHS;
+    for (uint64_t seed = first; seed <= last; seed++) check_graph(t, ctx, seed);
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {{"graphs", test_graphs}};
+TEST_MAIN(rows)

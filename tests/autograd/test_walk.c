@@ -1,0 +1,217 @@
+/* autograd/walk.c and tape.c: adding, un-broadcasting, windows, saved values. */
+#include "core/impl.h"
+#include "tests/support/test.h"
+
+static bb_tensor *leaf(bb_context *ctx, bb_shape shape, const double *values) {
+    return bb_set_requires_grad(bb_from_f64(ctx, BB_F64, shape, values), true);
+}
+
+static void check_grad(test *t, bb_tensor *x, int n, const double *expected) {
+    double got[32] = {0};
+    bb_tensor *g = bb_grad(x);
+    CHECK(t, g != NULL && bb_read_f64(g, got, n) == BB_OK);
+    for (int i = 0; g && i < n; i++) CHECK_NEAR(t, got[i], expected[i], 1e-12);
+}
+
+static void test_shared(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3});
+    /* A diamond, a node used three times, and the same tensor twice in one op. */
+    bb_tensor *a = bb_square(x), *b = bb_mul_scalar(a, 3), *c = bb_neg(a);
+    bb_tensor *y = bb_add(bb_mul(b, c), bb_mul(a, a)); /* -3 a^2 + a^2 */
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    check_grad(t, x, 2, (double[]){-8 * 8, -8 * 27});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* x1 = x + x, x2 = x1 + x1, ...: slots that share storage must not be added into. */
+static void test_doubling(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(3), (double[]){1, 2, 3}), *y = x;
+    for (int i = 0; i < 10; i++) y = i % 2 ? bb_add(y, y) : bb_sub(bb_mul_scalar(y, 3), bb_alias(y));
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    check_grad(t, x, 3, (double[]){1024, 1024, 1024});
+    bb_close(ctx);
+}
+
+static void test_dead_branches(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}), *w = leaf(ctx, BB_SHAPE(2), (double[]){1, 1});
+    bb_tensor *dead = bb_exp(bb_mul(x, w));
+    bb_tensor *y = bb_square(x);
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    check_grad(t, x, 2, (double[]){4, 6});
+    CHECK(t, !bb_grad(w) && !bb_grad(dead));
+    bb_close(ctx);
+}
+
+static void test_broadcast(test *t) {
+    bb_context *ctx = test_open();
+    double seed[24], expected_a[3] = {0}, expected_b[8] = {0}, expected_s = 0;
+    for (int i = 0; i < 24; i++) seed[i] = i * i % 7 - 2.5;
+    bb_tensor *a = leaf(ctx, BB_SHAPE(3, 1), (double[]){1, 2, 3});
+    bb_tensor *b = leaf(ctx, BB_SHAPE(2, 1, 4), (double[]){1, -1, 2, -2, 3, -3, 4, -4});
+    bb_tensor *s = leaf(ctx, BB_SCALAR, (double[]){0.5});
+    bb_tensor *y = bb_mul(bb_mul(a, b), s); /* (2, 3, 4) */
+    CHECK_INT(t, bb_backward(y, bb_from_f64(ctx, BB_F64, BB_SHAPE(2, 3, 4), seed)), BB_OK);
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 3; j++)
+            for (int k = 0; k < 4; k++) {
+                double av = j + 1, bv = (k % 2 ? -1 : 1) * (i * 2 + k / 2 + 1), g = seed[(i * 3 + j) * 4 + k];
+                expected_a[j] += g * bv * 0.5;
+                expected_b[i * 4 + k] += g * av * 0.5;
+                expected_s += g * av * bv;
+            }
+    check_grad(t, a, 3, expected_a);
+    check_grad(t, b, 8, expected_b);
+    check_grad(t, s, 1, &expected_s);
+    CHECK(t, bb_rank(bb_grad(b)) == 3 && bb_size(bb_grad(b), 1) == 1);
+    bb_close(ctx);
+}
+
+static void test_mixed_dtypes(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *h = bb_set_requires_grad(bb_full(ctx, BB_BF16, BB_SHAPE(2), 2), true);
+    bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(2), 3), true);
+    CHECK_INT(t, bb_backward(bb_sum_all(bb_mul(h, x)), NULL), BB_OK);
+    CHECK_INT(t, bb_dtype_of(bb_grad(h)), BB_BF16);
+    CHECK_INT(t, bb_dtype_of(bb_grad(x)), BB_F32);
+    check_grad(t, h, 2, (double[]){3, 3});
+    check_grad(t, x, 2, (double[]){2, 2});
+    bb_close(ctx);
+}
+
+/* Windows add in place through the same view of the input's gradient: overlapping ones, whole ones, of a leaf and of
+ * a result, before and after other gradients of the same tensor. */
+static void test_windows(test *t) {
+    bb_context *ctx = test_open();
+    for (int middle = 0; middle < 2; middle++) {
+        bb_tensor *x = leaf(ctx, BB_SHAPE(6), (double[]){1, 2, 3, 4, 5, 6});
+        bb_tensor *h = middle ? bb_mul_scalar(x, 1) : x;
+        bb_tensor *y = bb_mul(bb_slice(h, 0, 0, 4, 1), bb_slice(h, 0, 2, 6, 1)); /* x[i] x[i+2] */
+        y = bb_add(bb_sum_all(y), bb_sum_all(bb_square(h)));
+        y = bb_add(y, bb_mul_scalar(bb_select(h, 0, -1), 10));
+        y = bb_add(y, bb_sum_all(bb_slice(h, 0, 1, 6, 2)));
+        CHECK_INT(t, bb_backward(y, NULL), BB_OK);
+        check_grad(t, x, 6, (double[]){3 + 2, 4 + 4 + 1, 1 + 5 + 6, 2 + 6 + 8 + 1, 3 + 10, 4 + 12 + 10 + 1});
+    }
+    /* Two levels, and a part that nothing reads gets zero. */
+    bb_tensor *x = leaf(ctx, BB_SHAPE(3, 4), (double[]){1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
+    bb_tensor *row = bb_select(x, 0, 1);
+    CHECK_INT(t, bb_backward(bb_sum_all(bb_square(bb_slice(row, 0, 1, 3, 1))), NULL), BB_OK);
+    check_grad(t, x, 12, (double[]){0, 0, 0, 0, 0, 12, 14, 0, 0, 0, 0, 0});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* A gradient of a leaf that is accumulated over several walks, some through windows. */
+static void test_accumulation(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(3), (double[]){1, 2, 3});
+    bb_tensor *kept = bb_set_requires_grad(bb_keep(x), true); /* of the context */
+    for (int step = 1; step <= 3; step++) {
+        CHECK_INT(t, bb_backward(bb_sum_all(bb_square(kept)), NULL), BB_OK);
+        CHECK_INT(t, bb_backward(bb_select(kept, 0, 1), NULL), BB_OK);
+        bb_end_step(ctx);
+        check_grad(t, kept, 3, (double[]){2 * step, 5 * step, 6 * step});
+    }
+    bb_zero_grad(kept);
+    CHECK(t, !bb_grad(kept));
+    CHECK_INT(t, bb_backward(bb_select(kept, 0, 1), NULL), BB_OK);
+    check_grad(t, kept, 3, (double[]){0, 1, 0});
+    bb_close(ctx);
+}
+
+static void test_retain_grad(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}), *h = bb_square(x), *y = bb_square(h);
+    bb_retain_grad(h);
+    CHECK_INT(t, bb_backward(bb_add(bb_sum_all(y), bb_sum_all(h)), NULL), BB_OK);
+    check_grad(t, h, 2, (double[]){9, 19});
+    check_grad(t, x, 2, (double[]){36, 114});
+    CHECK(t, !bb_grad(y));
+    bb_retain_grad(NULL);
+    bb_close(ctx);
+}
+
+/* What backward reads may be dropped by its owner; the tape holds the bytes. */
+static void test_saved(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){0.5, 2});
+    bb_tensor *h = bb_mul_scalar(x, 2), *e = bb_exp(h), *y = bb_mul(e, h), *loss = bb_sum_all(y);
+    bb_drop(h);
+    bb_drop(e);
+    bb_drop(y);
+    for (int i = 0; i < 8; i++) bb_full(ctx, BB_F64, BB_SHAPE(2), NAN); /* what was given back is used again */
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    /* y = 2x exp(2x); y' = 2 exp(2x) (1 + 2x) */
+    check_grad(t, x, 2, (double[]){4 * exp(1), 10 * exp(4)});
+    bb_close(ctx);
+}
+
+static void test_changed(test *t) {
+    bb_context *ctx = test_open();
+    double values[2] = {7, 8};
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+    bb_tensor *w = bb_from_f64(ctx, BB_F64, BB_SHAPE(2), values);
+    bb_tensor *y = bb_mul(x, w);
+    CHECK_INT(t, bb_write(bb_slice(w, 0, 0, 1, 1), values, 8), BB_OK); /* through a view */
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "mul: a tensor it saved was changed in place after the forward pass");
+    CHECK(t, !bb_grad(x));
+    /* add saves nothing, so a change is harmless. */
+    y = bb_add(x, w);
+    bb_write(w, values, 16);
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    check_grad(t, x, 2, (double[]){1, 1});
+    bb_close(ctx);
+}
+
+static void test_tape(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *plain = bb_zeros(ctx, BB_F64, BB_SHAPE(2));
+    CHECK_INT(t, bb_tape_length(ctx), 0);
+    bb_exp(plain); /* nobody wants its gradient */
+    bb_gt(x, plain);
+    CHECK_INT(t, bb_tape_length(ctx), 0);
+    bb_sum_all(bb_mul(x, plain));
+    CHECK_INT(t, bb_tape_length(ctx), 2);
+    CHECK_TEXT(t, bb_tape_op(ctx, 0)->name, "mul");
+    CHECK_TEXT(t, bb_tape_op(ctx, 1)->name, "sum");
+    CHECK(t, !bb_tape_op(ctx, 2) && !bb_tape_op(ctx, -1));
+    bb_end_step(ctx);
+    CHECK_INT(t, bb_tape_length(ctx), 0);
+    bb_close(ctx);
+}
+
+/* A walk's own tensors are dropped as it goes: memory in use does not grow with the depth of what is behind. */
+static void test_memory(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(10000), 0.5), true), *y = x;
+    for (int i = 0; i < 50; i++) y = bb_mul_scalar(y, 0.9); /* saves nothing */
+    size_t before = bb_memory_stats(ctx).bytes_in_use;
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    CHECK(t, bb_memory_stats(ctx).bytes_in_use <= before + 3 * 45056);
+    bb_close(ctx);
+}
+
+/* A variadic op with more inputs than most. */
+static void test_variadic(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x[40], *y;
+    for (int i = 0; i < 40; i++) x[i] = leaf(ctx, BB_SHAPE(1), (double[]){i});
+    y = bb_square(bb_cat(x, 40, 0));
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    for (int i = 0; i < 40; i++) check_grad(t, x[i], 1, (double[]){2 * i});
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {
+    {"shared nodes", test_shared},         {"doubling", test_doubling},       {"dead branches", test_dead_branches},
+    {"broadcast", test_broadcast},         {"mixed dtypes", test_mixed_dtypes}, {"windows", test_windows},
+    {"accumulation", test_accumulation},   {"retain grad", test_retain_grad}, {"saved", test_saved},
+    {"changed", test_changed},             {"tape", test_tape},               {"memory", test_memory},
+    {"variadic", test_variadic},
+};
+TEST_MAIN(rows)

@@ -1,0 +1,507 @@
+/* RMSNormImpl's fused CPU kernel: the contract's roundings to the bit at each ISA level, the saved
+ * statistic, the same bytes for any number of threads, and one test for each way in which an
+ * RMSNorm gradient is known to have gone wrong elsewhere. Values and gradients in general:
+ * tests/ops/test_rms_norm.c. */
+#include "autograd/autograd.h"
+#include "backends/cpu/kernels.h"
+#include "ops/ops.h"
+#include "ops/table.h"
+#include "tests/support/alloc.h"
+#include "tests/support/checker.h"
+
+#define SH(...) BB_SHAPE(__VA_ARGS__)
+
+enum { MAX_VALUES = 4096 };
+
+static const bb_dtype contract_dtypes[3] = {BB_F32, BB_F16, BB_BF16};
+
+static void draw_values(bb_dtype dtype, uint64_t seed, int64_t n, double *values) {
+    for (int64_t i = 0; i < n; i++) values[i] = round_to(dtype, draw_normal(&seed));
+}
+
+/* Runs the kernel as dispatch does when a gradient is needed; *rstd is the saved statistic. */
+static bb_tensor *run_kernel(bb_context *ctx, bb_tensor *x, bb_tensor *scale,
+                             const bb_rms_norm_attrs *attrs, bb_tensor **rstd) {
+    bb_tensor *in[] = {x, scale};
+    bb_call call = {.ctx = ctx,
+                    .op = &bb_op_rms_norm,
+                    .attrs = attrs,
+                    .n_in = 2,
+                    .n_out = 2,
+                    .in = in,
+                    .needs_grad = true};
+    if (bb_op_rms_norm.infer(&call) != BB_OK || !bb_cpu_rms_norm_supports(&call)) return NULL;
+    for (int i = 0; i < 2; i++) call.out[i] = bb_empty(ctx, call.meta[i].dtype, call.meta[i].shape);
+    if (bb_cpu_rms_norm(&call) != BB_OK) return NULL;
+    *rstd = call.out[1];
+    return call.out[0];
+}
+
+/* ---- Roundings, contract rows A6 to A8 */
+
+/* The contract's expression, given the statistic. */
+static double expected_value(bb_dtype x_dtype, bb_dtype y_dtype, bool round_last, float x,
+                             float rstd, float scale) {
+    float xhat = x * rstd;
+    if (!round_last) xhat = (float)round_to(x_dtype, xhat);
+    float product = xhat * scale;
+    return round_to(y_dtype, product);
+}
+
+static void check_roundings(test *t, bb_context *ctx, bb_dtype xd, bb_dtype sd, int rounding,
+                            int64_t n) {
+    static double x[MAX_VALUES], scale[MAX_VALUES], y[MAX_VALUES];
+    double saved[3];
+    bb_rms_norm_attrs attrs = {{1, {-1}}, 1e-5, rounding};
+    draw_values(xd, 3, 3 * n, x);
+    draw_values(sd, 4, n, scale);
+    bb_tensor *rstd = NULL;
+    bb_tensor *out = run_kernel(ctx, bb_from_f64(ctx, xd, SH(3, n), x),
+                                bb_from_f64(ctx, sd, SH(n), scale), &attrs, &rstd);
+    if (!CHECK(t, out != NULL)) return;
+    bb_read_f64(out, y, 3 * n);
+    bb_read_f64(rstd, saved, 3);
+    bool round_last = rounding == BB_SCALE_THEN_ROUND ||
+                      (rounding == BB_ROUND_AUTO && sd == BB_F32 && xd != BB_F32);
+    int64_t different = 0;
+    for (int64_t i = 0; i < 3 * n; i++) {
+        float r = (float)saved[i / n];
+        different += y[i] != expected_value(xd, bb_dtype_of(out), round_last, (float)x[i], r,
+                                            (float)scale[i % n]);
+    }
+    CHECK_MSG(t, different == 0,
+              "%s x %s, rounding %d, dim %lld: %lld elements differ from the contract",
+              bb_dtype_name(xd), bb_dtype_name(sd), rounding, (long long)n, (long long)different);
+}
+
+static void test_contract_roundings(test *t) {
+    static const char *const isas[] = {"baseline", "avx2", "avx512"};
+    static const int64_t dims[] = {1, 3, 64, 423, 1025};
+    for (int isa = 0; isa < 3; isa++) {
+        setenv("BOBBIN_ISA", isas[isa], 1);
+        bb_context *ctx = test_open();
+        for (int pair = 0; pair < 9; pair++)
+            for (int rounding = 0; rounding < 3; rounding++)
+                for (int d = 0; d < 5; d++)
+                    check_roundings(t, ctx, contract_dtypes[pair / 3], contract_dtypes[pair % 3],
+                                    rounding, dims[d]);
+        CHECK_OK(t, ctx);
+        bb_close(ctx);
+    }
+    unsetenv("BOBBIN_ISA");
+}
+
+/* The orders must be told apart by these tests: in bf16 they differ in many elements. */
+static void test_rounding_orders_differ(test *t) {
+    bb_context *ctx = test_open();
+    double values[512], a[512], b[512];
+    draw_values(BB_BF16, 5, 512, values);
+    bb_tensor *x = bb_from_f64(ctx, BB_BF16, SH(2, 256), values),
+              *scale = bb_from_f64(ctx, BB_BF16, SH(256), values);
+    bb_rms_norm_attrs attrs = {{1, {-1}}, 1e-5, BB_ROUND_THEN_SCALE};
+    bb_read_f64(bb_rms_norm_with(x, scale, &attrs), a, 512);
+    attrs.rounding = BB_SCALE_THEN_ROUND;
+    bb_read_f64(bb_rms_norm_with(x, scale, &attrs), b, 512);
+    int different = 0;
+    for (int i = 0; i < 512; i++) different += a[i] != b[i];
+    CHECK_MSG(t, different > 50, "%d of 512 elements differ", different);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* ---- Threads */
+
+typedef struct result_bytes {
+    char *data[3];
+    size_t bytes[3];
+} result_bytes;
+
+static result_bytes run_with_threads(test *t, int threads, bb_dtype dtype, bb_shape x_shape,
+                                     bb_shape scale_shape) {
+    result_bytes r = {{NULL}, {0}};
+    bb_context *ctx = bb_open(&(bb_options){.seed = 11, .threads = threads});
+    bb_tensor *x = bb_set_requires_grad(bb_randn(ctx, dtype, x_shape), true);
+    bb_tensor *scale = bb_set_requires_grad(bb_randn(ctx, dtype, scale_shape), true);
+    bb_tensor *dy = bb_randn(ctx, dtype, x_shape);
+    bb_tensor *y = bb_rms_norm(x, scale, 1e-5);
+    bb_backward(y, dy);
+    bb_tensor *results[] = {y, bb_grad(x), bb_grad(scale)};
+    for (int i = 0; i < 3; i++) {
+        r.bytes[i] = (size_t)bb_count(results[i]) * bb_dtype_bytes(dtype);
+        r.data[i] = malloc(r.bytes[i]);
+        bb_read(results[i], r.data[i], r.bytes[i]);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+    return r;
+}
+
+static void test_same_bytes_for_any_threads(test *t) {
+    const struct {
+        bb_shape x, scale;
+    } cases[] = {{SH(129, 768), SH(768)},
+                 {SH(2, 4, 300, 64), SH(4, 1, 64)},
+                 {SH(70, 4096), SH(1)},
+                 {SH(40, 50, 64), SH(50, 64)}};
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_BF16};
+    for (int c = 0; c < 4; c++) {
+        for (int d = 0; d < 3; d++) {
+            result_bytes one = run_with_threads(t, 1, dtypes[d], cases[c].x, cases[c].scale);
+            for (int threads = 2; threads <= 3; threads++) {
+                result_bytes more =
+                    run_with_threads(t, threads, dtypes[d], cases[c].x, cases[c].scale);
+                for (int i = 0; i < 3; i++) {
+                    CHECK_MSG(t, memcmp(one.data[i], more.data[i], one.bytes[i]) == 0,
+                              "case %d %s, result %d: %d threads give other bytes than one", c,
+                              bb_dtype_name(dtypes[d]), i, threads);
+                    free(more.data[i]);
+                }
+            }
+            for (int i = 0; i < 3; i++) free(one.data[i]);
+        }
+    }
+}
+
+/* ---- Known failures of RMSNorm gradients */
+
+typedef struct problem {
+    int64_t rows, n;
+    double x[MAX_VALUES], scale[MAX_VALUES], dy[MAX_VALUES], dx[MAX_VALUES], dscale[MAX_VALUES];
+} problem;
+
+static void draw_problem(problem *p, bb_dtype dtype, int64_t rows, int64_t n) {
+    p->rows = rows;
+    p->n = n;
+    draw_values(dtype, 21, rows * n, p->x);
+    draw_values(dtype, 22, n, p->scale);
+    draw_values(dtype, 23, rows * n, p->dy);
+}
+
+/* dx = rstd (dy g - c xhat), dscale = sum(dy xhat), by the definition. */
+static void solve(problem *p, double eps) {
+    memset(p->dscale, 0, sizeof p->dscale);
+    for (int64_t r = 0; r < p->rows; r++) {
+        const double *x = p->x + r * p->n, *dy = p->dy + r * p->n;
+        double squares = 0, c = 0;
+        for (int64_t i = 0; i < p->n; i++) squares += x[i] * x[i];
+        double rstd = 1 / sqrt(squares / (double)p->n + eps);
+        for (int64_t i = 0; i < p->n; i++) c += dy[i] * p->scale[i] * x[i] * rstd / (double)p->n;
+        for (int64_t i = 0; i < p->n; i++) {
+            p->dx[r * p->n + i] = rstd * (dy[i] * p->scale[i] - c * x[i] * rstd);
+            p->dscale[i] += dy[i] * x[i] * rstd;
+        }
+    }
+}
+
+static void check_values(test *t, const char *what, bb_tensor *got, const double *expected,
+                         double times, double relative) {
+    static double value[MAX_VALUES];
+    if (!CHECK_MSG(t, got != NULL, "%s is missing", what)) return;
+    int64_t n = bb_count(got), wrong = 0, worst = 0;
+    double bound = relative * times * largest(n, expected);
+    bb_read_f64(got, value, n);
+    for (int64_t i = 0; i < n; i++) {
+        if (fabs(value[i] - times * expected[i]) <= bound) continue;
+        if (!wrong++) worst = i;
+    }
+    CHECK_MSG(t, wrong == 0, "%s: %lld of %lld elements wrong, first [%lld]: got %g, expected %g",
+              what, (long long)wrong, (long long)n, (long long)worst, value[worst],
+              times * expected[worst]);
+}
+
+static bb_tensor *leaf(bb_context *ctx, bb_dtype dtype, bb_shape shape, const double *values,
+                       bool grad) {
+    return bb_set_requires_grad(bb_from_f64(ctx, dtype, shape, values), grad);
+}
+
+/* Forward and backward; gradients against `p`. */
+static void check_problem(test *t, problem *p, bb_dtype dtype, double relative) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, dtype, SH(p->rows, p->n), p->x, true),
+              *scale = leaf(ctx, dtype, SH(p->n), p->scale, true);
+    bb_set_path(ctx, BB_PATH_FUSED);
+    bb_tensor *y = bb_rms_norm(x, scale, 1e-5);
+    bb_backward(y, bb_from_f64(ctx, dtype, SH(p->rows, p->n), p->dy));
+    solve(p, 1e-5);
+    check_values(t, "dx", bb_grad(x), p->dx, 1, relative);
+    check_values(t, "dscale", bb_grad(scale), p->dscale, 1, relative);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+static problem shared; /* too large for the stack */
+
+/* A buffer that is both input and cotangent was overwritten while it was still read. */
+static void test_cotangent_is_the_input(test *t) {
+    bb_context *ctx = test_open();
+    problem *p = &shared;
+    draw_problem(p, BB_F32, 7, 65);
+    memcpy(p->dy, p->x, sizeof p->dy);
+    solve(p, 1e-5);
+    bb_tensor *x = leaf(ctx, BB_F32, SH(7, 65), p->x, true),
+              *scale = leaf(ctx, BB_F32, SH(65), p->scale, true);
+    bb_backward(bb_rms_norm(x, scale, 1e-5), x);
+    check_values(t, "dx", bb_grad(x), p->dx, 1, 1e-5);
+    check_values(t, "dscale", bb_grad(scale), p->dscale, 1, 1e-5);
+    /* The same tensor as input and as scale gets both gradients. */
+    draw_problem(p, BB_F32, 1, 65);
+    memcpy(p->scale, p->x, 65 * sizeof p->x[0]);
+    solve(p, 1e-5);
+    for (int i = 0; i < 65; i++) p->dx[i] += p->dscale[i];
+    x = leaf(ctx, BB_F32, SH(65), p->x, true);
+    bb_backward(bb_rms_norm(x, x, 1e-5), bb_from_f64(ctx, BB_F32, SH(65), p->dy));
+    check_values(t, "dx + dscale", bb_grad(x), p->dx, 1, 1e-5);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* layer_norm's mean term was left in: a cotangent whose rows have a mean. */
+static void test_no_mean_term(test *t) {
+    draw_problem(&shared, BB_F32, 9, 128);
+    for (int i = 0; i < 9 * 128; i++) shared.dy[i] = round_to(BB_F32, shared.dy[i] + 3);
+    check_problem(t, &shared, BB_F32, 1e-5);
+}
+
+/* scale was forgotten inside c: a scale far from constant. */
+static void test_scale_inside_the_sum(test *t) {
+    draw_problem(&shared, BB_F32, 9, 128);
+    for (int i = 0; i < 128; i++)
+        shared.scale[i] = round_to(BB_F32, shared.scale[i] * pow(10, i % 5 - 2));
+    check_problem(t, &shared, BB_F32, 1e-5);
+}
+
+/* The gradient of a residual was added before the norm's backward instead of after. */
+static void test_residual_around_the_norm(test *t) {
+    bb_context *ctx = test_open();
+    problem *p = &shared;
+    draw_problem(p, BB_F32, 5, 64);
+    solve(p, 1e-5);
+    for (int i = 0; i < 5 * 64; i++) p->dx[i] += p->dy[i];
+    bb_tensor *x = leaf(ctx, BB_F32, SH(5, 64), p->x, true),
+              *scale = leaf(ctx, BB_F32, SH(64), p->scale, true);
+    bb_backward(bb_add(x, bb_rms_norm(x, scale, 1e-5)), bb_from_f64(ctx, BB_F32, SH(5, 64), p->dy));
+    check_values(t, "dx", bb_grad(x), p->dx, 1, 1e-5);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* dscale stayed zero, or kept what the call before had left. */
+static void test_gradients_accumulate_once(test *t) {
+    bb_context *ctx = test_open();
+    problem *p = &shared;
+    draw_problem(p, BB_F32, 5, 64);
+    solve(p, 1e-5);
+    bb_tensor *x = leaf(ctx, BB_F32, SH(5, 64), p->x, true),
+              *scale = leaf(ctx, BB_F32, SH(64), p->scale, true);
+    bb_tensor *dy = bb_from_f64(ctx, BB_F32, SH(5, 64), p->dy);
+    for (int times = 1; times <= 3; times++) {
+        bb_backward(bb_rms_norm(x, scale, 1e-5), dy);
+        check_values(t, "dx", bb_grad(x), p->dx, times, 1e-5);
+        check_values(t, "dscale", bb_grad(scale), p->dscale, times, 1e-5);
+    }
+    bb_zero_grad(scale);
+    bb_backward(bb_rms_norm(x, scale, 1e-5), dy);
+    check_values(t, "dscale after bb_zero_grad", bb_grad(scale), p->dscale, 1, 1e-5);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* dscale in bf16 was off by orders of magnitude where rows are many: it is summed in f32. */
+static void test_narrow_dscale(test *t) {
+    draw_problem(&shared, BB_BF16, 512, 8);
+    check_problem(t, &shared, BB_BF16, 8e-3);
+    draw_problem(&shared, BB_F16, 512, 8);
+    check_problem(t, &shared, BB_F16, 1e-3);
+}
+
+/* x = 0 gave changing garbage: a partial sum that no row had written, here in the chunks past the
+ * last row. */
+static void test_zero_input_gives_zero_dscale(test *t) {
+    bb_context *ctx = test_open();
+    enum { ROWS = 65, DIM = 16384 };
+    bb_tensor *x = bb_zeros(ctx, BB_F32, SH(ROWS, DIM)), *dy = bb_randn(ctx, BB_F32, SH(ROWS, DIM));
+    bb_tensor *scale = bb_set_requires_grad(bb_ones(ctx, BB_F32, SH(DIM)), true);
+    static float got[DIM];
+    for (int round = 0; round < 2; round++) {
+        bb_backward(bb_rms_norm(x, scale, 1e-5), dy);
+        bb_read(bb_grad(scale), got, sizeof got);
+        int64_t wrong = 0;
+        for (int i = 0; i < DIM; i++) wrong += got[i] != 0;
+        CHECK_INT(t, wrong, 0);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* The variance was saved where 1/sqrt was meant: right forward, wrong backward. */
+static void test_saved_statistic(test *t) {
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_F16, BB_BF16};
+    static const int64_t dims[] = {1, 63, 64, 256, 257, 1024};
+    bb_context *ctx = test_open();
+    for (int d = 0; d < 4; d++) {
+        for (int k = 0; k < 6; k++) {
+            problem *p = &shared;
+            bb_rms_norm_attrs attrs = {{1, {-1}}, 0.01, BB_ROUND_AUTO};
+            bb_tensor *rstd = NULL;
+            double got[3];
+            draw_problem(p, dtypes[d], 3, dims[k]);
+            run_kernel(ctx, bb_from_f64(ctx, dtypes[d], SH(3, dims[k]), p->x),
+                       bb_ones(ctx, dtypes[d], SH(dims[k])), &attrs, &rstd);
+            if (!CHECK(t, rstd != NULL)) continue;
+            CHECK(t, bb_dtype_of(rstd) == (dtypes[d] == BB_F64 ? BB_F64 : BB_F32));
+            CHECK(t, bb_rank(rstd) == 2 && bb_size(rstd, 0) == 3 && bb_size(rstd, 1) == 1);
+            bb_read_f64(rstd, got, 3);
+            for (int r = 0; r < 3; r++) {
+                double squares = 0;
+                for (int64_t i = 0; i < dims[k]; i++) squares += pow(p->x[r * dims[k] + i], 2);
+                double expected = 1 / sqrt(squares / (double)dims[k] + 0.01);
+                CHECK_NEAR(t, got[r], expected, (dtypes[d] == BB_F64 ? 1e-15 : 4e-7) * expected);
+            }
+        }
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Which gradients are computed was decided wrongly: each combination. */
+static void test_each_requires_grad(test *t) {
+    bb_context *ctx = test_open();
+    problem *p = &shared;
+    draw_problem(p, BB_F32, 33, 100);
+    solve(p, 1e-5);
+    for (int mask = 0; mask < 4; mask++) {
+        bb_tensor *x = leaf(ctx, BB_F32, SH(33, 100), p->x, mask & 1),
+                  *scale = leaf(ctx, BB_F32, SH(100), p->scale, mask & 2);
+        bb_tensor *y = bb_rms_norm(x, scale, 1e-5);
+        CHECK_INT(t, bb_requires_grad(y), mask != 0);
+        if (mask) bb_backward(y, bb_from_f64(ctx, BB_F32, SH(33, 100), p->dy));
+        if (mask & 1)
+            check_values(t, "dx", bb_grad(x), p->dx, 1, 1e-5);
+        else
+            CHECK(t, bb_grad(x) == NULL);
+        if (mask & 2)
+            check_values(t, "dscale", bb_grad(scale), p->dscale, 1, 1e-5);
+        else
+            CHECK(t, bb_grad(scale) == NULL);
+        bb_end_step(ctx);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+static bb_tensor *norm_segment(void *user, bb_tensor *const *in, int n) {
+    (void)user;
+    (void)n;
+    return bb_rms_norm(in[0], in[1], 1e-5);
+}
+
+/* Recomputed in backward, the input was normalized twice. */
+static void test_recompute(test *t) {
+    bb_context *ctx = test_open();
+    problem *p = &shared;
+    draw_problem(p, BB_F32, 5, 64);
+    solve(p, 1e-5);
+    bb_tensor *in[] = {leaf(ctx, BB_F32, SH(5, 64), p->x, true),
+                       leaf(ctx, BB_F32, SH(64), p->scale, true)};
+    bb_backward(bb_recompute(ctx, norm_segment, NULL, in, 2),
+                bb_from_f64(ctx, BB_F32, SH(5, 64), p->dy));
+    check_values(t, "dx", bb_grad(in[0]), p->dx, 1, 1e-5);
+    check_values(t, "dscale", bb_grad(in[1]), p->dscale, 1, 1e-5);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Zeros: a zero row at eps 0 is NaN and stays in its row; a zero scale is harmless. */
+static void test_zero_row_at_eps_0(test *t) {
+    bb_context *ctx = test_open();
+    const double values[] = {0, 0, 0, 3, 4, 0}, zeros[] = {0, 0, 0};
+    double got[6];
+    bb_tensor *x = leaf(ctx, BB_F32, SH(2, 3), values, true),
+              *scale = leaf(ctx, BB_F32, SH(3), zeros, true);
+    bb_tensor *y = bb_rms_norm(x, scale, 0);
+    bb_read_f64(y, got, 6);
+    for (int i = 0; i < 3; i++) CHECK(t, isnan(got[i]) && got[i + 3] == 0);
+    bb_backward(y, bb_ones_like(y));
+    bb_read_f64(bb_grad(x), got, 6);
+    for (int i = 0; i < 3; i++) CHECK(t, isnan(got[i]) && got[i + 3] == 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Very small and very large rows: neither c nor rstd^2 may overflow on the way. */
+static void test_extreme_rows(test *t) {
+    bb_context *ctx = test_open();
+    static const double sizes[] = {1e-18, 1e-12, 1e12, 1e17};
+    for (int k = 0; k < 4; k++) {
+        problem *p = &shared;
+        draw_problem(p, BB_F32, 2, 64);
+        for (int i = 0; i < 128; i++) p->x[i] = round_to(BB_F32, p->x[i] * sizes[k]);
+        solve(p, 0);
+        bb_tensor *x = leaf(ctx, BB_F32, SH(2, 64), p->x, true),
+                  *scale = leaf(ctx, BB_F32, SH(64), p->scale, true);
+        bb_backward(bb_rms_norm(x, scale, 0), bb_from_f64(ctx, BB_F32, SH(2, 64), p->dy));
+        check_values(t, "dx", bb_grad(x), p->dx, 1, 1e-5);
+        check_values(t, "dscale", bb_grad(scale), p->dscale, 1, 1e-5);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* What the kernel leaves to the decomposition, and what not. */
+static void test_supports(test *t) {
+    bb_context *ctx = test_open();
+    const struct {
+        bb_shape x, scale;
+        bb_dtype x_dtype, scale_dtype;
+        bool fused;
+    } cases[] = {
+        {SH(2, 3), SH(3), BB_F32, BB_F32, true},
+        {SH(2, 3), SH(1), BB_F32, BB_F16, true},
+        {SH(2, 4, 5, 3), SH(4, 1, 3), BB_F16, BB_F32, true},
+        {SH(2, 3), SH(2, 3), BB_BF16, BB_BF16, true},
+        {SH(2, 3), SH(3), BB_F64, BB_BF16, true},
+        {SH(2, 3), SH(3), BB_F32, BB_F64, false},
+        {SH(3), SH(2, 3), BB_F32, BB_F32, false},
+        {SH(2, 3), SH(1, 1, 3), BB_F32, BB_F32, false},
+        {SH(2, 1), SH(3), BB_F32, BB_F32, false},
+        {SH(2, 3), SH(2, 1), BB_F32, BB_F32, false},
+    };
+    bb_set_path(ctx, BB_PATH_FUSED);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, cases[i].x_dtype, cases[i].x), true);
+        bb_tensor *y = bb_rms_norm(x, bb_ones(ctx, cases[i].scale_dtype, cases[i].scale), 1e-5);
+        CHECK_MSG(t, (y != NULL) == cases[i].fused, "case %zu: %s", i, bb_error_message(ctx));
+        if (!y) CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "RMSNormImpl");
+    }
+    bb_close(ctx);
+}
+
+static void train_step(bb_context *ctx) {
+    bb_tensor *x = bb_set_requires_grad(bb_randn(ctx, BB_BF16, SH(40, 1024)), true);
+    bb_tensor *scale = bb_set_requires_grad(bb_ones(ctx, BB_BF16, SH(1024)), true);
+    bb_tensor *y = bb_rms_norm(x, scale, 1e-5);
+    bb_backward(y, y);
+}
+
+static void test_allocation_failures(test *t) { alloc_failure_loop(t, train_step); }
+
+static const test_row rows[] = {
+    {"contract_roundings", test_contract_roundings},
+    {"rounding_orders_differ", test_rounding_orders_differ},
+    {"same_bytes_for_any_threads", test_same_bytes_for_any_threads},
+    {"cotangent_is_the_input", test_cotangent_is_the_input},
+    {"no_mean_term", test_no_mean_term},
+    {"scale_inside_the_sum", test_scale_inside_the_sum},
+    {"residual_around_the_norm", test_residual_around_the_norm},
+    {"gradients_accumulate_once", test_gradients_accumulate_once},
+    {"narrow_dscale", test_narrow_dscale},
+    {"zero_input_gives_zero_dscale", test_zero_input_gives_zero_dscale},
+    {"saved_statistic", test_saved_statistic},
+    {"each_requires_grad", test_each_requires_grad},
+    {"recompute", test_recompute},
+    {"zero_row_at_eps_0", test_zero_row_at_eps_0},
+    {"extreme_rows", test_extreme_rows},
+    {"supports", test_supports},
+    {"allocation_failures", test_allocation_failures},
+};
+TEST_MAIN(rows)

@@ -1,0 +1,53 @@
+/* linear against plain sums: every rank of input, with and without bias, empty sizes, layouts. */
+#include "ops/ops.h"
+#include "tests/support/cases.h"
+
+static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
+    const int64_t width = c->in[1].shape.size[0], depth = c->in[1].shape.size[1];
+    int64_t n = 0;
+    bb_shape_count(out_shape, &n);
+    for (int64_t i = 0; i < n; i++) {
+        const double *x = in[0] + i / width * depth, *w = in[1] + i % width * depth;
+        double sum = in[2] ? in[2][i % width] : 0;
+        for (int64_t k = 0; k < depth; k++) sum += x[k] * w[k];
+        out[i] = sum;
+    }
+}
+
+#define LINEAR(x, out, in_, missing) \
+    .in = {{.shape = x}, {.shape = {2, {out, in_}}}, {.shape = {1, {out}}, .absent = missing}}, .n_in = 3
+#define S(...) __VA_ARGS__
+static const op_case cases[] = {
+    {.name = "vector", LINEAR(S({1, {4}}), 3, 4, false)},
+    {.name = "matrix", LINEAR(S({2, {5, 4}}), 3, 4, false)},
+    {.name = "three axes, no bias", LINEAR(S({3, {2, 3, 4}}), 5, 4, true)},
+    {.name = "four axes", LINEAR(S({4, {2, 1, 3, 4}}), 2, 4, false)},
+    {.name = "one by one", LINEAR(S({2, {1, 1}}), 1, 1, false)},
+    {.name = "no rows", LINEAR(S({2, {0, 4}}), 3, 4, false)},
+    {.name = "no depth", LINEAR(S({2, {3, 0}}), 2, 0, false)},
+    {.name = "no depth, no bias", LINEAR(S({2, {3, 0}}), 2, 0, true)},
+    {.name = "no width", LINEAR(S({2, {3, 4}}), 0, 4, false)},
+    {.name = "more columns than a piece", LINEAR(S({2, {3, 2}}), 129, 2, false), .no_second = true, .why = "slow"},
+    {.name = "blocks", LINEAR(S({3, {2, 33, 65}}), 67, 65, false), .tolerance = 16, .no_second = true, .why = "slow"},
+};
+
+static void test_cases(test *t) { run_op_cases(t, "linear", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
+
+static void test_errors(test *t) {
+    bb_context *ctx = test_open();
+    bb_t x = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)), w = bb_zeros(ctx, BB_F32, BB_SHAPE(4, 3));
+    CHECK(t, bb_linear(x, bb_zeros(ctx, BB_F32, BB_SHAPE(3, 4)), NULL) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: weight: expected shape (out, 3), got (3, 4)");
+    CHECK(t, bb_linear(x, w, bb_zeros(ctx, BB_F32, BB_SHAPE(3))) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: bias: expected shape (4), got (3)");
+    CHECK(t, bb_linear(x, bb_zeros(ctx, BB_BF16, BB_SHAPE(4, 3)), NULL) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: weight: expected dtype f32, got bf16");
+    CHECK(t, bb_linear(bb_scalar(ctx, BB_F32, 1), w, NULL) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: input: expected at least 1 axes, got 0");
+    CHECK(t, bb_linear(x, NULL, NULL) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: weight: expected a tensor, got NULL");
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {{"cases", test_cases}, {"errors", test_errors}};
+TEST_MAIN(rows)

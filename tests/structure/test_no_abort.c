@@ -1,0 +1,84 @@
+/* The library never aborts, exits, jumps or prints, and asks its context for memory. Looks for the names of the calls
+ * that would, outside comments and strings. */
+#include <ctype.h>
+
+#include "tests/support/files.h"
+#include "tests/support/test.h"
+
+static const char *const folders[] = {"core", "ops", "autograd", "backends", "nn", "io"};
+static const char *const suffixes[] = {".c", ".h", ".cu", ".cuh", NULL};
+
+/* A trailing '(' means: as a call. */
+static const char *const banned[] = {
+    "abort(",   "exit(",    "_exit(",    "_Exit(",   "quick_exit(", "longjmp(", "setjmp(",  "raise(",         "printf(",
+    "vprintf(", "puts(",    "putchar(",  "perror(",  "stdout",      "stderr",   "malloc(",  "calloc(",        "realloc(",
+    "free(",    "strdup(",  "asprintf(", "alloca(",  "system(",     "strtok(",  "strcpy(",  "aligned_alloc(", "posix_memalign(",
+    "sprintf(", "gets(",    "strcat(",
+};
+
+/* The default allocator, and the trace that a user asked for by BOBBIN_TRACE. */
+static const struct {
+    const char *path, *what;
+} allowed[] = {
+    {"core/context.c", "aligned_alloc("},
+    {"core/context.c", "free("},
+    {"core/context.c", "stderr"},
+};
+
+static bool is_allowed(const char *path, const char *what) {
+    for (size_t i = 0; i < sizeof allowed / sizeof allowed[0]; i++)
+        if (strcmp(path, allowed[i].path) == 0 && strcmp(what, allowed[i].what) == 0) return true;
+    return false;
+}
+
+static bool name_char(char c) { return isalnum((unsigned char)c) || c == '_'; }
+
+static int count_problems(test *t, const char *path, const char *source, bool tell) {
+    char *text = strdup(source);
+    if (!text) return -1;
+    int problems = 0;
+    blank_comments(text, true);
+    for (size_t i = 0; i < sizeof banned / sizeof banned[0]; i++) {
+        size_t n = strlen(banned[i]);
+        bool call = banned[i][n - 1] == '(';
+        n -= call;
+        for (const char *p = text; *p; p++) {
+            if (strncmp(p, banned[i], n) != 0 || name_char(p[n]) || (p > text && name_char(p[-1]))) continue;
+            if (p > text && (p[-1] == '.' || (p[-1] == '>' && p > text + 1 && p[-2] == '-'))) continue; /* a field */
+            if (call && p[n] != '(') continue;
+            if (is_allowed(path, banned[i])) continue;
+            problems++;
+            int line = 1;
+            for (const char *q = text; q < p; q++) line += *q == '\n';
+            if (tell) CHECK_MSG(t, false, "%s:%d: %s)", path, line, banned[i]);
+        }
+    }
+    free(text);
+    return problems;
+}
+
+static void check_file(void *user, const char *path, const char *text) {
+    test *t = user;
+    t->checks++;
+    count_problems(t, path, text, true);
+}
+
+static void test_library(test *t) {
+    int files = 0;
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+        files += each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_file, t);
+    CHECK_MSG(t, files > 80, "only %d source files found", files);
+}
+
+static void test_planted(test *t) {
+    CHECK_INT(t, count_problems(t, "ops/x.c", "void f(void) { abort(); }", false), 1);
+    CHECK_INT(t, count_problems(t, "ops/x.c", "if (x) exit(1); printf(\"%d\", 1); fputs(\"\", stderr);", false), 3);
+    CHECK_INT(t, count_problems(t, "ops/x.c", "void *p = malloc(3); free(p);", false), 2);
+    CHECK_INT(t, count_problems(t, "ops/x.c", "/* abort() */ // exit(1)\nconst char *s = \"printf(\\\" exit(\";", false), 0);
+    CHECK_INT(t, count_problems(t, "ops/x.c", "snprintf(a, 3, b); fprintf(f, c); bb_free(x); tape->free(y); on_exit_code(1);", false), 0);
+    CHECK_INT(t, count_problems(t, "core/context.c", "free(block);", false), 0);
+    CHECK_INT(t, count_problems(t, "core/op.c", "free(block);", false), 1);
+}
+
+static const test_row rows[] = {{"library", test_library}, {"planted", test_planted}};
+TEST_MAIN(rows)

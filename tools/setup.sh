@@ -1,0 +1,52 @@
+# shellcheck shell=sh
+# Sourced by run.sh and test.sh: bobbin_setup installs what building needs and is missing. Where nothing is missing it
+# does nothing, needs no network and takes no time. Packages go by their Debian names.
+
+# Prints the packages whose programs or files are not there.
+bobbin_missing() {
+    command -v git >/dev/null || echo git
+    { command -v cc && command -v c++; } >/dev/null || echo build-essential
+    command -v cmake >/dev/null || echo cmake
+    command -v ninja >/dev/null || echo ninja-build
+    bobbin_has_openblas || echo libopenblas0-openmp
+}
+
+# OpenBLAS that shares OpenMP's threads with our own loops; other builds of it also work, only slower.
+bobbin_has_openblas() {
+    for file in /usr/lib/*/openblas-openmp/libopenblas.so.0 /usr/lib*/libopenblaso*.so.0 /usr/local/lib*/libopenblas*.so*; do
+        [ -e "$file" ] && return 0
+    done
+    return 1
+}
+
+bobbin_as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+bobbin_setup() {
+    missing=$(bobbin_missing | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        # Without OpenBLAS the library uses its own matrix product, so that alone is no reason to stop.
+        [ "$missing" = "libopenblas0-openmp " ] && return 0
+        echo "Please install these and run this again (Debian's names): $missing" >&2
+        echo "That is: a C compiler, CMake 3.22 or newer, Ninja, git, and OpenBLAS built with OpenMP." >&2
+        return 1
+    fi
+    if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+        echo "Please ask an administrator for: apt-get install $missing" >&2
+        return 1
+    fi
+    echo "Installing: $missing"
+    log=$(mktemp) || return 1
+    # shellcheck disable=SC2086 # one word each
+    if bobbin_as_root apt-get update >"$log" 2>&1 &&
+        bobbin_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >>"$log" 2>&1; then
+        rm -f "$log"
+        return 0
+    fi
+    tail -n 15 "$log" >&2
+    rm -f "$log"
+    echo "Could not install: $missing" >&2
+    return 1
+}
