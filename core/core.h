@@ -87,7 +87,12 @@ typedef struct bb_shape {
 
 /* BB_SHAPE(2, 3) is the shape (2, 3); BB_SCALAR the shape (). */
 #ifdef __cplusplus
-#define BB_SHAPE(...) (bb_shape{(int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
+extern "C++" {
+template <typename... T> inline bb_shape bb_make_shape(T... size) {
+    return bb_shape{int(sizeof...(T)), {int64_t(size)...}};
+}
+}
+#define BB_SHAPE(...) bb_make_shape(__VA_ARGS__)
 #define BB_SCALAR (bb_shape{0, {0}})
 #else
 #define BB_SHAPE(...) \
@@ -103,7 +108,10 @@ typedef struct bb_ints {
 } bb_ints;
 
 #ifdef __cplusplus
-#define BB_INTS(...) (bb_ints{(int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
+extern "C++" {
+template <typename... T> inline bb_ints bb_make_ints(T... v) { return bb_ints{int(sizeof...(T)), {int64_t(v)...}}; }
+}
+#define BB_INTS(...) bb_make_ints(__VA_ARGS__)
 #else
 #define BB_INTS(...) \
     ((bb_ints){(int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})

@@ -57,8 +57,10 @@ bb_status bb_file_map(bb_context *ctx, const char *path, bb_file *file) {
         status = bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: too large for this machine", path);
     } else if (info.st_size > 0) {
         void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (data == MAP_FAILED) status = fail_system(ctx, path, "cannot map");
-        else *file = (bb_file){data, (size_t)info.st_size};
+        if (data == MAP_FAILED)
+            status = fail_system(ctx, path, "cannot map");
+        else
+            *file = (bb_file){data, (size_t)info.st_size};
     }
     close(fd);
     return status;
@@ -101,12 +103,12 @@ static bb_status writer_fail(bb_writer *w, const char *doing) {
     return w->status;
 }
 
-/* A name that no reader takes for a model or checkpoint. O_EXCL makes it ours alone: another thread or a stale file of
- * a killed process only costs a further try. */
+/* A name that no reader takes for a model or checkpoint. O_EXCL makes it ours alone: another thread
+ * or a stale file of a killed process only costs a further try. */
 static bb_status open_scratch(bb_writer *w, mode_t mode) {
     for (int i = 0; i < 1000; i++) {
-        int n = snprintf(w->scratch, sizeof w->scratch, "%.*s.bobbin-%ld-%d.tmp", (int)w->folder_bytes, w->target,
-                         (long)getpid(), i);
+        int n = snprintf(w->scratch, sizeof w->scratch, "%.*s.bobbin-%ld-%d.tmp",
+                         (int)w->folder_bytes, w->target, (long)getpid(), i);
         if (n < 0 || (size_t)n >= sizeof w->scratch) {
             errno = ENAMETOOLONG;
             break;
@@ -194,7 +196,8 @@ static bb_status flush_folder(bb_writer *w) {
         folder[w->folder_bytes] = '\0';
     }
     int fd = open(folder, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
-    if (fd < 0) return errno == EACCES ? BB_OK : writer_fail(w, "written, but cannot open its folder");
+    if (fd < 0)
+        return errno == EACCES ? BB_OK : writer_fail(w, "written, but cannot open its folder");
     if (flush(w, fd) != 0 && errno != EINVAL) /* EINVAL: a file system that cannot and need not */
         writer_fail(w, "written, but cannot flush its folder");
     close(fd);
@@ -211,7 +214,8 @@ static bb_status finish(bb_writer *w) {
     int result = close(w->fd);
     w->fd = -1;
     if (result != 0 && errno != EINTR) return writer_fail(w, "cannot close");
-    if (w->calls.rename(w->calls.user, w->scratch, w->target) != 0) return writer_fail(w, "cannot replace");
+    if (w->calls.rename(w->calls.user, w->scratch, w->target) != 0)
+        return writer_fail(w, "cannot replace");
     w->scratch[0] = '\0'; /* it now is the target */
     return flush_folder(w);
 }

@@ -4,7 +4,8 @@
 
 #include "io/io.h"
 
-/* Heapsort: no allocation, no recursion, n log n for any input. less(user, a, b) is a strict order. io/sort.c */
+/* Heapsort: no allocation, no recursion, n log n for any input. less(user, a, b) is a strict order.
+ * io/sort.c */
 typedef bool (*bb_less_fn)(const void *user, uint64_t a, uint64_t b);
 void bb_heap_sort(uint64_t *items, size_t n, bb_less_fn less, const void *user);
 
@@ -15,21 +16,26 @@ static inline uint32_t bb_hash(uint32_t hash, const char *bytes, size_t n) {
     return hash;
 }
 
-/* Length of the valid UTF-8 sequence at p (before end), 0 if there is none; *code gets its code point. io/json_value.c */
+/* Length of the valid UTF-8 sequence at p (before end), 0 if there is none; *code gets its code
+ * point. io/json_value.c */
 int bb_utf8(const char *p, const char *end, uint32_t *code);
 
 /* The letters of JSON; io/json_value.c. */
-int bb_json_character(const char *p, const char *end, uint32_t *code); /* as bb_utf8, in a string: escapes, too */
-const char *bb_json_skip_string(const char *p);                        /* past a valid string, from its first quote */
-double bb_json_to_double(const char *at, const char *end);             /* a valid number */
-static inline bool bb_json_is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+int bb_json_character(const char *p, const char *end,
+                      uint32_t *code);          /* as bb_utf8, in a string: escapes, too */
+const char *bb_json_skip_string(const char *p); /* past a valid string, from its first quote */
+double bb_json_to_double(const char *at, const char *end); /* a valid number */
+static inline bool bb_json_is_space(char c) {
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
 static inline bool bb_json_is_digit(char c) { return c >= '0' && c <= '9'; }
 
 /* "F32"; io/safetensors.c */
 const char *bb_safetensors_dtype(bb_dtype dtype);
 bb_context *bb_safetensors_context(const bb_safetensors *file);
 
-/* Tensors that are there and alive, under different names in UTF-8; io/safetensors_write.c. `call` begins the error. */
+/* Tensors that are there and alive, under different names in UTF-8; io/safetensors_write.c. `call`
+ * begins the error. */
 bb_status bb_check_named(bb_context *ctx, const char *call, const bb_named *tensors, int64_t count);
 
 #endif

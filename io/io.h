@@ -1,11 +1,14 @@
-/* Bobbin io: files, JSON, tensors in safetensors files, training checkpoints. This header is the manual.
+/* Bobbin io: files, JSON, safetensors files, training checkpoints. This header is the manual.
  *
- * What all readers promise: a file is checked in full before anything is made of it; sizes are believed only as far
- * as bytes are present; time is linear in the file (times a logarithm where names are sorted) and memory at most
- * twice the file plus 1 MiB; a wrong file is one error line that names the file, what was expected and what came.
- * What all writers promise: readers see the old file or the new one, whole, whenever power or disk space end.
+ * What all readers promise: a file is checked in full before anything is made of it; sizes are
+ * believed only as far as bytes are present; time is linear in the file (times a logarithm where
+ * names are sorted) and memory at most twice the file plus 1 MiB; a wrong file is one error line
+ * that names the file, what was expected and what came.
+ * What all writers promise: readers see the old file or the new one, whole, whenever power or disk
+ * space end.
  *
- * BB_ERR_FORMAT: the content is wrong. BB_ERR_UNSUPPORTED: it is right, but not for us. BB_ERR_IO: the system failed. */
+ * BB_ERR_FORMAT: the content is wrong. BB_ERR_UNSUPPORTED: it is right, but not for us. BB_ERR_IO:
+ * the system failed. */
 #ifndef BOBBIN_IO_H
 #define BOBBIN_IO_H
 
@@ -17,7 +20,7 @@ extern "C" {
 
 /* ---- io/file.c: whole files ---------------------------------------------------------------- */
 
-/* A file's bytes, mapped read-only. Do not cut the file short while it is mapped (replacing it is fine). */
+/* A file's bytes, mapped read-only. While it is mapped it may be replaced, but not cut short. */
 typedef struct bb_file {
     const char *data; /* never NULL once mapped, also for an empty file */
     size_t bytes;
@@ -27,7 +30,7 @@ typedef struct bb_file {
 BB_API bb_status bb_file_map(bb_context *ctx, const char *path, bb_file *file);
 BB_API void bb_file_unmap(bb_file *file);
 
-/* The system calls of a writer, so that a test can make each of them fail. They follow POSIX: -1 and errno. */
+/* The system calls of a writer, so that a test can make each fail. As in POSIX: -1 and errno. */
 typedef struct bb_file_calls {
     ptrdiff_t (*write)(void *user, int file, const void *data, size_t bytes);
     int (*fsync)(void *user, int file);
@@ -35,11 +38,13 @@ typedef struct bb_file_calls {
     void *user;
 } bb_file_calls;
 
-/* Writes a file so that it appears whole or not at all: into a temporary file of the same folder, which is flushed and
- * renamed onto `path` by bb_writer_commit; then the folder is flushed. After any failure the temporary file is gone
- * and the old file untouched. A path that exists but is no regular file (a device, a pipe) is written directly. */
+/* Writes a file so that it appears whole or not at all: into a temporary file of the same folder,
+ * which is flushed and renamed onto `path` by bb_writer_commit; then the folder is flushed. After
+ * any failure the temporary file is gone and the old file untouched. A path that exists but is no
+ * regular file (a device, a pipe) is written directly. */
 typedef struct bb_writer bb_writer;
-BB_API bb_writer *bb_writer_open(bb_context *ctx, const char *path, const bb_file_calls *calls); /* calls NULL: the system's */
+/* calls NULL: the system's */
+BB_API bb_writer *bb_writer_open(bb_context *ctx, const char *path, const bb_file_calls *calls);
 BB_API bb_status bb_writer_add(bb_writer *w, const void *data, size_t bytes);
 BB_API bb_status bb_writer_commit(bb_writer *w); /* frees w; fails if any add failed */
 BB_API void bb_writer_abandon(bb_writer *w);     /* frees w, keeps the old file; NULL is ignored */
@@ -47,14 +52,15 @@ BB_API void bb_writer_abandon(bb_writer *w);     /* frees w, keeps the old file;
 /* All of it in one call. */
 BB_API bb_status bb_file_write(bb_context *ctx, const char *path, const void *data, size_t bytes);
 
-/* A printable, short, one-line form of text that came from outside, in quotes, for error messages. */
+/* A printable, short, one-line form of text that came from outside, in quotes, for errors. */
 enum { BB_QUOTE_BYTES = 96 };
 BB_API const char *bb_quote(const char *text, size_t bytes, char quoted[BB_QUOTE_BYTES]);
 
 /* ---- io/json.c, io/json_write.c: JSON (RFC 8259, strict) ------------------------------------- */
 
-/* A value inside a checked text. There is no tree: a value is the place where it is written, so reading costs no
- * memory, bb_json_get costs a pass over its object, and a walk over all members costs one pass in all. */
+/* A value inside a checked text. There is no tree: a value is the place where it is written, so
+ * reading costs no memory, bb_json_get costs a pass over its object, and a walk over all members
+ * costs one pass in all. */
 typedef struct bb_json {
     const char *at, *end;
 } bb_json;
@@ -70,25 +76,29 @@ typedef enum bb_json_kind {
 
 enum { BB_JSON_DEPTH = 64, BB_JSON_NUMBER_BYTES = 128 };
 
-/* Checks a whole text: grammar, UTF-8, escapes, keys that come twice in one object, nesting up to BB_JSON_DEPTH, numbers
- * of up to BB_JSON_NUMBER_BYTES characters within the range of a double. `name` is what errors call the text. The text
- * must outlive the values, which the functions below then read without any further error. */
-BB_API bb_status bb_json_parse(bb_context *ctx, const char *name, const char *text, size_t bytes, bb_json *root);
+/* Checks a whole text: grammar, UTF-8, escapes, keys that come twice in one object, nesting up to
+ * BB_JSON_DEPTH, numbers of up to BB_JSON_NUMBER_BYTES characters within the range of a double.
+ * `name` is what errors call the text. The text must outlive the values, which the functions below
+ * then read without any further error. */
+BB_API bb_status bb_json_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
+                               bb_json *root);
 
 BB_API bb_json_kind bb_json_kind_of(bb_json value);
 BB_API const char *bb_json_kind_name(bb_json_kind kind); /* "a string" */
 
-/* False: the value is of another kind, or out of range. An int is written without fraction and exponent. */
+/* False: another kind, or out of range. An int is written without fraction and exponent. */
 BB_API bool bb_json_int(bb_json value, int64_t min, int64_t max, int64_t *number);
 BB_API bool bb_json_number(bb_json value, double *number);
 BB_API bool bb_json_bool(bb_json value, bool *flag);
 
-/* Unescapes a string into `text`, always ends it with a zero byte, and returns its length without that byte (like
- * snprintf: cut short if it is >= capacity). A length never exceeds end - at - 2. 0 for other kinds. */
+/* Unescapes a string into `text`, always ends it with a zero byte, and returns its length without
+ * that byte (like snprintf: cut short if it is >= capacity). A length never exceeds end - at - 2. 0
+ * for other kinds. */
 BB_API size_t bb_json_string(bb_json value, char *text, size_t capacity);
 BB_API bool bb_json_equals(bb_json value, const char *text); /* a string with this content */
 
-BB_API bool bb_json_get(bb_json object, const char *key, bb_json *value); /* false: no object, or no such key */
+/* False: no object, or no such key. */
+BB_API bool bb_json_get(bb_json object, const char *key, bb_json *value);
 
 /* for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w);) use(w.key, w.value);
  * Members of an object, elements of an array (w.key is then empty), nothing for other kinds. */
@@ -100,13 +110,14 @@ typedef struct bb_json_walk {
 BB_API bb_json_walk bb_json_begin(bb_json value);
 BB_API bool bb_json_next(bb_json_walk *walk);
 
-/* Writes JSON into memory. Commas and indentation are its business; an error (no memory, a string that is no UTF-8, a
- * number that JSON has not) sticks in the context and makes the rest do nothing. */
+/* Writes JSON into memory. Commas and indentation are its business; an error (no memory, a string
+ * that is no UTF-8, a number that JSON has not) sticks in the context and makes the rest do
+ * nothing. */
 typedef struct bb_json_writer {
     bb_context *ctx;
     char *text; /* ended by a zero byte once there is anything */
     size_t bytes, capacity;
-    int depth, indent;      /* indent: spaces a level; 0: one line */
+    int depth, indent;             /* indent: spaces a level; 0: one line */
     bool empty[BB_JSON_DEPTH + 1]; /* nothing at this level yet */
     bool after_key, failed;
 } bb_json_writer;
@@ -119,15 +130,18 @@ BB_API void bb_json_end_array(bb_json_writer *w);
 BB_API void bb_json_key(bb_json_writer *w, const char *key);
 BB_API void bb_json_put_string(bb_json_writer *w, const char *text);
 BB_API void bb_json_put_int(bb_json_writer *w, int64_t value);
-BB_API void bb_json_put_number(bb_json_writer *w, double value); /* shortest text that reads back the same */
+/* The shortest text that reads back the same. */
+BB_API void bb_json_put_number(bb_json_writer *w, double value);
 BB_API void bb_json_put_bool(bb_json_writer *w, bool value);
 BB_API void bb_json_put_null(bb_json_writer *w);
-BB_API bb_status bb_json_save(bb_json_writer *w, const char *path); /* the text and a newline, atomically */
+/* The text and a newline, atomically. */
+BB_API bb_status bb_json_save(bb_json_writer *w, const char *path);
 
 /* ---- io/safetensors.c, io/safetensors_write.c ------------------------------------------------ */
 
-/* The format of https://github.com/huggingface/safetensors, by all rules of its reference implementation. Of its types
- * we read F64 F32 F16 BF16 I64 I32 U8 BOOL, of its shapes those of up to 8 axes. */
+/* The format of https://github.com/huggingface/safetensors, by all rules of its reference
+ * implementation. Of its types we read F64 F32 F16 BF16 I64 I32 U8 BOOL, of its shapes those of up
+ * to 8 axes. */
 
 typedef struct bb_text {
     const char *key, *value;
@@ -135,7 +149,7 @@ typedef struct bb_text {
 
 typedef struct bb_safetensors bb_safetensors;
 
-/* One tensor of a file. Pointers live as long as the file is open; data may stand at any address. */
+/* One tensor of a file. Pointers live as long as the file is open; data may be unaligned. */
 typedef struct bb_stored {
     const char *name;
     bb_dtype dtype;
@@ -144,31 +158,35 @@ typedef struct bb_stored {
     size_t bytes;
 } bb_stored;
 
-BB_API bb_safetensors *bb_safetensors_open(bb_context *ctx, const char *path); /* NULL: see the context's error */
-BB_API void bb_safetensors_close(bb_safetensors *file);                       /* NULL is ignored */
+BB_API bb_safetensors *bb_safetensors_open(bb_context *ctx, const char *path);
+BB_API void bb_safetensors_close(bb_safetensors *file); /* NULL is ignored */
 BB_API const char *bb_safetensors_path(const bb_safetensors *file);
 BB_API int64_t bb_safetensors_count(const bb_safetensors *file);
-BB_API bb_stored bb_safetensors_at(const bb_safetensors *file, int64_t index); /* in the order of the header */
+/* In the order of the header. */
+BB_API bb_stored bb_safetensors_at(const bb_safetensors *file, int64_t index);
 BB_API bool bb_safetensors_find(const bb_safetensors *file, const char *name, bb_stored *stored);
-BB_API const char *bb_safetensors_metadata(const bb_safetensors *file, const char *key); /* NULL: no such key */
+/* NULL: no such key. */
+BB_API const char *bb_safetensors_metadata(const bb_safetensors *file, const char *key);
 BB_API int bb_safetensors_metadata_count(const bb_safetensors *file);
 BB_API bb_text bb_safetensors_metadata_at(const bb_safetensors *file, int index);
 
 /* A new tensor of the current step. NULL and an error if there is none of this name. */
 BB_API bb_tensor *bb_safetensors_load(bb_safetensors *file, const char *name, bb_device device);
 
-/* Fills existing tensors. All are checked first (there, same dtype, same shape), so an error leaves every tensor as it
- * was; `exact` also refuses a file that holds further tensors. */
-BB_API bb_status bb_safetensors_restore(bb_safetensors *file, const bb_named *tensors, int64_t count, bool exact);
+/* Fills existing tensors. All are checked first (there, same dtype, same shape), so an error leaves
+ * every tensor as it was; `exact` also refuses a file that holds further tensors. */
+BB_API bb_status bb_safetensors_restore(bb_safetensors *file, const bb_named *tensors,
+                                        int64_t count, bool exact);
 
 /* Tensors of any layout and device; order in the file: larger elements first, then by name. */
-BB_API bb_status bb_safetensors_save(bb_context *ctx, const char *path, const bb_named *tensors, int64_t count,
-                                     const bb_text *metadata, int64_t metadata_count, const bb_file_calls *calls);
+BB_API bb_status bb_safetensors_save(bb_context *ctx, const char *path, const bb_named *tensors,
+                                     int64_t count, const bb_text *metadata, int64_t metadata_count,
+                                     const bb_file_calls *calls);
 
-/* ---- io/checkpoint.c: a training run, to be continued ----------------------------------------- */
+/* ---- io/checkpoint.c: a training run, to be continued ----------------------------------- */
 
-/* One safetensors file: parameters and optimizer state as tensors, the rest as metadata strings. Replaying from it
- * gives the same bytes as never having stopped. */
+/* One safetensors file: parameters and optimizer state as tensors, the rest as metadata strings.
+ * Replaying from it gives the same bytes as never having stopped. */
 typedef struct bb_checkpoint {
     int64_t step;          /* optimizer steps done */
     int64_t data_position; /* of the data stream */
@@ -177,11 +195,12 @@ typedef struct bb_checkpoint {
 
 /* `extra` are further metadata, such as {"config", text}; keys of our own are refused. */
 BB_API bb_status bb_checkpoint_save(bb_context *ctx, const char *path, const bb_checkpoint *state,
-                                    const bb_named *tensors, int64_t count, const bb_text *extra, int64_t extra_count,
-                                    const bb_file_calls *calls);
+                                    const bb_named *tensors, int64_t count, const bb_text *extra,
+                                    int64_t extra_count, const bb_file_calls *calls);
 
-/* Opens a checkpoint and reads its state. Then build the model, by bb_safetensors_metadata(file, "config") say, and
- * fill it: bb_safetensors_restore(file, tensors, count, true). Close with bb_safetensors_close. */
+/* Opens a checkpoint and reads its state. Then build the model, by bb_safetensors_metadata(file,
+ * "config") say, and fill it: bb_safetensors_restore(file, tensors, count, true). Close with
+ * bb_safetensors_close. */
 BB_API bb_safetensors *bb_checkpoint_open(bb_context *ctx, const char *path, bb_checkpoint *state);
 
 #ifdef __cplusplus

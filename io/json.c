@@ -1,5 +1,5 @@
-/* Reading JSON, first half: one strict check of the whole text. It does not recurse. The values in a checked text are
- * io/json_value.c, writing is io/json_write.c; the manual is io/io.h. */
+/* Reading JSON, first half: one strict check of the whole text. It does not recurse. The values in
+ * a checked text are io/json_value.c, writing is io/json_write.c; the manual is io/io.h. */
 #include "core/impl.h"
 #include "io/internal.h"
 
@@ -47,8 +47,10 @@ static bool scan_digits(scan *s) {
 static bool scan_number(scan *s) {
     const char *start = s->at;
     if (*s->at == '-') s->at++;
-    if (s->at < s->end && *s->at == '0') s->at++;
-    else if (!scan_digits(s)) return false;
+    if (s->at < s->end && *s->at == '0')
+        s->at++;
+    else if (!scan_digits(s))
+        return false;
     if (s->at < s->end && *s->at == '.') {
         s->at++;
         if (!scan_digits(s)) return false;
@@ -61,7 +63,8 @@ static bool scan_number(scan *s) {
     bool fits = s->at - start <= BB_JSON_NUMBER_BYTES;
     if (fits && isfinite(bb_json_to_double(start, s->at))) return true;
     s->at = start;
-    return stop(s, fits ? "a number within the range of a double" : "a number of at most 128 characters");
+    return stop(s, fits ? "a number within the range of a double"
+                        : "a number of at most 128 characters");
 }
 
 static bool scan_word(scan *s) {
@@ -87,7 +90,7 @@ static bool scan_key(scan *s) {
     return true;
 }
 
-/* After a value: closes what ends here and stands before the next value. *done: the root has ended. */
+/* After a value: closes what ends here, up to the next value. *done: the root has ended. */
 static bool scan_after(scan *s, char *open, int *depth, bool *done) {
     for (;;) {
         skip_space(s);
@@ -123,7 +126,9 @@ static bool scan_text(scan *s) {
             bool closes = s->at < s->end && *s->at == (c == '{' ? '}' : ']');
             if (!closes && c == '{' && !scan_key(s)) return false;
             if (!closes) continue; /* the first value follows */
-        } else if (!(c == '"' ? scan_string(s) : c == '-' || bb_json_is_digit(c) ? scan_number(s) : scan_word(s))) {
+        } else if (!(c == '"'                          ? scan_string(s)
+                     : c == '-' || bb_json_is_digit(c) ? scan_number(s)
+                                                       : scan_word(s))) {
             return false;
         }
         if (!scan_after(s, open, &depth, &done)) return false;
@@ -131,10 +136,11 @@ static bool scan_text(scan *s) {
     return true;
 }
 
-/* ---- Keys that come twice. Each open object has its keys on one stack; when it closes they are sorted, by hash first.
- * A key is hash << 32 | its place in the text. The text is already known to be valid. */
+/* ---- Keys that come twice. Each open object has its keys on one stack; when it closes they are
+ * sorted, by hash first. A key is hash << 32 | its place in the text. The text is already known to
+ * be valid. */
 
-/* Order of two strings' contents. Equal stretches go byte by byte; only an escape needs decoding. */
+/* Order of two strings' contents. Equal stretches go byte by byte; only escapes need decoding. */
 static int compare_strings(const char *a, const char *b, const char *end) {
     a++, b++;
     while (*a == *b && *a != '"' && *a != '\\') a++, b++;
@@ -149,7 +155,8 @@ static int compare_strings(const char *a, const char *b, const char *end) {
 
 static uint32_t hash_string(const char *p, const char *end) {
     uint32_t hash = BB_HASH_START, code = 0;
-    for (p++; *p != '"'; p += bb_json_character(p, end, &code), hash = bb_hash(hash, (const char *)&code, sizeof code)) {}
+    for (p++; *p != '"'; p += bb_json_character(p, end, &code),
+                         hash = bb_hash(hash, (const char *)&code, sizeof code)) {}
     return hash;
 }
 
@@ -187,27 +194,32 @@ static const char *find_duplicate(const scan *s, uint64_t *keys) {
 
 static bb_status check_keys(bb_context *ctx, const char *name, const scan *s) {
     if (s->keys < 2) return BB_OK;
-    size_t bytes = s->keys * sizeof(uint64_t); /* cannot wrap: a key takes four bytes of text or more */
+    size_t bytes =
+        s->keys * sizeof(uint64_t); /* cannot wrap: a key takes four bytes of text or more */
     uint64_t *keys = bb_host_allocate(ctx, bytes);
     if (!keys) return bb_error(ctx);
     const char *twice = find_duplicate(s, keys);
     bb_host_release(ctx, keys, bytes);
     if (!twice) return BB_OK;
     char quoted[BB_QUOTE_BYTES];
-    return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected each key once in an object, got %s twice", name,
+    return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected each key once in an object, got %s twice",
+                   name,
                    bb_quote(twice + 1, (size_t)(bb_json_skip_string(twice) - twice) - 2, quoted));
 }
 
-bb_status bb_json_parse(bb_context *ctx, const char *name, const char *text, size_t bytes, bb_json *root) {
+bb_status bb_json_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
+                        bb_json *root) {
     *root = (bb_json){text, text};
     if (bb_error(ctx)) return bb_error(ctx);
     if (bytes > UINT32_MAX)
-        return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: expected at most 4 GiB of JSON, got %zu bytes", name, bytes);
+        return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: expected at most 4 GiB of JSON, got %zu bytes",
+                       name, bytes);
     scan s = {text, text, text + bytes, NULL, 0};
     if (!scan_text(&s)) {
         char quoted[BB_QUOTE_BYTES];
         size_t left = (size_t)(s.end - s.at), shown = left < 12 ? left : 12;
-        return bb_fail(ctx, BB_ERR_FORMAT, "%s: byte %zu: expected %s, got %s", name, (size_t)(s.at - text), s.expected,
+        return bb_fail(ctx, BB_ERR_FORMAT, "%s: byte %zu: expected %s, got %s", name,
+                       (size_t)(s.at - text), s.expected,
                        left ? bb_quote(s.at, shown, quoted) : "the end of the text");
     }
     while (bb_json_is_space(*root->at)) root->at++;

@@ -1,5 +1,5 @@
-/* Reading JSON, second half: the characters of strings, and values as places in a text that io/json.c has found valid.
- * The manual is io/io.h. */
+/* Reading JSON, second half: the characters of strings, and values as places in a text that
+ * io/json.c has found valid. The manual is io/io.h. */
 #include "io/internal.h"
 
 #include <locale.h>
@@ -12,8 +12,11 @@ int bb_utf8(const char *p, const char *end, uint32_t *code) {
     static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000}; /* longer forms are refused */
     if (p >= end) return 0;
     unsigned char first = (unsigned char)*p;
-    int n = first < 0x80 ? 1 : first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3
-                           : first >= 0xF0 && first < 0xF5 ? 4 : 0;
+    int n = first < 0x80                    ? 1
+            : first >= 0xC2 && first < 0xE0 ? 2
+            : first >= 0xE0 && first < 0xF0 ? 3
+            : first >= 0xF0 && first < 0xF5 ? 4
+                                            : 0;
     if (n == 0 || end - p < n) return 0;
     uint32_t value = n == 1 ? first : first & (0x7Fu >> n);
     for (int i = 1; i < n; i++) {
@@ -85,14 +88,15 @@ const char *bb_json_skip_string(const char *p) {
 
 bb_json_kind bb_json_kind_of(bb_json value) {
     static const char first[] = "ntf\"[{";
-    static const bb_json_kind kinds[] = {BB_JSON_NULL, BB_JSON_BOOL, BB_JSON_BOOL, BB_JSON_STRING, BB_JSON_ARRAY,
-                                         BB_JSON_OBJECT};
+    static const bb_json_kind kinds[] = {BB_JSON_NULL,   BB_JSON_BOOL,  BB_JSON_BOOL,
+                                         BB_JSON_STRING, BB_JSON_ARRAY, BB_JSON_OBJECT};
     const char *found = value.at < value.end ? memchr(first, *value.at, sizeof first - 1) : first;
     return found ? kinds[found - first] : BB_JSON_NUMBER;
 }
 
 const char *bb_json_kind_name(bb_json_kind kind) {
-    static const char *const names[] = {"null", "true or false", "a number", "a string", "an array", "an object"};
+    static const char *const names[] = {"null",     "true or false", "a number",
+                                        "a string", "an array",      "an object"};
     return names[kind];
 }
 
@@ -187,7 +191,11 @@ static const char *skip_between(const char *p, const char *end) {
 
 bb_json_walk bb_json_begin(bb_json value) {
     bb_json_kind kind = bb_json_kind_of(value);
-    bb_json_walk walk = {{value.end, value.end}, {value.end, value.end}, value.end, value.end, kind == BB_JSON_OBJECT};
+    bb_json_walk walk = {{value.end, value.end},
+                         {value.end, value.end},
+                         value.end,
+                         value.end,
+                         kind == BB_JSON_OBJECT};
     if (kind == BB_JSON_OBJECT || kind == BB_JSON_ARRAY) {
         walk.end = value.end - 1;
         walk.next = skip_between(value.at + 1, walk.end);

@@ -1,7 +1,9 @@
-/* Reading safetensors files: 8 bytes header length N (little-endian), N bytes of JSON, then the tensors' bytes.
- *     {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"key": "text"}}
- * Offsets count from the end of the header; sorted, they must cover the rest of the file without hole or overlap.
- * Everything is checked when the file is opened. Written by io/safetensors_write.c; the manual is io/io.h. */
+/* Reading safetensors files: 8 bytes header length N (little-endian), N bytes of JSON, then the
+ * tensors' bytes.
+ *     {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
+ * "__metadata__": {"key": "text"}} Offsets count from the end of the header; sorted, they must
+ * cover the rest of the file without hole or overlap. Everything is checked when the file is
+ * opened. Written by io/safetensors_write.c; the manual is io/io.h. */
 #include "core/impl.h"
 #include "io/internal.h"
 
@@ -15,7 +17,7 @@ enum { MAX_HEADER = 100000000 }; /* the reference's limit */
 typedef struct entry {
     uint64_t begin, end; /* of its bytes in the data */
     const char *name;
-    uint32_t dims;       /* index of its first size */
+    uint32_t dims; /* index of its first size */
     uint8_t dtype, rank;
 } entry;
 
@@ -26,23 +28,26 @@ struct bb_safetensors {
     uint64_t data_bytes;
     int64_t count;
     int metadata_count;
-    size_t block_bytes;  /* of this struct and all that follows, one block */
-    entry *entries;      /* in the order of the header */
-    uint64_t *order;     /* hash of the name << 32 | index, sorted */
+    size_t block_bytes; /* of this struct and all that follows, one block */
+    entry *entries;     /* in the order of the header */
+    uint64_t *order;    /* hash of the name << 32 | index, sorted */
     bb_text *metadata;
     int64_t *dims;
-    char *text;          /* free space for names */
+    char *text; /* free space for names */
     size_t dims_used;
 };
 
-static const char *const dtype_codes[BB_DTYPE_COUNT] = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"};
-static const char *const other_codes[] = {"I8",  "I16",     "U16",     "U32", "U64", "C64", "F4",
-                                          "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0"};
+static const char *const dtype_codes[BB_DTYPE_COUNT] = {"F64", "F32", "F16", "BF16",
+                                                        "I64", "I32", "U8",  "BOOL"};
+static const char *const other_codes[] = {"I8",      "I16",     "U16",     "U32",
+                                          "U64",     "C64",     "F4",      "F6_E2M3",
+                                          "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0"};
 
 const char *bb_safetensors_dtype(bb_dtype dtype) { return dtype_codes[dtype]; }
 
 /* "FILE: tensor 'NAME': WHAT: expected EXPECTED, got 'VALUE'" */
-static bb_status wrong(const bb_safetensors *f, bb_json name, const char *what, const char *expected, bb_json value) {
+static bb_status wrong(const bb_safetensors *f, bb_json name, const char *what,
+                       const char *expected, bb_json value) {
     char quoted[BB_QUOTE_BYTES], got[BB_QUOTE_BYTES];
     size_t n = (size_t)(name.end - name.at);
     return bb_fail(f->ctx, BB_ERR_FORMAT, "%s: tensor %s: %s: expected %s, got %s", f->path,
@@ -50,7 +55,7 @@ static bb_status wrong(const bb_safetensors *f, bb_json name, const char *what, 
                    value.at ? bb_quote(value.at, (size_t)(value.end - value.at), got) : "nothing");
 }
 
-/* Unescapes a string into the text space. NULL: it holds a zero character, which C strings cannot. */
+/* Unescapes a string into the text space. NULL: it holds a zero character; C strings cannot. */
 static const char *take_text(bb_safetensors *f, bb_json value) {
     char *text = f->text;
     size_t length = bb_json_string(value, text, (size_t)(value.end - value.at));
@@ -68,8 +73,10 @@ static bb_status read_dtype(const bb_safetensors *f, bb_json name, bb_json value
     for (size_t i = 0; i < sizeof other_codes / sizeof other_codes[0]; i++)
         if (bb_json_equals(value, other_codes[i]))
             return bb_fail(f->ctx, BB_ERR_UNSUPPORTED,
-                           "%s: tensor %s: unsupported dtype %s, expected F64, F32, F16, BF16, I64, I32, U8 or BOOL",
-                           f->path, bb_quote(name.at + 1, (size_t)(name.end - name.at) - 2, quoted), other_codes[i]);
+                           "%s: tensor %s: unsupported dtype %s, expected F64, F32, F16, BF16, "
+                           "I64, I32, U8 or BOOL",
+                           f->path, bb_quote(name.at + 1, (size_t)(name.end - name.at) - 2, quoted),
+                           other_codes[i]);
     return wrong(f, name, "dtype", "a dtype such as \"F32\"", value);
 }
 
@@ -79,8 +86,10 @@ static bb_status read_shape(bb_safetensors *f, bb_json name, bb_json value, entr
     for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w); e->rank++) {
         if (e->rank == BB_MAX_RANK) {
             char quoted[BB_QUOTE_BYTES];
-            return bb_fail(f->ctx, BB_ERR_UNSUPPORTED, "%s: tensor %s: shape: expected at most %d axes, got more", f->path,
-                           bb_quote(name.at + 1, (size_t)(name.end - name.at) - 2, quoted), BB_MAX_RANK);
+            return bb_fail(f->ctx, BB_ERR_UNSUPPORTED,
+                           "%s: tensor %s: shape: expected at most %d axes, got more", f->path,
+                           bb_quote(name.at + 1, (size_t)(name.end - name.at) - 2, quoted),
+                           BB_MAX_RANK);
         }
         if (!bb_json_int(w.value, 0, INT64_MAX, &f->dims[f->dims_used++]))
             return wrong(f, name, "shape", "sizes >= 0 below 2^63", w.value);
@@ -110,7 +119,8 @@ static bb_shape shape_of(const bb_safetensors *f, const entry *e) {
 /* Other keys are ignored, as the reference does. */
 static bb_status read_entry(bb_safetensors *f, bb_json name, bb_json value, entry *e) {
     bb_json dtype = {NULL, NULL}, shape = {NULL, NULL}, offsets = {NULL, NULL};
-    if (bb_json_kind_of(value) != BB_JSON_OBJECT) return wrong(f, name, "entry", "an object", value);
+    if (bb_json_kind_of(value) != BB_JSON_OBJECT)
+        return wrong(f, name, "entry", "an object", value);
     for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w);) {
         if (bb_json_equals(w.key, "dtype")) dtype = w.value;
         if (bb_json_equals(w.key, "shape")) shape = w.value;
@@ -139,13 +149,14 @@ static bb_status read_metadata(bb_safetensors *f, bb_json value) {
         bb_text *row = &f->metadata[f->metadata_count];
         bool strings = w.object && bb_json_kind_of(w.value) == BB_JSON_STRING;
         if (!strings || !(row->key = take_text(f, w.key)) || !(row->value = take_text(f, w.value)))
-            return bb_fail(f->ctx, BB_ERR_FORMAT, "%s: __metadata__: expected strings without zero characters, got %s", f->path,
-                           bb_quote(w.value.at, (size_t)(w.value.end - w.value.at), got));
+            return bb_fail(f->ctx, BB_ERR_FORMAT,
+                           "%s: __metadata__: expected strings without zero characters, got %s",
+                           f->path, bb_quote(w.value.at, (size_t)(w.value.end - w.value.at), got));
         f->metadata_count++;
     }
     if (bb_json_kind_of(value) != BB_JSON_OBJECT)
-        return bb_fail(f->ctx, BB_ERR_FORMAT, "%s: __metadata__: expected an object, got %s", f->path,
-                       bb_quote(value.at, (size_t)(value.end - value.at), got));
+        return bb_fail(f->ctx, BB_ERR_FORMAT, "%s: __metadata__: expected an object, got %s",
+                       f->path, bb_quote(value.at, (size_t)(value.end - value.at), got));
     return BB_OK;
 }
 
@@ -170,14 +181,16 @@ static bb_status check_cover(const bb_safetensors *f) {
     for (int64_t i = 0; i < f->count; i++) {
         const entry *e = &f->entries[f->order[i]];
         if (e->begin != at)
-            return bb_fail(f->ctx, BB_ERR_FORMAT, "%s: tensor %s: data_offsets: expected to begin at %llu, got %llu (%s)",
-                           f->path, bb_quote(e->name, strlen(e->name), quoted), (unsigned long long)at,
-                           (unsigned long long)e->begin, e->begin < at ? "an overlap" : "a hole");
+            return bb_fail(f->ctx, BB_ERR_FORMAT,
+                           "%s: tensor %s: data_offsets: expected to begin at %llu, got %llu (%s)",
+                           f->path, bb_quote(e->name, strlen(e->name), quoted),
+                           (unsigned long long)at, (unsigned long long)e->begin,
+                           e->begin < at ? "an overlap" : "a hole");
         at = e->end;
     }
     if (at != f->data_bytes)
-        return bb_fail(f->ctx, BB_ERR_FORMAT, "%s: expected %llu bytes of data, got %llu", f->path, (unsigned long long)at,
-                       (unsigned long long)f->data_bytes);
+        return bb_fail(f->ctx, BB_ERR_FORMAT, "%s: expected %llu bytes of data, got %llu", f->path,
+                       (unsigned long long)at, (unsigned long long)f->data_bytes);
     return BB_OK;
 }
 
@@ -217,8 +230,8 @@ static sizes measure(bb_json root) {
 /* All counts come from a header of at most 100 MB: the sum cannot wrap. */
 static bb_safetensors *allocate(bb_context *ctx, const char *path, sizes n) {
     size_t path_bytes = strlen(path) + 1;
-    size_t bytes = sizeof(bb_safetensors) + n.tensors * (sizeof(entry) + sizeof(uint64_t)) + n.metadata * sizeof(bb_text) +
-                   n.dims * sizeof(int64_t) + n.text + path_bytes;
+    size_t bytes = sizeof(bb_safetensors) + n.tensors * (sizeof(entry) + sizeof(uint64_t)) +
+                   n.metadata * sizeof(bb_text) + n.dims * sizeof(int64_t) + n.text + path_bytes;
     bb_safetensors *f = bb_host_allocate(ctx, bytes);
     if (!f) return NULL;
     memset(f, 0, bytes);
@@ -238,8 +251,10 @@ static bb_safetensors *allocate(bb_context *ctx, const char *path, sizes n) {
 static bb_status read_all(bb_safetensors *f, bb_json root) {
     bb_status status = BB_OK;
     for (bb_json_walk w = bb_json_begin(root); status == BB_OK && bb_json_next(&w);) {
-        if (bb_json_equals(w.key, "__metadata__")) status = read_metadata(f, w.value);
-        else status = read_entry(f, w.key, w.value, &f->entries[f->count++]);
+        if (bb_json_equals(w.key, "__metadata__"))
+            status = read_metadata(f, w.value);
+        else
+            status = read_entry(f, w.key, w.value, &f->entries[f->count++]);
     }
     if (status == BB_OK) status = check_cover(f);
     if (status == BB_OK) sort_names(f);
@@ -247,16 +262,20 @@ static bb_status read_all(bb_safetensors *f, bb_json root) {
 }
 
 /* Finds the header in the file. */
-static bb_status find_header(bb_context *ctx, const char *path, const bb_file *file, bb_json *root, size_t *data) {
+static bb_status find_header(bb_context *ctx, const char *path, const bb_file *file, bb_json *root,
+                             size_t *data) {
     if (file->bytes < 8)
-        return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected a safetensors file of at least 8 bytes, got %zu", path, file->bytes);
+        return bb_fail(ctx, BB_ERR_FORMAT,
+                       "%s: expected a safetensors file of at least 8 bytes, got %zu", path,
+                       file->bytes);
     uint64_t n = 0;
     for (int i = 7; i >= 0; i--) n = n << 8 | (unsigned char)file->data[i];
     if (n > MAX_HEADER)
-        return bb_fail(ctx, BB_ERR_FORMAT, "%s: header: expected at most %d bytes, got %llu", path, MAX_HEADER,
-                       (unsigned long long)n);
+        return bb_fail(ctx, BB_ERR_FORMAT, "%s: header: expected at most %d bytes, got %llu", path,
+                       MAX_HEADER, (unsigned long long)n);
     if (n > file->bytes - 8)
-        return bb_fail(ctx, BB_ERR_FORMAT, "%s: header: expected %llu bytes, got %zu before the end of the file", path,
+        return bb_fail(ctx, BB_ERR_FORMAT,
+                       "%s: header: expected %llu bytes, got %zu before the end of the file", path,
                        (unsigned long long)n, file->bytes - 8);
     if (n == 0 || file->data[8] != '{')
         return bb_fail(ctx, BB_ERR_FORMAT, "%s: header: expected to begin with '{', got %s", path,
@@ -271,7 +290,8 @@ bb_safetensors *bb_safetensors_open(bb_context *ctx, const char *path) {
     size_t data = 0;
     if (bb_file_map(ctx, path, &file) != BB_OK) return NULL;
     bb_safetensors *f = NULL;
-    if (find_header(ctx, path, &file, &root, &data) == BB_OK) f = allocate(ctx, path, measure(root));
+    if (find_header(ctx, path, &file, &root, &data) == BB_OK)
+        f = allocate(ctx, path, measure(root));
     if (!f) {
         bb_file_unmap(&file);
         return NULL;
@@ -296,7 +316,9 @@ bb_context *bb_safetensors_context(const bb_safetensors *file) { return file->ct
 const char *bb_safetensors_path(const bb_safetensors *file) { return file->path; }
 int64_t bb_safetensors_count(const bb_safetensors *file) { return file->count; }
 int bb_safetensors_metadata_count(const bb_safetensors *file) { return file->metadata_count; }
-bb_text bb_safetensors_metadata_at(const bb_safetensors *file, int index) { return file->metadata[index]; }
+bb_text bb_safetensors_metadata_at(const bb_safetensors *file, int index) {
+    return file->metadata[index];
+}
 
 const char *bb_safetensors_metadata(const bb_safetensors *file, const char *key) {
     for (int i = 0; i < file->metadata_count; i++)
@@ -306,7 +328,8 @@ const char *bb_safetensors_metadata(const bb_safetensors *file, const char *key)
 
 bb_stored bb_safetensors_at(const bb_safetensors *file, int64_t index) {
     const entry *e = &file->entries[index];
-    return (bb_stored){e->name, (bb_dtype)e->dtype, shape_of(file, e), file->data + e->begin, (size_t)(e->end - e->begin)};
+    return (bb_stored){e->name, (bb_dtype)e->dtype, shape_of(file, e), file->data + e->begin,
+                       (size_t)(e->end - e->begin)};
 }
 
 bool bb_safetensors_find(const bb_safetensors *file, const char *name, bb_stored *stored) {
@@ -315,11 +338,15 @@ bool bb_safetensors_find(const bb_safetensors *file, const char *name, bb_stored
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
         uint64_t at = file->order[middle];
-        bool less = at >> 32 != hash ? at >> 32 < hash : strcmp(file->entries[(uint32_t)at].name, name) < 0;
-        if (less) low = middle + 1;
-        else high = middle;
+        bool less =
+            at >> 32 != hash ? at >> 32 < hash : strcmp(file->entries[(uint32_t)at].name, name) < 0;
+        if (less)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    if (low == file->count || strcmp(file->entries[(uint32_t)file->order[low]].name, name) != 0) return false;
+    if (low == file->count || strcmp(file->entries[(uint32_t)file->order[low]].name, name) != 0)
+        return false;
     *stored = bb_safetensors_at(file, (int64_t)(uint32_t)file->order[low]);
     return true;
 }

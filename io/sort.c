@@ -1,5 +1,5 @@
-/* Heapsort of small integers that stand for something else. Files from strangers are sorted with it: its worst case is
- * its usual case, and it needs no memory. */
+/* Heapsort of small integers that stand for something else. Files from strangers are sorted with
+ * it: its worst case is its usual case, and it needs no memory. */
 #include "io/internal.h"
 
 static void sink(uint64_t *items, size_t root, size_t n, bb_less_fn less, const void *user) {

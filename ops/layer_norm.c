@@ -9,8 +9,7 @@
  *     dinput  = rstd (dy g - mean(dy g) - xhat mean(dy g xhat))
  *     dweight = sum(dy xhat), dbias = sum(dy) over the axes that weight and bias lack
  *
- * Fused kernels: backends/cpu/layer_norm.c, backends/cuda/layer_norm.cu. The layer:
- * nn/layer_norm.c. */
+ * Fused kernels: backends/cpu/layer_norm.c, backends/cuda/layer_norm.cu. */
 #include "ops/norm.h"
 #include "ops/ops.h"
 #include "ops/table.h"

@@ -1,5 +1,6 @@
-/* log_softmax: output = (x - max) - log(sum(exp(x - max))) along one axis, in f32 (f64 for f64),
- * rounded once.
+/* log_softmax: output = (x - max) - log(sum(exp(x - max))) along one axis.
+ *
+ * Computed in f32 (f64 for f64) and rounded once.
  *
  *     dx = dy - exp(output) sum(dy)
  *

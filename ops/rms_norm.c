@@ -1,10 +1,13 @@
 /* RMSNormImpl: root mean square normalization with a scale that is an argument.
  *
- *     rstd   = 1 / sqrt(mean(x^2 over axes) + eps)      in f32 (f64 for f64), x widened before
- * squaring xhat   = x * rstd                                 in f32 (f64) output = round(xhat) *
- * scale                      round_then_scale: round to input's dtype, then multiply; dtype of
- * output: promote(input, scale) output = round(xhat * scale)                      scale_then_round:
- * output has input's dtype
+ *     rstd   = 1 / sqrt(mean(x^2 over axes) + eps)
+ *     xhat   = x * rstd
+ *     output = round(xhat) * scale        "round_then_scale"
+ *     output = round(xhat * scale)        "scale_then_round"
+ *
+ * x is widened to f32 before it is squared, and rstd and xhat are f32 (f64 for f64). round is to
+ * input's dtype. The output of round_then_scale has the dtype that input and scale promote to, that
+ * of scale_then_round has input's.
  *
  * "auto" is scale_then_round for an f32 scale on an f16 or bf16 input, round_then_scale otherwise.
  * The two differ in the last bit of most f16 and bf16 results and not at all in f32 and f64.

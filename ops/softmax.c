@@ -1,5 +1,6 @@
-/* softmax: output = exp(x - max) / sum(exp(x - max)) along one axis, in f32 (f64 for f64), rounded
- * once.
+/* softmax: output = exp(x - max) / sum(exp(x - max)) along one axis.
+ *
+ * Computed in f32 (f64 for f64) and rounded once.
  *
  *     dx = output (dy - sum(dy output))
  *

@@ -13,30 +13,39 @@ static bool parse_int(const bb_flag *flag, const char *word, void *field, char *
     char *end;
     errno = 0;
     long long value = strtoll(word, &end, 10);
-    bool number = end != word && *end == '\0' && errno == 0 && strchr("-0123456789", *word) && *word;
+    bool number =
+        end != word && *end == '\0' && errno == 0 && strchr("-0123456789", *word) && *word;
     bool bounded = flag->max > 0 || flag->min < 0;
-    if (number && (flag->any || ((double)value >= flag->min && (!bounded || (double)value <= flag->max)))) {
+    if (number &&
+        (flag->any || ((double)value >= flag->min && (!bounded || (double)value <= flag->max)))) {
         *(int64_t *)field = value;
         return true;
     }
-    if (flag->any) snprintf(expected, BB_EXPECTED_BYTES, "an integer");
-    else if (bounded) snprintf(expected, BB_EXPECTED_BYTES, "an integer from %.0f to %.0f", flag->min, flag->max);
-    else snprintf(expected, BB_EXPECTED_BYTES, "an integer >= %.0f", flag->min);
+    if (flag->any)
+        snprintf(expected, BB_EXPECTED_BYTES, "an integer");
+    else if (bounded)
+        snprintf(expected, BB_EXPECTED_BYTES, "an integer from %.0f to %.0f", flag->min, flag->max);
+    else
+        snprintf(expected, BB_EXPECTED_BYTES, "an integer >= %.0f", flag->min);
     return false;
 }
 
 static bool parse_number(const bb_flag *flag, const char *word, void *field, char *expected) {
     char *end;
     double value = strtod(word, &end);
-    bool number = end != word && *end == '\0' && isfinite(value) && strchr("-.0123456789", *word) && *word;
+    bool number =
+        end != word && *end == '\0' && isfinite(value) && strchr("-.0123456789", *word) && *word;
     bool bounded = flag->max > 0 || flag->min < 0;
     if (number && (flag->any || (value >= flag->min && (!bounded || value <= flag->max)))) {
         *(double *)field = value;
         return true;
     }
-    if (flag->any) snprintf(expected, BB_EXPECTED_BYTES, "a number");
-    else if (bounded) snprintf(expected, BB_EXPECTED_BYTES, "a number from %g to %g", flag->min, flag->max);
-    else snprintf(expected, BB_EXPECTED_BYTES, "a number >= %g", flag->min);
+    if (flag->any)
+        snprintf(expected, BB_EXPECTED_BYTES, "a number");
+    else if (bounded)
+        snprintf(expected, BB_EXPECTED_BYTES, "a number from %g to %g", flag->min, flag->max);
+    else
+        snprintf(expected, BB_EXPECTED_BYTES, "a number >= %g", flag->min);
     return false;
 }
 
@@ -77,12 +86,15 @@ typedef struct value_kind {
     const char *shown; /* in the help */
 } value_kind;
 static const value_kind kinds[] = {
-    [BB_FLAG_TEXT] = {parse_text, sizeof(const char *), "TEXT"}, [BB_FLAG_INT] = {parse_int, sizeof(int64_t), "N"},
-    [BB_FLAG_NUMBER] = {parse_number, sizeof(double), "X"},      [BB_FLAG_CHOICE] = {parse_choice, sizeof(int), NULL},
+    [BB_FLAG_TEXT] = {parse_text, sizeof(const char *), "TEXT"},
+    [BB_FLAG_INT] = {parse_int, sizeof(int64_t), "N"},
+    [BB_FLAG_NUMBER] = {parse_number, sizeof(double), "X"},
+    [BB_FLAG_CHOICE] = {parse_choice, sizeof(int), NULL},
     [BB_FLAG_SWITCH] = {parse_switch, sizeof(bool), NULL},
 };
 
-bool bb_flag_parse(const bb_flag *flag, const char *word, void *field, char expected[BB_EXPECTED_BYTES]) {
+bool bb_flag_parse(const bb_flag *flag, const char *word, void *field,
+                   char expected[BB_EXPECTED_BYTES]) {
     return kinds[flag->type].parse(flag, word, field, expected);
 }
 
@@ -103,8 +115,10 @@ static void print_help(const bb_usage *usage) {
     for (const bb_flag *f = usage->flags; f->name; f++) {
         char left[80];
         const char *value = f->positional || f->type == BB_FLAG_SWITCH ? NULL : value_name(f);
-        snprintf(left, sizeof left, "%s%s%s%s", f->positional ? "" : "--", f->name, value ? " " : "", value ? value : "");
-        printf("  %-28s %s%s", left, strlen(left) > 28 ? "\n                               " : "", f->help ? f->help : "");
+        snprintf(left, sizeof left, "%s%s%s%s", f->positional ? "" : "--", f->name,
+                 value ? " " : "", value ? value : "");
+        printf("  %-28s %s%s", left, strlen(left) > 28 ? "\n                               " : "",
+               f->help ? f->help : "");
         if (f->fallback) printf(" (default %s)", f->fallback);
         if (f->required) printf(" (required)");
         printf("\n");
@@ -147,12 +161,14 @@ static int check_required(const parse *p, const bool *given) {
     for (int i = 0; p->usage->flags[i].name; i++) {
         const bb_flag *f = &p->usage->flags[i];
         if (f->required && !given[i])
-            return bb_usage_error(p->usage->command, "%s%s: expected a value, got nothing", f->positional ? "" : "--", f->name);
+            return bb_usage_error(p->usage->command, "%s%s: expected a value, got nothing",
+                                  f->positional ? "" : "--", f->name);
     }
     return BB_ARGS_GO;
 }
 
-/* The flag that the word at argv[*i] is for, with its value, taking the next word where it needs one. NULL: refused. */
+/* The flag that the word at argv[*i] is for, with its value, taking the next word where it needs
+ * one. NULL: refused. */
 static const bb_flag *take_flag(const parse *p, int argc, char **argv, int *i, const char **value) {
     const char *word = argv[*i], *command = p->usage->command;
     size_t n = strcspn(word, "=");
@@ -178,7 +194,8 @@ static const bb_flag *take_flag(const parse *p, int argc, char **argv, int *i, c
 static const bb_flag *take_positional(const parse *p, const char *word, int seen) {
     for (const bb_flag *f = p->usage->flags; f->name; f++)
         if (f->positional && seen-- == 0) return f;
-    bb_usage_error(p->usage->command, "unexpected '%s' (see bobbin %s --help)", word, p->usage->command);
+    bb_usage_error(p->usage->command, "unexpected '%s' (see bobbin %s --help)", word,
+                   p->usage->command);
     return NULL;
 }
 
@@ -192,7 +209,8 @@ static int parse_words(const parse *p, int argc, char **argv, bool *given) {
             continue;
         }
         bool word = flags_end || value[0] != '-' || value[1] == '\0';
-        const bb_flag *flag = word ? take_positional(p, value, seen++) : take_flag(p, argc, argv, &i, &value);
+        const bb_flag *flag =
+            word ? take_positional(p, value, seen++) : take_flag(p, argc, argv, &i, &value);
         if (!flag) return BB_EXIT_USAGE;
         given[flag - p->usage->flags] = true;
         int code = set(p, flag, value);

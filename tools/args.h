@@ -1,12 +1,13 @@
-/* The command line of a `bobbin` command as a table: one row a flag, with type, range, default and help.
- * Parsing fills the command's options struct; a wrong word is one line on stderr, such as
+/* The command line of a `bobbin` command as a table: one row a flag, with type, range, default and
+ * help. Parsing fills the command's options struct; a wrong word is one line on stderr, such as
  *     bobbin train: --steps: expected an integer >= 1, got 'x'
  *
- *     typedef struct options { int64_t steps; const char *out; int device; bool json; } options;
+ *     typedef struct options { int64_t steps; int device; bool json; } options;
  *     static const bb_flag flags[] = {
- *         {.name = "steps", .type = BB_FLAG_INT, .offset = offsetof(options, steps), .min = 1, .fallback = "1000",
- *          .help = "optimizer steps"},
- *         {.name = "device", .type = BB_FLAG_CHOICE, .offset = offsetof(options, device), .choices = "cpu|cuda"},
+ *         {.name = "steps", .type = BB_FLAG_INT, .offset = offsetof(options, steps), .min = 1,
+ *          .fallback = "1000", .help = "optimizer steps"},
+ *         {.name = "device", .type = BB_FLAG_CHOICE, .offset = offsetof(options, device),
+ *          .choices = "cpu|cuda"},
  *         {.name = NULL}};
  *     static const bb_usage usage = {"train", "trains a transformer", flags};
  *     options o;
@@ -29,16 +30,16 @@ typedef enum bb_flag_type {
 typedef struct bb_flag {
     const char *name; /* "steps" for --steps N and --steps=N; NULL ends the table */
     bb_flag_type type;
-    size_t offset;         /* of the field in the options struct */
-    const char *fallback;  /* the default, written as the user would; NULL: zero, the first choice, or NULL text */
-    double min, max;       /* inclusive, for INT and NUMBER; max 0 with min >= 0: no upper bound */
-    bool any;              /* no bounds at all */
-    const char *choices;   /* "cpu|cuda" */
-    const char *value;     /* how the help calls the value, "FILE"; NULL: N, X, TEXT or the choices */
+    size_t offset;        /* of the field in the options struct */
+    const char *fallback; /* the default as the user would write it; NULL: zero, first, or NULL */
+    double min, max;      /* inclusive, for INT and NUMBER; max 0 with min >= 0: no upper bound */
+    bool any;             /* no bounds at all */
+    const char *choices;  /* "cpu|cuda" */
+    const char *value;    /* what help calls the value, "FILE"; NULL: N, X, TEXT, the choices */
     const char *help;
-    bool positional;       /* a word without dashes, in table order */
+    bool positional; /* a word without dashes, in table order */
     bool required;
-    size_t given;          /* offset of a bool field told whether the user named this flag; 0: none */
+    size_t given; /* offset of a bool field told whether the user named this flag; 0: none */
 } bb_flag;
 
 typedef struct bb_usage {
@@ -49,12 +50,14 @@ typedef struct bb_usage {
 
 enum { BB_ARGS_GO = -1 };
 
-/* argv[0] is the command's name. BB_ARGS_GO: options is filled, go on. Otherwise the exit code to return: 0 after
- * --help (on stdout), 2 after wrong use (one line on stderr). */
+/* argv[0] is the command's name. BB_ARGS_GO: options is filled, go on. Otherwise the exit code to
+ * return: 0 after --help (on stdout), 2 after wrong use (one line on stderr). */
 int bb_args_parse(const bb_usage *usage, int argc, char **argv, void *options);
 
-/* A word by the rule of a flag, for commands that read the same values elsewhere. False: *expected says what. */
+/* A word by the rule of a flag, for commands that read the same values elsewhere. False: *expected
+ * says what. */
 enum { BB_EXPECTED_BYTES = 160 };
-bool bb_flag_parse(const bb_flag *flag, const char *word, void *field, char expected[BB_EXPECTED_BYTES]);
+bool bb_flag_parse(const bb_flag *flag, const char *word, void *field,
+                   char expected[BB_EXPECTED_BYTES]);
 
 #endif

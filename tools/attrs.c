@@ -22,16 +22,21 @@ static void put_int(bb_json_writer *w, const bb_attr *attr, const void *field) {
 
 static bool read_float(const bb_attr *attr, bb_json value, void *field) {
     (void)attr;
-    if (bb_json_equals(value, "inf")) *(double *)field = INFINITY;
-    else if (bb_json_equals(value, "-inf")) *(double *)field = -INFINITY;
-    else return bb_json_number(value, field);
+    if (bb_json_equals(value, "inf"))
+        *(double *)field = INFINITY;
+    else if (bb_json_equals(value, "-inf"))
+        *(double *)field = -INFINITY;
+    else
+        return bb_json_number(value, field);
     return true;
 }
 static void put_float(bb_json_writer *w, const bb_attr *attr, const void *field) {
     (void)attr;
     double value = *(const double *)field;
-    if (isfinite(value)) bb_json_put_number(w, value);
-    else bb_json_put_string(w, value > 0 ? "inf" : value < 0 ? "-inf" : "nan");
+    if (isfinite(value))
+        bb_json_put_number(w, value);
+    else
+        bb_json_put_string(w, value > 0 ? "inf" : value < 0 ? "-inf" : "nan");
 }
 
 static bool read_bool(const bb_attr *attr, bb_json value, void *field) {
@@ -48,7 +53,8 @@ static bool read_ints(const bb_attr *attr, bb_json value, void *field) {
     bb_ints ints = {0, {0}};
     if (bb_json_kind_of(value) != BB_JSON_ARRAY) return false;
     for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w); ints.n++)
-        if (ints.n == BB_MAX_INTS || !bb_json_int(w.value, INT64_MIN, INT64_MAX, &ints.v[ints.n])) return false;
+        if (ints.n == BB_MAX_INTS || !bb_json_int(w.value, INT64_MIN, INT64_MAX, &ints.v[ints.n]))
+            return false;
     memcpy(field, &ints, sizeof ints);
     return true;
 }
@@ -102,29 +108,32 @@ static bb_status set(bb_context *ctx, const bb_op *op, bb_json key, bb_json valu
     for (const bb_attr *a = op->attrs; a->name; a++) {
         if (!bb_json_equals(key, a->name)) continue;
         if (kinds[a->type].read(a, value, (char *)attrs + a->offset)) return BB_OK;
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected %s%s, got %s", op->name, a->name, kinds[a->type].expected,
-                       a->type == BB_ATTR_CHOICE ? a->choices : "",
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected %s%s, got %s", op->name, a->name,
+                       kinds[a->type].expected, a->type == BB_ATTR_CHOICE ? a->choices : "",
                        bb_quote(value.at, (size_t)(value.end - value.at), quoted));
     }
-    return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: expected attributes that the op has, got %s", op->name,
-                   bb_quote(key.at + 1, (size_t)(key.end - key.at) - 2, quoted));
+    return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: expected attributes that the op has, got %s",
+                   op->name, bb_quote(key.at + 1, (size_t)(key.end - key.at) - 2, quoted));
 }
 
 bb_status bb_attrs_parse(bb_context *ctx, const bb_op *op, const char *text, bb_any_attrs *attrs) {
     bb_json root, value;
     if (op->attrs_bytes > sizeof attrs->bytes)
-        return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: attributes: expected at most %zu bytes, got %zu", op->name,
+        return bb_fail(ctx, BB_ERR_UNSUPPORTED,
+                       "%s: attributes: expected at most %zu bytes, got %zu", op->name,
                        sizeof attrs->bytes, op->attrs_bytes);
     bb_op_default_attrs(op, attrs);
     if (!text) text = "{}";
     bb_status status = bb_json_parse(ctx, "attributes", text, strlen(text), &root);
     if (status == BB_OK && bb_json_kind_of(root) != BB_JSON_OBJECT)
-        status = bb_fail(ctx, BB_ERR_FORMAT, "attributes: expected an object, got %s", bb_json_kind_name(bb_json_kind_of(root)));
+        status = bb_fail(ctx, BB_ERR_FORMAT, "attributes: expected an object, got %s",
+                         bb_json_kind_name(bb_json_kind_of(root)));
     if (status != BB_OK) return status;
     for (bb_json_walk w = bb_json_begin(root); status == BB_OK && bb_json_next(&w);)
         status = set(ctx, op, w.key, w.value, attrs);
     for (const bb_attr *a = op->attrs; status == BB_OK && a->name; a++)
         if (a->required && !bb_json_get(root, a->name, &value))
-            status = bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected a value, got nothing", op->name, a->name);
+            status = bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected a value, got nothing",
+                             op->name, a->name);
     return status;
 }

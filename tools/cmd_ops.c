@@ -1,5 +1,5 @@
-/* `bobbin ops`: what every op is and what it can do. The dtypes are found out by running each op's first case
- * (tools/op_cases.c) in each of them. */
+/* `bobbin ops`: what every op is and what it can do. The dtypes are found out by running each op's
+ * first case (tools/op_cases.c) in each of them. */
 #include "bobbin.h"
 #include "tools/args.h"
 #include "tools/attrs.h"
@@ -14,18 +14,26 @@ typedef struct options {
 } options;
 
 static const bb_flag flags[] = {
-    {.name = "json", .type = BB_FLAG_SWITCH, .offset = offsetof(options, json), .help = "as JSON, with all there is to know"},
-    {.name = NULL}};
-static const bb_usage usage = {"ops", "Lists every op: kind, inputs, outputs, attributes, dtypes, backends, gradient.", flags};
+    {.name = "json",
+     .type = BB_FLAG_SWITCH,
+     .offset = offsetof(options, json),
+     .help = "as JSON, with all there is to know"},
+    {.name = NULL},
+};
+static const bb_usage usage = {
+    "ops", "Lists every op: kind, inputs, outputs, attributes, dtypes, backends, gradient.", flags};
 
 static const char *const devices[BB_DEVICE_COUNT] = {"cpu", "cuda"};
 
-static const char *kind_of(const bb_op *op) { return op->decompose ? "composite" : op->view ? "view" : "primitive"; }
+static const char *kind_of(const bb_op *op) {
+    return op->decompose ? "composite" : op->view ? "view" : "primitive";
+}
 
 /* Whether an op that draws its own values is asked for this dtype by attribute. */
 static void set_dtype(const bb_op *op, bb_any_attrs *attrs, bb_dtype dtype) {
     for (const bb_attr *a = op->attrs; a->name; a++)
-        if (strcmp(a->name, "dtype") == 0 && a->type == BB_ATTR_CHOICE) memcpy(attrs->bytes + a->offset, &(int){(int)dtype}, sizeof(int));
+        if (strcmp(a->name, "dtype") == 0 && a->type == BB_ATTR_CHOICE)
+            memcpy(attrs->bytes + a->offset, &(int){(int)dtype}, sizeof(int));
 }
 
 static bool runs_in(bb_context *ctx, const bb_op *op, bb_dtype dtype) {
@@ -38,7 +46,8 @@ static bool runs_in(bb_context *ctx, const bb_op *op, bb_dtype dtype) {
     if (bb_attrs_parse(ctx, op, c->attrs, &attrs) == BB_OK) {
         if (c->n == 0) set_dtype(op, &attrs, dtype);
         for (int i = 0; i < c->n; i++) in[i] = bb_op_case_input_tensor(ctx, c, i, dtype);
-        if (bb_error(ctx) == BB_OK) bb_apply(ctx, op, in, c->n, op->attrs_bytes ? &attrs : NULL, out);
+        if (bb_error(ctx) == BB_OK)
+            bb_apply(ctx, op, in, c->n, op->attrs_bytes ? &attrs : NULL, out);
     }
     bool ran = bb_error(ctx) == BB_OK;
     bb_clear_error(ctx);
@@ -49,7 +58,8 @@ static bool runs_in(bb_context *ctx, const bb_op *op, bb_dtype dtype) {
 /* How an op runs on a device; NULL: not at all. */
 static const char *runs_on(bb_context *ctx, const bb_op *op, bb_device device) {
     if (!bb_device_available(ctx, device, NULL)) return NULL;
-    bool forward = bb_op_has_kernel(ctx, op, device, false), backward = bb_op_has_kernel(ctx, op, device, true);
+    bool forward = bb_op_has_kernel(ctx, op, device, false),
+         backward = bb_op_has_kernel(ctx, op, device, true);
     if (op->decompose) return backward ? "fused" : forward ? "fused forward" : "composed";
     return op->view ? "view" : forward ? "kernel" : NULL;
 }
@@ -102,8 +112,10 @@ static void put_attrs(bb_json_writer *w, const bb_op *op) {
             bb_json_put_string(w, a->choices);
         }
         bb_json_key(w, "default");
-        if (a->required) bb_json_put_null(w);
-        else bb_attr_put(w, a, &defaults);
+        if (a->required)
+            bb_json_put_null(w);
+        else
+            bb_attr_put(w, a, &defaults);
         bb_json_end_object(w);
     }
     bb_json_end_array(w);
@@ -152,7 +164,7 @@ static bb_status print_json(bb_context *ctx) {
     return bb_error(ctx);
 }
 
-/* ---- A table. Every cell is written into a row first; columns are as wide as their widest cell. */
+/* ---- A table. All cells are written first; columns are as wide as their widest cell. */
 
 enum { COLUMNS = 8, CELL = 160 };
 
@@ -181,7 +193,10 @@ static void fill_row(bb_context *ctx, const bb_op *op, char row[COLUMNS][CELL]) 
     add(row[1], kind_of(op));
     for (int i = 0; op->inputs[i]; i++) {
         bool many = op->variadic && !op->inputs[i + 1];
-        snprintf(text, sizeof text, "%s%s", op->inputs[i], many ? "..." : op->optional >> i & 1 ? "?" : "");
+        snprintf(text, sizeof text, "%s%s", op->inputs[i],
+                 many                    ? "..."
+                 : op->optional >> i & 1 ? "?"
+                                         : "");
         add(row[2], text);
     }
     for (int i = 0; i < bb_op_output_count(op) - op->hidden; i++) add(row[3], op->outputs[i]);
@@ -197,7 +212,8 @@ static void fill_row(bb_context *ctx, const bb_op *op, char row[COLUMNS][CELL]) 
 }
 
 static void print_table(bb_context *ctx) {
-    static const char *const heads[COLUMNS] = {"op", "kind", "inputs", "outputs", "attributes", "dtypes", "backends", "gradient"};
+    static const char *const heads[COLUMNS] = {"op",         "kind",   "inputs",   "outputs",
+                                               "attributes", "dtypes", "backends", "gradient"};
     int count = bb_op_count(ctx), width[COLUMNS] = {0};
     char(*rows)[COLUMNS][CELL] = calloc((size_t)count + 1, sizeof *rows);
     if (!rows) {
@@ -211,7 +227,8 @@ static void print_table(bb_context *ctx) {
             if ((int)strlen(rows[i][c]) > width[c]) width[c] = (int)strlen(rows[i][c]);
     for (int i = 0; i <= count; i++)
         for (int c = 0; c < COLUMNS; c++)
-            printf("%-*s%s", c + 1 < COLUMNS ? width[c] : 0, rows[i][c][0] ? rows[i][c] : "-", c + 1 < COLUMNS ? "  " : "\n");
+            printf("%-*s%s", c + 1 < COLUMNS ? width[c] : 0, rows[i][c][0] ? rows[i][c] : "-",
+                   c + 1 < COLUMNS ? "  " : "\n");
     free(rows);
 }
 
@@ -221,8 +238,10 @@ int bb_cmd_ops(int argc, char **argv) {
     if (code != BB_ARGS_GO) return code;
     bb_context *ctx = bb_open(NULL);
     if (!ctx) return bb_report(NULL, "ops");
-    if (o.json) print_json(ctx);
-    else print_table(ctx);
+    if (o.json)
+        print_json(ctx);
+    else
+        print_table(ctx);
     code = bb_error(ctx) == BB_OK ? BB_EXIT_OK : bb_report(ctx, "ops");
     bb_close(ctx);
     return code;

@@ -21,7 +21,8 @@ enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 static void print_help(void) {
     printf("usage: bobbin COMMAND [flags]\n\n");
-    for (int i = 0; i < COMMANDS; i++) printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+    for (int i = 0; i < COMMANDS; i++)
+        printf("  %-10s %s\n", commands[i].name, commands[i].summary);
     printf("\n`bobbin COMMAND --help` tells more; `bobbin --version` the version.\n");
 }
 
@@ -38,7 +39,6 @@ int main(int argc, char **argv) {
     for (int i = 0; i < COMMANDS; i++)
         if (strcmp(name, commands[i].name) == 0)
             return bb_flush_stdout(name, commands[i].run(argc - 1, argv + 1));
-    if (argc < 2) fprintf(stderr, "bobbin: expected a command (see bobbin --help)\n");
-    else fprintf(stderr, "bobbin: unknown command '%s' (see bobbin --help)\n", name);
-    return BB_EXIT_USAGE;
+    if (argc < 2) return bb_usage_error(NULL, "expected a command (see bobbin --help)");
+    return bb_usage_error(NULL, "unknown command '%s' (see bobbin --help)", name);
 }

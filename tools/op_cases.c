@@ -4,17 +4,31 @@
 #include <math.h>
 #include <string.h>
 
-#define S(...) {sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t), {__VA_ARGS__}}
-#define NORMAL(...) {BB_DRAW_NORMAL, S(__VA_ARGS__), 0}
-#define POSITIVE(...) {BB_DRAW_POSITIVE, S(__VA_ARGS__), 0}
-#define APART(...) {BB_DRAW_APART, S(__VA_ARGS__), 0}
-#define DISTINCT(...) {BB_DRAW_DISTINCT, S(__VA_ARGS__), 0}
-#define INDEX(limit, ...) {BB_DRAW_INDEX, S(__VA_ARGS__), limit}
-#define BOOL(...) {BB_DRAW_BOOL, S(__VA_ARGS__), 0}
-#define STATE(...) {BB_DRAW_STATE, S(__VA_ARGS__), 0}
-#define ONE {BB_DRAW_ONE, S(1), 0}
-#define ABSENT {BB_DRAW_ABSENT, {0, {0}}, 0}
-#define SCALAR {BB_DRAW_NORMAL, {0, {0}}, 0}
+/* clang-format off: a table reads by rows */
+#define S(...)                                                                                     \
+    {                                                                                              \
+        sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t), { __VA_ARGS__ }                  \
+    }
+#define NORMAL(...)                                                                                \
+    { BB_DRAW_NORMAL, S(__VA_ARGS__), 0 }
+#define POSITIVE(...)                                                                              \
+    { BB_DRAW_POSITIVE, S(__VA_ARGS__), 0 }
+#define APART(...)                                                                                 \
+    { BB_DRAW_APART, S(__VA_ARGS__), 0 }
+#define DISTINCT(...)                                                                              \
+    { BB_DRAW_DISTINCT, S(__VA_ARGS__), 0 }
+#define INDEX(limit, ...)                                                                          \
+    { BB_DRAW_INDEX, S(__VA_ARGS__), limit }
+#define BOOL(...)                                                                                  \
+    { BB_DRAW_BOOL, S(__VA_ARGS__), 0 }
+#define STATE(...)                                                                                 \
+    { BB_DRAW_STATE, S(__VA_ARGS__), 0 }
+#define ONE                                                                                        \
+    { BB_DRAW_ONE, S(1), 0 }
+#define ABSENT                                                                                     \
+    { BB_DRAW_ABSENT, {0, {0}}, 0 }
+#define SCALAR                                                                                     \
+    { BB_DRAW_NORMAL, {0, {0}}, 0 }
 
 const bb_op_case bb_op_cases[] = {
     {"full", "{\"shape\": [2, 3], \"value\": 1.5}", 0, {{0}}},
@@ -99,21 +113,31 @@ const bb_op_case bb_op_cases[] = {
     {"softmax", "{\"axis\": 0}", 1, {NORMAL(3, 4)}},
     {"log_softmax", NULL, 1, {NORMAL(3, 5)}},
     {"cross_entropy", NULL, 2, {NORMAL(4, 5), INDEX(5, 4)}},
-    {"cross_entropy", "{\"reduction\": \"none\", \"ignore_index\": 1}", 2, {NORMAL(6, 3), INDEX(3, 6)}},
+    {"cross_entropy",
+     "{\"reduction\": \"none\", \"ignore_index\": 1}",
+     2,
+     {NORMAL(6, 3), INDEX(3, 6)}},
     {"silu", NULL, 1, {NORMAL(2, 3)}},
     {"gelu", NULL, 1, {NORMAL(2, 3)}},
     {"gelu", "{\"approximate\": \"tanh\"}", 1, {NORMAL(2, 3)}},
     {"swiglu", NULL, 2, {NORMAL(2, 3), NORMAL(2, 3)}},
     {"RoPE", NULL, 1, {NORMAL(2, 3, 4)}},
     {"RoPE", "{\"dims\": 4, \"offset\": 2, \"interleaved\": true}", 1, {NORMAL(3, 6)}},
-    {"SDPA", "{\"is_causal\": true}", 4, {NORMAL(1, 2, 3, 4), NORMAL(1, 2, 3, 4), NORMAL(1, 2, 3, 4), ABSENT}},
-    {"SDPA", "{\"scale\": 0.3}", 4, {NORMAL(2, 2, 3), NORMAL(2, 4, 3), NORMAL(2, 4, 3), BOOL(2, 4)}},
+    {"SDPA",
+     "{\"is_causal\": true}",
+     4,
+     {NORMAL(1, 2, 3, 4), NORMAL(1, 2, 3, 4), NORMAL(1, 2, 3, 4), ABSENT}},
+    {"SDPA",
+     "{\"scale\": 0.3}",
+     4,
+     {NORMAL(2, 2, 3), NORMAL(2, 4, 3), NORMAL(2, 4, 3), BOOL(2, 4)}},
     {"linear", NULL, 3, {NORMAL(2, 3), NORMAL(4, 3), NORMAL(4)}},
     {"linear", NULL, 3, {NORMAL(2, 3), NORMAL(4, 3), ABSENT}},
 
     {"adamw_", NULL, 7, {NORMAL(4), NORMAL(4), STATE(4), STATE(4), ONE, ONE, ABSENT}},
     {"sgd_", NULL, 5, {NORMAL(4), NORMAL(4), STATE(4), ONE, ABSENT}},
 };
+/* clang-format on */
 const int bb_op_case_count = sizeof bb_op_cases / sizeof bb_op_cases[0];
 
 bool bb_draw_is_float(bb_draw draw) { return draw <= BB_DRAW_DISTINCT; }
@@ -140,7 +164,9 @@ static void draw_values(const bb_op_case_input *in, uint64_t *state, int64_t n, 
         case BB_DRAW_STATE:
         case BB_DRAW_POSITIVE: x[k] = 0.5 + 1.5 * u; break;
         case BB_DRAW_APART: x[k] = z + (z < 0 ? -0.1 : 0.1); break;
-        case BB_DRAW_DISTINCT: x[k] = (double)((k * 37 + 11) % 61) / 8 - 3; break; /* 61 is a prime: no two alike */
+        case BB_DRAW_DISTINCT:
+            x[k] = (double)((k * 37 + 11) % 61) / 8 - 3;
+            break; /* 61 is a prime: no two alike */
         case BB_DRAW_INDEX: x[k] = floor(u * (double)in->limit); break;
         case BB_DRAW_BOOL: x[k] = k % 3 != 1; break;
         case BB_DRAW_ONE: x[k] = 1; break;
@@ -155,7 +181,8 @@ bb_tensor *bb_op_case_input_tensor(bb_context *ctx, const bb_op_case *c, int i, 
     int64_t n = 0;
     if (in->draw == BB_DRAW_ABSENT) return NULL;
     if (!bb_shape_count(&in->shape, &n) || n > MAX_ELEMENTS) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "%s: case: expected at most %d elements", c->op, MAX_ELEMENTS);
+        bb_fail(ctx, BB_ERR_ARGUMENT, "%s: case: expected at most %d elements", c->op,
+                MAX_ELEMENTS);
         return NULL;
     }
     uint64_t state = (uint64_t)(i + 1) * 1000003u + (unsigned char)c->op[0];

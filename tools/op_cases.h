@@ -1,5 +1,6 @@
-/* A few representative calls of every built-in op: `bobbin gradcheck` differentiates them, `bobbin ops` runs them to find
- * out which dtypes work. A new op needs a row here, or gradcheck fails for want of one. */
+/* A few representative calls of every built-in op: `bobbin gradcheck` differentiates them, `bobbin
+ * ops` runs them to find out which dtypes work. A new op needs a row here, or gradcheck fails for
+ * want of one. */
 #ifndef BOBBIN_TOOLS_OP_CASES_H
 #define BOBBIN_TOOLS_OP_CASES_H
 
@@ -34,8 +35,8 @@ typedef struct bb_op_case {
 extern const bb_op_case bb_op_cases[];
 extern const int bb_op_case_count;
 
-/* Input i of a case in `dtype` (which INDEX, BOOL, STATE and ONE have their own opinion on); NULL and no error: absent.
- * The same numbers for the same case, input and dtype. */
+/* Input i of a case in `dtype` (which INDEX, BOOL, STATE and ONE have their own opinion on); NULL
+ * and no error: absent. The same numbers for the same case, input and dtype. */
 bb_tensor *bb_op_case_input_tensor(bb_context *ctx, const bb_op_case *c, int i, bb_dtype dtype);
 bool bb_draw_is_float(bb_draw draw); /* follows `dtype` */
 

@@ -13,7 +13,7 @@ int bb_exit_code(bb_status status) {
 
 /* One line, whatever a file or an argument put into it. */
 static void print_line(const char *command, const char *message) {
-    fprintf(stderr, "bobbin %s: ", command);
+    fprintf(stderr, command ? "bobbin %s: " : "bobbin: ", command);
     for (const char *p = message; *p; p++) fputc((unsigned char)*p < 0x20 ? ' ' : *p, stderr);
     fputc('\n', stderr);
 }
@@ -41,6 +41,7 @@ int bb_usage_error(const char *command, const char *format, ...) {
 int bb_flush_stdout(const char *command, int code) {
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return code;
-    fprintf(stderr, "bobbin %s: standard output: %s\n", command, errno ? strerror(errno) : "cannot write");
+    fprintf(stderr, "bobbin %s: standard output: %s\n", command,
+            errno ? strerror(errno) : "cannot write");
     return code == BB_EXIT_OK ? BB_EXIT_SYSTEM : code;
 }

@@ -42,18 +42,6 @@ static const char *const paths[] = {
     "libopenblas.so.0",
 };
 
-/* OpenBLAS 0.3.21 does not know AMD's processors with AVX-512 and picks its AVX2 kernels, at half the speed of the
- * AVX-512 ones it also has. It reads OPENBLAS_CORETYPE while it is loaded. */
-static bool wants_avx512_hint(void) {
-#if defined(__x86_64__) && defined(__GNUC__)
-    __builtin_cpu_init();
-    return !getenv("OPENBLAS_CORETYPE") && __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-#else
-    return false;
-#endif
-}
-
 /* POSIX's way to turn dlsym's object pointer into a function pointer without a cast that ISO C forbids. */
 static bool find(void *library, const char *name, void *function) {
     void *symbol = dlsym(library, name);
@@ -63,8 +51,6 @@ static bool find(void *library, const char *name, void *function) {
 
 static void load(void) {
     missing = "no OpenBLAS library found";
-    const bool hint = wants_avx512_hint();
-    if (hint) setenv("OPENBLAS_CORETYPE", "SkylakeX", 1);
     for (size_t i = 0; i < sizeof paths / sizeof paths[0] && missing; i++) {
         void *library = *paths[i] ? dlopen(paths[i], RTLD_NOW | RTLD_LOCAL) : NULL;
         if (!library) continue;
@@ -77,7 +63,6 @@ static void load(void) {
             dlclose(library);
         }
     }
-    if (hint) unsetenv("OPENBLAS_CORETYPE");
 }
 
 /* Its integers are 32-bit, and our loops start quicker on small products. */

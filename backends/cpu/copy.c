@@ -101,8 +101,8 @@ static void rows_piece(const job *j, int64_t begin, int64_t end,
 static void convert_piece(void *user, int64_t begin, int64_t end) { rows_piece(user, begin, end, convert_run); }
 static void add_piece(void *user, int64_t begin, int64_t end) { rows_piece(user, begin, end, add_run); }
 
-/* ---- Transposes: by tiles, so that neither side misses the cache at every element. An item is TILE rows of a matrix
- * made of the last two axes. */
+/* ---- Transposes: by tiles through a small buffer, so that both sides are touched in whole cache lines, once each.
+ * An item is TILE rows of a matrix made of the last two axes. */
 
 static bool is_transpose(const job *j) {
     const bb_walk *w = &j->walk;
@@ -124,10 +124,14 @@ static void transpose_piece(void *user, int64_t begin, int64_t end) {
         bb_cursor c;
         bb_walk_seek(w, item / tiles * rows, &c);
         for (int64_t c0 = 0; c0 < columns; c0 += TILE) {
+            uint64_t tile[TILE * TILE];
             int64_t n = columns - c0 < TILE ? columns - c0 : TILE;
-            for (int64_t r = r0; r < r1; r++)
-                move(bytes, n, j->source + (c.offset[0] + c0 * column_stride + r) * bytes, column_stride,
-                     j->target + (c.offset[1] + r * row_stride + c0) * bytes, 1);
+            const char *from = j->source + (c.offset[0] + c0 * column_stride + r0) * bytes;
+            char *to = j->target + (c.offset[1] + r0 * row_stride + c0) * bytes;
+            for (int64_t k = 0; k < n; k++)
+                move(bytes, r1 - r0, from + k * column_stride * bytes, 1, (char *)tile + k * TILE * bytes, 1);
+            for (int64_t r = 0; r < r1 - r0; r++)
+                move(bytes, n, (char *)tile + r * bytes, TILE, to + r * row_stride * bytes, 1);
         }
     }
 }

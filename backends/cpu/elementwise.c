@@ -6,6 +6,7 @@
  *   chunks  anything else: 512 elements at a time are gathered and converted, computed, converted back
  * The op files are ops/unary.c, scalar.c, binary.c, compare.c. */
 #include "backends/cpu/chunk.h"
+#include "backends/cpu/copy.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/walk.h"
 
@@ -114,6 +115,22 @@ static void gather(const job *j, int k, int64_t begin, int64_t n, char *y) {
     }
 }
 
+/* A large input whose innermost axis is far from contiguous would miss the cache at every element. The copy of
+ * copy.c does not, and pays for itself. */
+static bool is_transposed(const bb_tensor *x) {
+    int last = x->rank - 1;
+    return x->count >= 4096 && !x->contiguous && x->size[last] >= 8 && x->stride[last] > 1;
+}
+
+static bb_status pack(const bb_call *call, const bb_tensor *x, bb_tensor *packed, bb_storage **scratch) {
+    *scratch = bb_cpu_scratch(call, (size_t)x->count * bytes_of(x->dtype));
+    if (!*scratch) return bb_error(call->ctx);
+    *packed = *x;
+    packed->data = (*scratch)->data;
+    bb_set_strides(packed);
+    return bb_cpu_copy(call->ctx->backend[BB_CPU], x, packed);
+}
+
 static void chunk_piece(void *user, int64_t begin, int64_t end) {
     const job *j = user;
     uint64_t in[3][CHUNK], out[CHUNK];
@@ -130,6 +147,28 @@ static void chunk_piece(void *user, int64_t begin, int64_t end) {
         j->fn(&s);
         if (j->out_dtype != j->out_as) bb_chunk_store(j->loops, j->out_as, j->out_dtype, s.n, out, y);
     }
+}
+
+static bb_status run_strided(bb_call *call, job *j, int64_t grain) {
+    const bb_tensor *in[3];
+    bb_tensor packed[3];
+    bb_storage *scratch[3] = {NULL};
+    bb_status status = BB_OK;
+    bb_walk walk;
+    for (int k = 0; k < j->n_in && status == BB_OK; k++) {
+        in[k] = call->in[k];
+        if (!is_transposed(in[k])) continue;
+        status = pack(call, in[k], &packed[k], &scratch[k]);
+        j->span.x[k] = packed[k].data;
+        in[k] = &packed[k];
+    }
+    if (status == BB_OK) {
+        bb_walk_make(&walk, call->out[0], j->n_in, in);
+        j->walk = &walk;
+        bb_cpu_for(bb_cpu_of(call->ctx), walk.count, grain, has_rows(j) ? row_piece : chunk_piece, j);
+    }
+    for (int k = 0; k < j->n_in; k++) bb_storage_unref(scratch[k]);
+    return status;
 }
 
 /* ---- The one way in */
@@ -165,13 +204,7 @@ static bb_status run(bb_call *call, const bb_map_loop *loop, manner m) {
             bb_cpu_for(cpu, out->count, m.grain, whole_piece, &j);
         return BB_OK;
     }
-    const bb_tensor *in[3] = {call->in[0]};
-    for (int k = 1; k < j.n_in; k++) in[k] = call->in[k];
-    bb_walk walk;
-    bb_walk_make(&walk, out, j.n_in, in);
-    j.walk = &walk;
-    bb_cpu_for(cpu, out->count, m.grain, has_rows(&j) ? row_piece : chunk_piece, &j);
-    return BB_OK;
+    return run_strided(call, &j, m.grain);
 }
 
 static bb_status map(bb_call *call, const bb_map_loop *loop) { return run(call, loop, (manner){.grain = GRAIN}); }

@@ -3,7 +3,7 @@
  * between stored rows. With beta 0, C is only written (it may hold NaN). m or n 0: nothing; k 0: C = beta * C.
  *
  * Two implementations of one table: OpenBLAS, found at run time (blas.c), and ours (gemm.c over loops/gemm.c), which
- * gives the same bytes for any number of threads. bb_cpu->gemm is the chosen one; BOBBIN_GEMM=own|openblas forces it. */
+ * gives the same bytes for any number of threads. bb_cpu->gemm is the chosen one; BOBBIN_GEMM=own|openblas asks for one. */
 #ifndef BOBBIN_BACKENDS_CPU_GEMM_H
 #define BOBBIN_BACKENDS_CPU_GEMM_H
 
@@ -31,7 +31,8 @@ extern const bb_gemm bb_gemm_own;
  * with our OpenMP threads). Loads it once per process; safe from several threads. why may be NULL. */
 const bb_gemm *bb_gemm_openblas(const char **why);
 
-/* The table for a new backend with these loops: BOBBIN_GEMM's choice, else OpenBLAS, else ours. */
+/* The table for a new backend with these loops: BOBBIN_GEMM's choice, else the one that suits (gemm.c says why). Ours
+ * where OpenBLAS is wanted and absent. */
 const bb_gemm *bb_gemm_choose(const bb_loops *loops);
 
 #endif

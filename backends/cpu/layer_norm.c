@@ -1,5 +1,4 @@
-/* layer_norm on the CPU, fused. The math: ops/layer_norm.c; rows and threads: norm.c; loops:
- * loops/norm.c. */
+/* layer_norm on the CPU, fused. Math: ops/layer_norm.c; rows: norm.c; loops: loops/norm.c. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/norm.h"
 

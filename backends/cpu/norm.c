@@ -104,8 +104,7 @@ static void add_partials(const norm_job *job, char *partial) {
     }
 }
 
-/* Writes a gradient from its partial sums; where it has one element per row, from the sum over the
- * row. */
+/* Writes a gradient from its partial sums; where it has one element a row, from the row's sum. */
 static void finish(const norm_job *job, const bb_cpu *cpu, char *partials, bb_tensor *gradient) {
     if (gradient->count == 0) return;
     bool one = gradient->rank == 0 || gradient->size[gradient->rank - 1] == 1;

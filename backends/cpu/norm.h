@@ -1,5 +1,4 @@
-/* What the adapters of RMSNormImpl and layer_norm share: rows, scale tables, partial sums (norm.c).
- */
+/* What the adapters of RMSNormImpl and layer_norm share: rows, scale tables, sums (norm.c). */
 #ifndef BOBBIN_BACKENDS_CPU_NORM_H
 #define BOBBIN_BACKENDS_CPU_NORM_H
 

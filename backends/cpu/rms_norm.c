@@ -1,5 +1,4 @@
-/* RMSNormImpl on the CPU, fused. The math: ops/rms_norm.c; rows and threads: norm.c; loops:
- * loops/norm.c. */
+/* RMSNormImpl on the CPU, fused. Math: ops/rms_norm.c; rows: norm.c; loops: loops/norm.c. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/norm.h"
 

@@ -40,8 +40,7 @@ static inline void bb_rows_push(bb_rows *rows, int first, int64_t size,
     rows->axes++;
 }
 
-/* x has rank 1 or more; scale broadcasts to x's shape; dy has x's shape. scale and dy may be NULL.
- */
+/* x has rank 1 or more; scale broadcasts to x's shape; dy has x's shape. Both may be NULL. */
 static inline bb_rows bb_rows_of(const bb_tensor *x, const bb_tensor *scale, const bb_tensor *dy) {
     bb_rows rows = {.n = x->size[x->rank - 1], .groups = 1, .rows = 1};
     int64_t order[BB_MAX_RANK], next = 1;

@@ -1,5 +1,4 @@
-/* softmax on the CPU, fused along the last axis. The math: ops/softmax.c; loops: loops/softmax.c.
- */
+/* softmax on the CPU, fused along the last axis. Math: ops/softmax.c; loops: loops/softmax.c. */
 #include "backends/cpu/softmax.h"
 
 #include "backends/cpu/kernels.h"

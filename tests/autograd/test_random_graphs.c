@@ -63,7 +63,7 @@ static bb_tensor *binary(generator *g, bb_tensor *a, bb_tensor *b) {
     case 2: return bb_mul(a, b);
     case 3: return bb_div(a, bb_add_scalar(bb_square(b), 1));
     case 4: return bb_maximum(a, bb_add_scalar(b, 0.01));
-    default: return bb_swiglu(a, bb_add(bb_mul_scalar(a, 0.1), b));
+    default: return bb_swiglu(bb_add(a, b), bb_sub(bb_mul_scalar(a, 0.1), b));
     }
 }
 

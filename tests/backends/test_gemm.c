@@ -134,10 +134,11 @@ static void test_choice(test *t) {
     CHECK_TEXT(t, bb_gemm_choose(bb_cpu_of(ctx)->loops)->name, "own");
     setenv("BOBBIN_GEMM", "openblas", 1);
     CHECK_TEXT(t, bb_gemm_choose(bb_cpu_of(ctx)->loops)->name, bb_gemm_openblas(NULL) ? "openblas" : "own");
+    unsetenv("BOBBIN_GEMM"); /* wide vectors: ours */
+    for (int i = 0; bb_isa_at(i); i++)
+        if (bb_isa_at(i)->loops->gemm->lanes >= 8) CHECK_TEXT(t, bb_gemm_choose(bb_isa_at(i)->loops)->name, "own");
     if (kept)
         setenv("BOBBIN_GEMM", kept, 1);
-    else
-        unsetenv("BOBBIN_GEMM");
     free(kept);
     bb_close(ctx);
 }

@@ -1,4 +1,4 @@
-/* RMSNormImpl's fused CPU kernel: the contract's roundings to the bit at each ISA level, the saved
+/* RMSNormImpl's fused CPU kernel: the roundings to the bit at each ISA level, the saved
  * statistic, the same bytes for any number of threads, and one test for each way in which an
  * RMSNorm gradient is known to have gone wrong elsewhere. Values and gradients in general:
  * tests/ops/test_rms_norm.c. */
@@ -13,7 +13,7 @@
 
 enum { MAX_VALUES = 4096 };
 
-static const bb_dtype contract_dtypes[3] = {BB_F32, BB_F16, BB_BF16};
+static const bb_dtype float_dtypes[3] = {BB_F32, BB_F16, BB_BF16};
 
 static void draw_values(bb_dtype dtype, uint64_t seed, int64_t n, double *values) {
     for (int64_t i = 0; i < n; i++) values[i] = round_to(dtype, draw_normal(&seed));
@@ -37,9 +37,9 @@ static bb_tensor *run_kernel(bb_context *ctx, bb_tensor *x, bb_tensor *scale,
     return call.out[0];
 }
 
-/* ---- Roundings, contract rows A6 to A8 */
+/* ---- Roundings */
 
-/* The contract's expression, given the statistic. */
+/* The expression of ops/rms_norm.c, given the statistic. */
 static double expected_value(bb_dtype x_dtype, bb_dtype y_dtype, bool round_last, float x,
                              float rstd, float scale) {
     float xhat = x * rstd;
@@ -70,11 +70,11 @@ static void check_roundings(test *t, bb_context *ctx, bb_dtype xd, bb_dtype sd, 
                                             (float)scale[i % n]);
     }
     CHECK_MSG(t, different == 0,
-              "%s x %s, rounding %d, dim %lld: %lld elements differ from the contract",
+              "%s x %s, rounding %d, dim %lld: %lld elements differ from the formula",
               bb_dtype_name(xd), bb_dtype_name(sd), rounding, (long long)n, (long long)different);
 }
 
-static void test_contract_roundings(test *t) {
+static void test_roundings(test *t) {
     static const char *const isas[] = {"baseline", "avx2", "avx512"};
     static const int64_t dims[] = {1, 3, 64, 423, 1025};
     for (int isa = 0; isa < 3; isa++) {
@@ -83,7 +83,7 @@ static void test_contract_roundings(test *t) {
         for (int pair = 0; pair < 9; pair++)
             for (int rounding = 0; rounding < 3; rounding++)
                 for (int d = 0; d < 5; d++)
-                    check_roundings(t, ctx, contract_dtypes[pair / 3], contract_dtypes[pair % 3],
+                    check_roundings(t, ctx, float_dtypes[pair / 3], float_dtypes[pair % 3],
                                     rounding, dims[d]);
         CHECK_OK(t, ctx);
         bb_close(ctx);
@@ -486,7 +486,7 @@ static void train_step(bb_context *ctx) {
 static void test_allocation_failures(test *t) { alloc_failure_loop(t, train_step); }
 
 static const test_row rows[] = {
-    {"contract_roundings", test_contract_roundings},
+    {"roundings", test_roundings},
     {"rounding_orders_differ", test_rounding_orders_differ},
     {"same_bytes_for_any_threads", test_same_bytes_for_any_threads},
     {"cotangent_is_the_input", test_cotangent_is_the_input},

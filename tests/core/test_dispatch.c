@@ -163,7 +163,8 @@ static void test_trace(test *t) {
                "half cpu composed f32(2, 3) -> f32(2, 3)\n"
                "  mul_scalar cpu primitive f32(2, 3) -> f32(2, 3)\n"
                "reshape cpu view f32(2, 3) -> f32(6,)\n"
-               "add cpu primitive f32(2, 3) f64(3,) -> f64(2, 3)\n");
+               "cast cpu primitive f32(2, 3) -> f64(2, 3)\n"
+               "add cpu primitive f64(2, 3) f64(3,) -> f64(2, 3)\n");
     bb_close(ctx);
 }
 

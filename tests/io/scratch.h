@@ -73,7 +73,8 @@ static inline bool holds(const char *path, const char *text) {
     return n == (long)strlen(text) && memcmp(got, text, (size_t)n) == 0;
 }
 
-/* The Nth call of write, fsync or rename fails with `error`; EINTR once, others for good. Writes are cut to `piece`. */
+/* The Nth call of write, fsync or rename fails with `error`; EINTR once, others for good. Writes
+ * are cut to `piece`. */
 typedef struct fault {
     bb_file_calls calls;
     int count, fail_at, error;

@@ -1,4 +1,5 @@
-/* io/checkpoint.c: a run comes back as it was; a wrong checkpoint changes nothing; a failed save loses nothing. */
+/* io/checkpoint.c: a run comes back as it was; a wrong checkpoint changes nothing; a failed save
+ * loses nothing. */
 #include "tests/io/scratch.h"
 #include "tests/support/alloc.h"
 
@@ -12,19 +13,22 @@ static bb_tensor *filled(bb_context *ctx, bb_dtype dtype, bb_shape shape, double
 static void comes_back(test *t) {
     bb_context *ctx = test_open();
     scratch s = scratch_open();
-    bb_named rows[] = {{"w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 1)}, {"adam.m.w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 7)}};
+    bb_named rows[] = {{"w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 1)},
+                       {"adam.m.w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 7)}};
     const bb_text extra = {"config", "{\"hidden_size\": 4}\n"};
-    CHECK(t, bb_checkpoint_save(ctx, scratch_path(&s, "c"), &state, rows, 2, &extra, 1, NULL) == BB_OK);
+    CHECK(t, bb_checkpoint_save(ctx, scratch_path(&s, "c"), &state, rows, 2, &extra, 1, NULL) ==
+                 BB_OK);
     bb_checkpoint back = {0};
     bb_safetensors *file = bb_checkpoint_open(ctx, s.path, &back);
     CHECK(t, file != NULL);
     CHECK_OK(t, ctx);
-    CHECK(t, back.step == state.step && back.data_position == state.data_position && back.rng.seed == state.rng.seed &&
-                 back.rng.offset == state.rng.offset);
+    CHECK(t, back.step == state.step && back.data_position == state.data_position &&
+                 back.rng.seed == state.rng.seed && back.rng.offset == state.rng.offset);
     CHECK_TEXT(t, bb_safetensors_metadata(file, "config"), extra.value);
     CHECK(t, bb_safetensors_metadata(file, "nothing") == NULL);
     CHECK_INT(t, bb_safetensors_metadata_count(file), 6);
-    bb_named targets[] = {{"adam.m.w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 0)}, {"w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 0)}};
+    bb_named targets[] = {{"adam.m.w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 0)},
+                          {"w", filled(ctx, BB_F32, BB_SHAPE(2, 3), 0)}};
     CHECK(t, bb_safetensors_restore(file, targets, 2, true) == BB_OK);
     double got[6];
     bb_read_f64(targets[0].tensor, got, 6);
@@ -40,7 +44,8 @@ static void comes_back(test *t) {
 static void a_wrong_one_changes_nothing(test *t) {
     bb_context *ctx = test_open();
     scratch s = scratch_open();
-    bb_named rows[] = {{"a", filled(ctx, BB_F32, BB_SHAPE(6), 1)}, {"b", filled(ctx, BB_F32, BB_SHAPE(2, 3), 7)}};
+    bb_named rows[] = {{"a", filled(ctx, BB_F32, BB_SHAPE(6), 1)},
+                       {"b", filled(ctx, BB_F32, BB_SHAPE(2, 3), 7)}};
     bb_checkpoint_save(ctx, scratch_path(&s, "c"), &state, rows, 2, NULL, 0, NULL);
     bb_checkpoint back;
     bb_safetensors *file = bb_checkpoint_open(ctx, s.path, &back);
@@ -50,10 +55,18 @@ static void a_wrong_one_changes_nothing(test *t) {
         const char *expected;
         bb_status status;
     } wrong[] = {
-        {{"b", filled(ctx, BB_F32, BB_SHAPE(3, 2), 0)}, "tensor 'b': expected (3, 2), got (2, 3)", BB_ERR_FORMAT},
-        {{"b", filled(ctx, BB_F64, BB_SHAPE(2, 3), 0)}, "tensor 'b': expected f64, got f32", BB_ERR_FORMAT},
-        {{"c", filled(ctx, BB_F32, BB_SHAPE(2, 3), 0)}, "tensor 'c': expected to find it", BB_ERR_FORMAT},
-        {{"a", filled(ctx, BB_F32, BB_SHAPE(6), 0)}, "expected each name once, got 'a' twice", BB_ERR_ARGUMENT},
+        {{"b", filled(ctx, BB_F32, BB_SHAPE(3, 2), 0)},
+         "tensor 'b': expected (3, 2), got (2, 3)",
+         BB_ERR_FORMAT},
+        {{"b", filled(ctx, BB_F64, BB_SHAPE(2, 3), 0)},
+         "tensor 'b': expected f64, got f32",
+         BB_ERR_FORMAT},
+        {{"c", filled(ctx, BB_F32, BB_SHAPE(2, 3), 0)},
+         "tensor 'c': expected to find it",
+         BB_ERR_FORMAT},
+        {{"a", filled(ctx, BB_F32, BB_SHAPE(6), 0)},
+         "expected each name once, got 'a' twice",
+         BB_ERR_ARGUMENT},
         {{"b", NULL}, "got NULL in row 1", BB_ERR_ARGUMENT},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -76,8 +89,11 @@ static void a_wrong_one_changes_nothing(test *t) {
 static void refuses_other_files(test *t) {
     bb_context *ctx = test_open();
     scratch s = scratch_open();
-    static const char *const good[5][2] = {
-        {"format", "bobbin checkpoint 1"}, {"step", "1"}, {"data_position", "2"}, {"rng_seed", "3"}, {"rng_offset", "4"}};
+    static const char *const good[5][2] = {{"format", "bobbin checkpoint 1"},
+                                           {"step", "1"},
+                                           {"data_position", "2"},
+                                           {"rng_seed", "3"},
+                                           {"rng_offset", "4"}};
     static const struct {
         int key;
         const char *value, *expected;

@@ -1,4 +1,5 @@
-/* io/file.c: mapping whole files, and replacing them so that no failure at any step loses the old one. */
+/* io/file.c: mapping whole files, and replacing them so that no failure at any step loses the old
+ * one. */
 #include "tests/io/scratch.h"
 #include "tests/support/alloc.h"
 
@@ -107,7 +108,8 @@ static void full_disk(test *t) {
     bb_context *ctx = test_open();
     CHECK(t, bb_file_write(ctx, "/dev/full", "x", 1) == BB_ERR_IO);
     CHECK_ERROR(t, ctx, BB_ERR_IO, "No space left on device");
-    CHECK(t, stat("/dev/full", &after) == 0 && S_ISCHR(after.st_mode) && after.st_ino == before.st_ino);
+    CHECK(t, stat("/dev/full", &after) == 0 && S_ISCHR(after.st_mode) &&
+                 after.st_ino == before.st_ino);
     bb_close(ctx);
 }
 
@@ -128,7 +130,8 @@ static void fails_at_each_step(test *t) {
             CHECK_INT(t, scratch_count(&s), 1);
             CHECK(t, holds(path, f.renamed ? "brand new" : "old and precious"));
             if (!f.failed) {
-                CHECK(t, status == BB_OK && at == 7); /* 3 writes, fsync, rename, fsync of the folder */
+                CHECK(t, status == BB_OK &&
+                             at == 7); /* 3 writes, fsync, rename, fsync of the folder */
                 break;
             }
             if (errors[e] == 0 && at > 3) { /* only write can do nothing without an error */
@@ -136,7 +139,10 @@ static void fails_at_each_step(test *t) {
                 break;
             }
             CHECK(t, status == BB_ERR_IO);
-            CHECK_ERROR(t, ctx, BB_ERR_IO, f.renamed ? "written, but" : errors[e] == EIO ? "Input/output error" : "f: cannot");
+            CHECK_ERROR(t, ctx, BB_ERR_IO,
+                        f.renamed          ? "written, but"
+                        : errors[e] == EIO ? "Input/output error"
+                                           : "f: cannot");
         }
     }
     scratch_close(&s);

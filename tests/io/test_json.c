@@ -1,4 +1,5 @@
-/* io/json.c, io/json_value.c, io/json_write.c: what is JSON and what is not, values, walks, writing. */
+/* io/json.c, io/json_value.c, io/json_write.c: what is JSON and what is not, values, walks,
+ * writing. */
 #include "tests/io/scratch.h"
 #include "tests/support/alloc.h"
 
@@ -9,10 +10,26 @@ static bool parses(bb_context *ctx, const char *text, bb_json *root) {
 }
 
 static void accepts_json(test *t) {
-    static const char *const texts[] = {
-        "null", " true ", "false", "0", "-0", "-1.5e+10", "1E5", "\"\"", "[]", "{}", "[ ]", "{ }", "[1, [2, {\"a\": []}], \"x\"]",
-        "{\"a\":1,\"b\":{\"a\":2}}", "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\"", "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\"",
-        "\r\n\t[1]\n", "[\"]\", \"}\", \"\\\"\"]", "1e308", "\"\x7f\""};
+    static const char *const texts[] = {"null",
+                                        " true ",
+                                        "false",
+                                        "0",
+                                        "-0",
+                                        "-1.5e+10",
+                                        "1E5",
+                                        "\"\"",
+                                        "[]",
+                                        "{}",
+                                        "[ ]",
+                                        "{ }",
+                                        "[1, [2, {\"a\": []}], \"x\"]",
+                                        "{\"a\":1,\"b\":{\"a\":2}}",
+                                        "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\"",
+                                        "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\"",
+                                        "\r\n\t[1]\n",
+                                        "[\"]\", \"}\", \"\\\"\"]",
+                                        "1e308",
+                                        "\"\x7f\""};
     bb_context *ctx = test_open();
     bb_json root;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
@@ -72,11 +89,11 @@ static void refuses_what_is_not(test *t) {
         {"\"\\ud800\\u0041\"", "expected a valid escape"},
         {"\"\\", "expected a valid escape"},
         {"\"\x80\"", "expected valid UTF-8"},
-        {"\"\xC0\xAF\"", "expected valid UTF-8"},     /* overlong */
-        {"\"\xE0\x80\xAF\"", "expected valid UTF-8"}, /* overlong */
-        {"\"\xED\xA0\x80\"", "expected valid UTF-8"}, /* a surrogate */
+        {"\"\xC0\xAF\"", "expected valid UTF-8"},         /* overlong */
+        {"\"\xE0\x80\xAF\"", "expected valid UTF-8"},     /* overlong */
+        {"\"\xED\xA0\x80\"", "expected valid UTF-8"},     /* a surrogate */
         {"\"\xF4\x90\x80\x80\"", "expected valid UTF-8"}, /* above U+10FFFF */
-        {"\"\xE2\x82\"", "expected valid UTF-8"},     /* cut short */
+        {"\"\xE2\x82\"", "expected valid UTF-8"},         /* cut short */
         {"\"\xF5\x80\x80\x80\"", "expected valid UTF-8"},
         {"\xEF\xBB\xBF{}", "expected a value"}, /* a byte order mark */
         {"{\"a\":1,\"a\":2}", "expected each key once in an object, got 'a' twice"},
@@ -126,26 +143,38 @@ static void reads_values(test *t) {
     double x = 7;
     bool flag = false;
     char text[16];
-    CHECK(t, parses(ctx, " {\"n\": -42, \"x\": 2.5e-3, \"t\": true, \"s\": \"\\u00e9\\ud83d\\ude00!\", \"a\": [1,2], \"z\": null,"
-                         " \"min\": -9223372036854775808, \"max\": 9223372036854775807, \"over\": 9223372036854775808,"
-                         " \"under\": -9223372036854775809, \"f\": 1.0, \"nul\": \"a\\u0000b\"} ", &root));
+    CHECK(t, parses(ctx,
+                    " {\"n\": -42, \"x\": 2.5e-3, \"t\": true, \"s\": \"\\u00e9\\ud83d\\ude00!\", "
+                    "\"a\": [1,2], \"z\": null,"
+                    " \"min\": -9223372036854775808, \"max\": 9223372036854775807, \"over\": "
+                    "9223372036854775808,"
+                    " \"under\": -9223372036854775809, \"f\": 1.0, \"nul\": \"a\\u0000b\"} ",
+                    &root));
     CHECK(t, bb_json_kind_of(root) == BB_JSON_OBJECT);
     CHECK(t, bb_json_get(root, "n", &v) && bb_json_int(v, -42, 0, &n) && n == -42);
     CHECK(t, !bb_json_int(v, -41, 0, &n) && !bb_json_int(v, -100, -43, &n));
-    CHECK(t, bb_json_get(root, "x", &v) && bb_json_number(v, &x) && x == 2.5e-3 && !bb_json_int(v, 0, 9, &n));
-    CHECK(t, bb_json_get(root, "t", &v) && bb_json_bool(v, &flag) && flag && !bb_json_number(v, &x));
+    CHECK(t, bb_json_get(root, "x", &v) && bb_json_number(v, &x) && x == 2.5e-3 &&
+                 !bb_json_int(v, 0, 9, &n));
+    CHECK(t,
+          bb_json_get(root, "t", &v) && bb_json_bool(v, &flag) && flag && !bb_json_number(v, &x));
     CHECK(t, bb_json_get(root, "s", &v) && bb_json_string(v, text, sizeof text) == 7);
     CHECK_TEXT(t, text, "\xC3\xA9\xF0\x9F\x98\x80!");
-    CHECK(t, bb_json_string(v, text, 3) == 7 && strcmp(text, "\xC3\xA9") == 0 && bb_json_string(v, NULL, 0) == 7);
-    CHECK(t, bb_json_equals(v, "\xC3\xA9\xF0\x9F\x98\x80!") && !bb_json_equals(v, "\xC3\xA9\xF0\x9F\x98\x80") &&
+    CHECK(t, bb_json_string(v, text, 3) == 7 && strcmp(text, "\xC3\xA9") == 0 &&
+                 bb_json_string(v, NULL, 0) == 7);
+    CHECK(t, bb_json_equals(v, "\xC3\xA9\xF0\x9F\x98\x80!") &&
+                 !bb_json_equals(v, "\xC3\xA9\xF0\x9F\x98\x80") &&
                  !bb_json_equals(v, "\xC3\xA9\xF0\x9F\x98\x80!!"));
     CHECK(t, bb_json_get(root, "z", &v) && bb_json_kind_of(v) == BB_JSON_NULL);
-    CHECK(t, bb_json_get(root, "min", &v) && bb_json_int(v, INT64_MIN, INT64_MAX, &n) && n == INT64_MIN);
-    CHECK(t, bb_json_get(root, "max", &v) && bb_json_int(v, INT64_MIN, INT64_MAX, &n) && n == INT64_MAX);
-    CHECK(t, bb_json_get(root, "over", &v) && !bb_json_int(v, INT64_MIN, INT64_MAX, &n) && bb_json_number(v, &x));
+    CHECK(t, bb_json_get(root, "min", &v) && bb_json_int(v, INT64_MIN, INT64_MAX, &n) &&
+                 n == INT64_MIN);
+    CHECK(t, bb_json_get(root, "max", &v) && bb_json_int(v, INT64_MIN, INT64_MAX, &n) &&
+                 n == INT64_MAX);
+    CHECK(t, bb_json_get(root, "over", &v) && !bb_json_int(v, INT64_MIN, INT64_MAX, &n) &&
+                 bb_json_number(v, &x));
     CHECK(t, bb_json_get(root, "under", &v) && !bb_json_int(v, INT64_MIN, INT64_MAX, &n));
     CHECK(t, bb_json_get(root, "f", &v) && !bb_json_int(v, 0, 9, &n));
-    CHECK(t, bb_json_get(root, "nul", &v) && bb_json_string(v, text, sizeof text) == 3 && !bb_json_equals(v, "a"));
+    CHECK(t, bb_json_get(root, "nul", &v) && bb_json_string(v, text, sizeof text) == 3 &&
+                 !bb_json_equals(v, "a"));
     CHECK(t, !bb_json_get(root, "missing", &v) && !bb_json_get(v, "n", &v));
     CHECK_TEXT(t, bb_json_kind_name(BB_JSON_ARRAY), "an array");
     bb_close(ctx);
@@ -177,7 +206,8 @@ static void walks(test *t) {
     bb_close(ctx);
 }
 
-/* Many keys, also with one hash for many: found again when one comes twice, and at most twice the text in memory. */
+/* Many keys, also with one hash for many: found again when one comes twice, and at most twice the
+ * text in memory. */
 static void finds_a_duplicate_among_many(test *t) {
     enum { KEYS = 20000, ROOM = KEYS * 16 };
     bb_context *ctx = test_open();
@@ -196,8 +226,10 @@ static void finds_a_duplicate_among_many(test *t) {
         bb_status status = bb_json_parse(ctx, "text", text, n, &root);
         CHECK(t, bb_memory_stats(ctx).bytes_peak - before <= 2 * n + (1 << 20));
         CHECK_INT(t, bb_memory_stats(ctx).bytes_held, before);
-        if (!twice) CHECK(t, status == BB_OK);
-        else CHECK_ERROR(t, ctx, BB_ERR_FORMAT, "got '3757' twice");
+        if (!twice)
+            CHECK(t, status == BB_OK);
+        else
+            CHECK_ERROR(t, ctx, BB_ERR_FORMAT, "got '3757' twice");
     }
     free(text);
     bb_close(ctx);
@@ -221,10 +253,13 @@ static void writes(test *t) {
         bb_json_begin_object(&w);
         bb_json_end_object(&w);
         bb_json_end_object(&w);
-        CHECK_TEXT(t, w.text,
-                   indent ? "{\n  \"a\\\"b\": [\n    -9223372036854775808,\n    0.1,\n    true,\n    null,\n"
-                            "    \"\\n\\u0001/\xC3\xA9\"\n  ],\n  \"e\": {}\n}"
-                          : "{\"a\\\"b\":[-9223372036854775808,0.1,true,null,\"\\n\\u0001/\xC3\xA9\"],\"e\":{}}");
+        CHECK_TEXT(
+            t, w.text,
+            indent
+                ? "{\n  \"a\\\"b\": [\n    -9223372036854775808,\n    0.1,\n    true,\n    null,\n"
+                  "    \"\\n\\u0001/\xC3\xA9\"\n  ],\n  \"e\": {}\n}"
+                : "{\"a\\\"b\":[-9223372036854775808,0.1,true,null,\"\\n\\u0001/"
+                  "\xC3\xA9\"],\"e\":{}}");
         bb_json root;
         CHECK(t, bb_json_parse(ctx, "text", w.text, w.bytes, &root) == BB_OK);
         bb_json_close(&w);
@@ -250,17 +285,21 @@ static void writes(test *t) {
 }
 
 static void numbers_come_back(test *t) {
-    static const double values[] = {0, -0.0, 1, 0.1, 1.0 / 3, 1e300, 5e-324, 1.7976931348623157e308, -123456789.125, 1e22};
+    static const double values[] = {
+        0, -0.0, 1, 0.1, 1.0 / 3, 1e300, 5e-324, 1.7976931348623157e308, -123456789.125, 1e22};
     bb_context *ctx = test_open();
-    bool comma = setlocale(LC_NUMERIC, "de_DE.UTF-8") || setlocale(LC_NUMERIC, "de_DE.utf8"); /* where there is one */
+    bool comma = setlocale(LC_NUMERIC, "de_DE.UTF-8") ||
+                 setlocale(LC_NUMERIC, "de_DE.utf8"); /* where there is one */
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
         bb_json_writer w;
         bb_json root;
         double back = 7;
         bb_json_open(&w, ctx, 0);
         bb_json_put_number(&w, values[i]);
-        CHECK(t, bb_json_parse(ctx, "text", w.text, w.bytes, &root) == BB_OK && bb_json_number(root, &back));
-        CHECK_MSG(t, memcmp(&back, &values[i], sizeof back) == 0, "%s: %.17g is not %.17g", w.text, back, values[i]);
+        CHECK(t, bb_json_parse(ctx, "text", w.text, w.bytes, &root) == BB_OK &&
+                     bb_json_number(root, &back));
+        CHECK_MSG(t, memcmp(&back, &values[i], sizeof back) == 0, "%s: %.17g is not %.17g", w.text,
+                  back, values[i]);
         bb_json_close(&w);
     }
     if (comma) setlocale(LC_NUMERIC, "C");

@@ -1,11 +1,13 @@
-/* io/safetensors*.c: round trips, the exact bytes of a file, and files that are wrong in every way we know of. */
+/* io/safetensors*.c: round trips, the exact bytes of a file, and files that are wrong in every way
+ * we know of. */
 #include "tests/io/scratch.h"
 #include "tests/support/alloc.h"
 
 #include "core/impl.h"
 
 /* Writes header length, header and `data` bytes of 1. */
-static void put_file(const char *path, uint64_t length, const char *header, size_t header_bytes, size_t data) {
+static void put_file(const char *path, uint64_t length, const char *header, size_t header_bytes,
+                     size_t data) {
     size_t bytes = 8 + header_bytes + data;
     char *file = malloc(bytes);
     for (int i = 0; i < 8; i++) file[i] = (char)(length >> 8 * i);
@@ -23,7 +25,8 @@ static bb_safetensors *open_header(bb_context *ctx, scratch *s, const char *head
 static void writes_the_exact_bytes(test *t) {
     static const char expected[] =
         "\x88\0\0\0\0\0\0\0"
-        "{\"__metadata__\":{\"k\":\"v\"},\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+        "{\"__metadata__\":{\"k\":\"v\"},\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":["
+        "0,8]},"
         "\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[8,9]}}      "
         "\0\0\x80\x3f\0\0\0\xc0\x07";
     bb_context *ctx = test_open();
@@ -42,7 +45,8 @@ static void writes_the_exact_bytes(test *t) {
 }
 
 static void comes_back(test *t) {
-    static const bb_shape shapes[] = {{0, {0}}, {1, {0}}, {1, {3}}, {3, {2, 0, 4}}, {8, {1, 2, 1, 2, 1, 1, 3, 1}}};
+    static const bb_shape shapes[] = {
+        {0, {0}}, {1, {0}}, {1, {3}}, {3, {2, 0, 4}}, {8, {1, 2, 1, 2, 1, 1, 3, 1}}};
     enum { SHAPES = 5, COUNT = SHAPES * BB_DTYPE_COUNT };
     bb_context *ctx = test_open();
     scratch s = scratch_open();
@@ -53,7 +57,8 @@ static void comes_back(test *t) {
         bb_dtype dtype = (bb_dtype)(i % BB_DTYPE_COUNT);
         bb_tensor *x = bb_empty(ctx, dtype, shape);
         unsigned char bytes[96];
-        for (size_t k = 0; k < sizeof bytes; k++) bytes[k] = (unsigned char)(dtype == BB_BOOL ? k % 2 : 31 * k + (size_t)i);
+        for (size_t k = 0; k < sizeof bytes; k++)
+            bytes[k] = (unsigned char)(dtype == BB_BOOL ? k % 2 : 31 * k + (size_t)i);
         bb_write(x, bytes, (size_t)bb_count(x) * bb_dtype_bytes(dtype));
         snprintf(names[i], sizeof names[i], "t\"%d.\xC3\xA9", i);
         rows[i] = (bb_named){names[i], x};
@@ -69,12 +74,14 @@ static void comes_back(test *t) {
         last = element;
         bb_tensor *back = bb_safetensors_load(file, names[i], BB_CPU);
         bb_shape shape = bb_shape_of(back), expected = bb_shape_of(rows[i].tensor);
-        CHECK(t, back && bb_dtype_of(back) == bb_dtype_of(rows[i].tensor) && bb_shape_equal(&shape, &expected));
+        CHECK(t, back && bb_dtype_of(back) == bb_dtype_of(rows[i].tensor) &&
+                     bb_shape_equal(&shape, &expected));
         size_t bytes = (size_t)bb_count(back) * bb_dtype_bytes(bb_dtype_of(back));
         CHECK(t, bytes == 0 || memcmp(bb_data(back), bb_data(rows[i].tensor), bytes) == 0);
     }
     CHECK(t, bb_safetensors_load(file, "nobody", BB_CPU) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_FORMAT, "tensor 'nobody': expected to find it in the file, got no such tensor");
+    CHECK_ERROR(t, ctx, BB_ERR_FORMAT,
+                "tensor 'nobody': expected to find it in the file, got no such tensor");
     bb_safetensors_close(file);
     scratch_close(&s);
     bb_close(ctx);
@@ -91,8 +98,10 @@ static void writes_views_as_they_read(test *t) {
     bb_safetensors *file = bb_safetensors_open(ctx, s.path);
     double got[6] = {0};
     bb_read_f64(bb_safetensors_load(file, "x", BB_CPU), got, 6);
-    CHECK(t, got[0] == 1 && got[1] == 4 && got[2] == 2 && got[3] == 5 && got[4] == 3 && got[5] == 6);
-    bb_tensor *target = bb_from_f64(ctx, BB_F64, BB_SHAPE(2, 3), (const double[]){0, 0, 0, 0, 0, 0});
+    CHECK(t,
+          got[0] == 1 && got[1] == 4 && got[2] == 2 && got[3] == 5 && got[4] == 3 && got[5] == 6);
+    bb_tensor *target =
+        bb_from_f64(ctx, BB_F64, BB_SHAPE(2, 3), (const double[]){0, 0, 0, 0, 0, 0});
     row.tensor = bb_tensor_view(target, &turned, (const int64_t[]){1, 3}, 0);
     CHECK(t, bb_safetensors_restore(file, &row, 1, true) == BB_OK);
     bb_read_f64(target, got, 6);
@@ -114,16 +123,20 @@ static void accepts_what_the_reference_does(test *t) {
         {"{\"__metadata__\":{}}", 0, 0},
         /* in any order, an odd header, unknown keys, empty tensors between others */
         {"{\"b\":{\"shape\":[1],\"dtype\":\"F32\",\"data_offsets\":[8,12],\"more\":[{}]},"
-         "\"a\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[0,8]}}", 12, 2},
-        {"{\"e\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[4,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]},"
-         "\"d\":{\"dtype\":\"F32\",\"shape\":[3,0],\"data_offsets\":[0,0]}}", 4, 3},
+         "\"a\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[0,8]}}",
+         12, 2},
+        {"{\"e\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[4,4]},\"a\":{\"dtype\":\"F32\","
+         "\"shape\":[],\"data_offsets\":[0,4]},"
+         "\"d\":{\"dtype\":\"F32\",\"shape\":[3,0],\"data_offsets\":[0,0]}}",
+         4, 3},
         {"{\"\":{\"dtype\":\"BOOL\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, 1},
     };
     bb_context *ctx = test_open();
     scratch s = scratch_open();
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         bb_safetensors *file = open_header(ctx, &s, rows[i].header, rows[i].data);
-        CHECK_MSG(t, file && bb_safetensors_count(file) == rows[i].count, "%s: %s", rows[i].header, bb_error_message(ctx));
+        CHECK_MSG(t, file && bb_safetensors_count(file) == rows[i].count, "%s: %s", rows[i].header,
+                  bb_error_message(ctx));
         for (int64_t k = 0; file && k < rows[i].count; k++) /* also from odd addresses */
             CHECK(t, bb_safetensors_load(file, bb_safetensors_at(file, k).name, BB_CPU) != NULL);
         bb_safetensors_close(file);
@@ -133,7 +146,7 @@ static void accepts_what_the_reference_does(test *t) {
     bb_close(ctx);
 }
 
-#define ENTRY(name, dtype, shape, offsets) \
+#define ENTRY(name, dtype, shape, offsets)                                                         \
     "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 static void refuses_hostile_headers(test *t) {
@@ -149,36 +162,58 @@ static void refuses_hostile_headers(test *t) {
         {"{}x", 0, "expected the end of the text", BB_ERR_FORMAT},
         {"{}", 1, "expected 0 bytes of data, got 1", BB_ERR_FORMAT},
         {"{\"\xff\":1}", 0, "expected valid UTF-8", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[1]", "[0,1]") "," ENTRY("a", "U8", "[1]", "[1,2]") "}", 2, "each key once", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[1]", "[0,1]") "," ENTRY("\\u0061", "U8", "[1]", "[1,2]") "}", 2, "each key once", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[1]", "[0,1]") "," ENTRY("a", "U8", "[1]", "[1,2]") "}", 2,
+         "each key once", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[1]", "[0,1]") "," ENTRY("\\u0061", "U8", "[1]", "[1,2]") "}", 2,
+         "each key once", BB_ERR_FORMAT},
         {"{" ENTRY("a\\u0000b", "U8", "[1]", "[0,1]") "}", 1, "no zero characters", BB_ERR_FORMAT},
-        {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "each key once", BB_ERR_FORMAT},
+        {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+         "each key once", BB_ERR_FORMAT},
         {"{\"a\":5}", 0, "tensor 'a': entry: expected an object, got '5'", BB_ERR_FORMAT},
         {"{\"a\":{}}", 0, "tensor 'a': dtype: expected a string, got nothing", BB_ERR_FORMAT},
-        {"{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, "shape: expected an array, got nothing", BB_ERR_FORMAT},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, "data_offsets: expected an array, got nothing", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "f32", "[1]", "[0,4]") "}", 4, "dtype: expected a dtype such as \"F32\", got '\"f32\"'", BB_ERR_FORMAT},
-        {"{\"a\":{\"dtype\":3,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "dtype: expected a dtype", BB_ERR_FORMAT},
+        {"{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1,
+         "shape: expected an array, got nothing", BB_ERR_FORMAT},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1,
+         "data_offsets: expected an array, got nothing", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "f32", "[1]", "[0,4]") "}", 4,
+         "dtype: expected a dtype such as \"F32\", got '\"f32\"'", BB_ERR_FORMAT},
+        {"{\"a\":{\"dtype\":3,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "dtype: expected a dtype",
+         BB_ERR_FORMAT},
         {"{" ENTRY("a", "I16", "[1]", "[0,2]") "}", 2, "unsupported dtype I16", BB_ERR_UNSUPPORTED},
-        {"{" ENTRY("a", "F8_E4M3", "[1]", "[0,1]") "}", 1, "unsupported dtype F8_E4M3", BB_ERR_UNSUPPORTED},
-        {"{" ENTRY("a", "U8", "1", "[0,1]") "}", 1, "shape: expected an array, got '1'", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "{}", "[0,1]") "}", 1, "shape: expected an array, got '{}'", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[-1]", "[0,1]") "}", 1, "shape: expected sizes >= 0 below 2^63, got '-1'", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "F8_E4M3", "[1]", "[0,1]") "}", 1, "unsupported dtype F8_E4M3",
+         BB_ERR_UNSUPPORTED},
+        {"{" ENTRY("a", "U8", "1", "[0,1]") "}", 1, "shape: expected an array, got '1'",
+         BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "{}", "[0,1]") "}", 1, "shape: expected an array, got '{}'",
+         BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[-1]", "[0,1]") "}", 1,
+         "shape: expected sizes >= 0 below 2^63, got '-1'", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[1.0]", "[0,1]") "}", 1, "shape: expected sizes", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[1e0]", "[0,1]") "}", 1, "shape: expected sizes", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[\"1\"]", "[0,1]") "}", 1, "shape: expected sizes", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[9223372036854775808]", "[0,1]") "}", 1, "shape: expected sizes", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[18446744073709551617]", "[0,1]") "}", 1, "shape: expected sizes", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "at most 8 axes", BB_ERR_UNSUPPORTED},
+        {"{" ENTRY("a", "U8", "[9223372036854775808]", "[0,1]") "}", 1, "shape: expected sizes",
+         BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[18446744073709551617]", "[0,1]") "}", 1, "shape: expected sizes",
+         BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "at most 8 axes",
+         BB_ERR_UNSUPPORTED},
         /* products that wrap to exactly zero, or to the right size */
-        {"{" ENTRY("a", "U8", "[4294967296,4294967296]", "[0,0]") "}", 0, "a size in bytes below 2^63", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "F32", "[4611686018427387905]", "[0,4]") "}", 4, "a size in bytes below 2^63", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "F64", "[2305843009213693952]", "[0,0]") "}", 0, "a size in bytes below 2^63", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[3037000500,3037000500,0]", "[0,0]") "}", 0, "a size in bytes below 2^63", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "F32", "[2]", "[0,4]") "}", 4, "as many bytes as dtype and shape make, got '[0,4]'", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "F32", "[1]", "[0,8]") "}", 8, "as many bytes as dtype and shape make", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[1]", "[0,2]") "}", 1, "two offsets within the file's data", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[1]", "[9999999999,10000000000]") "}", 1, "two offsets within the file's data", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[4294967296,4294967296]", "[0,0]") "}", 0,
+         "a size in bytes below 2^63", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "F32", "[4611686018427387905]", "[0,4]") "}", 4,
+         "a size in bytes below 2^63", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "F64", "[2305843009213693952]", "[0,0]") "}", 0,
+         "a size in bytes below 2^63", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[3037000500,3037000500,0]", "[0,0]") "}", 0,
+         "a size in bytes below 2^63", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "F32", "[2]", "[0,4]") "}", 4,
+         "as many bytes as dtype and shape make, got '[0,4]'", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "F32", "[1]", "[0,8]") "}", 8, "as many bytes as dtype and shape make",
+         BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[1]", "[0,2]") "}", 1, "two offsets within the file's data",
+         BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[1]", "[9999999999,10000000000]") "}", 1,
+         "two offsets within the file's data", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[1]", "[1,0]") "}", 1, "begin <= end", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[1]", "[-1,0]") "}", 1, "two offsets", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[1]", "[0]") "}", 1, "[begin, end]", BB_ERR_FORMAT},
@@ -188,16 +223,22 @@ static void refuses_hostile_headers(test *t) {
         {"{" ENTRY("a", "U8", "[1]", "{\"a\":0,\"b\":1}") "}", 1, "two offsets", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[2]", "[0,2]") "," ENTRY("b", "U8", "[2]", "[1,3]") "}", 3,
          "tensor 'b': data_offsets: expected to begin at 2, got 1 (an overlap)", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[2]", "[0,2]") "," ENTRY("b", "U8", "[2]", "[0,2]") "}", 2, "(an overlap)", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[2]", "[0,2]") "," ENTRY("b", "U8", "[2]", "[0,2]") "}", 2,
+         "(an overlap)", BB_ERR_FORMAT},
         {"{" ENTRY("a", "U8", "[2]", "[0,2]") "," ENTRY("b", "U8", "[2]", "[3,5]") "}", 5,
          "tensor 'b': data_offsets: expected to begin at 2, got 3 (a hole)", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[2]", "[1,3]") "}", 3, "expected to begin at 0, got 1 (a hole)", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[0]", "[1,1]") "," ENTRY("b", "U8", "[2]", "[0,2]") "}", 2, "(an overlap)", BB_ERR_FORMAT},
-        {"{" ENTRY("a", "U8", "[2]", "[0,2]") "}", 3, "expected 2 bytes of data, got 3", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[2]", "[1,3]") "}", 3, "expected to begin at 0, got 1 (a hole)",
+         BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[0]", "[1,1]") "," ENTRY("b", "U8", "[2]", "[0,2]") "}", 2,
+         "(an overlap)", BB_ERR_FORMAT},
+        {"{" ENTRY("a", "U8", "[2]", "[0,2]") "}", 3, "expected 2 bytes of data, got 3",
+         BB_ERR_FORMAT},
         {"{\"__metadata__\":{\"a\":1}}", 0, "__metadata__: expected strings", BB_ERR_FORMAT},
-        {"{\"__metadata__\":{\"a\":\"x\\u0000\"}}", 0, "__metadata__: expected strings", BB_ERR_FORMAT},
+        {"{\"__metadata__\":{\"a\":\"x\\u0000\"}}", 0, "__metadata__: expected strings",
+         BB_ERR_FORMAT},
         {"{\"__metadata__\":[\"a\"]}", 0, "__metadata__: expected", BB_ERR_FORMAT},
-        {"{\"__metadata__\":null}", 0, "__metadata__: expected an object, got 'null'", BB_ERR_FORMAT},
+        {"{\"__metadata__\":null}", 0, "__metadata__: expected an object, got 'null'",
+         BB_ERR_FORMAT},
     };
     bb_context *ctx = test_open();
     scratch s = scratch_open();
@@ -271,8 +312,9 @@ static void holds_many_tensors_in_little_memory(test *t) {
     header[n++] = '{';
     for (int i = 0; i < COUNT; i++) {
         int name = i * 7919 % COUNT;
-        n += (size_t)snprintf(header + n, ROOM - n, "\"%d\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[%d,%d]},", name,
-                              COUNT - 1 - i, COUNT - i); /* backwards */
+        n += (size_t)snprintf(header + n, ROOM - n,
+                              "\"%d\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[%d,%d]},",
+                              name, COUNT - 1 - i, COUNT - i); /* backwards */
     }
     header[n - 1] = '}';
     put_file(scratch_path(&s, "f"), n, header, n, COUNT);
@@ -282,7 +324,8 @@ static void holds_many_tensors_in_little_memory(test *t) {
     CHECK_OK(t, ctx);
     CHECK(t, bb_memory_stats(ctx).bytes_peak - before <= 2 * n + (1 << 20));
     bb_stored stored;
-    CHECK(t, bb_safetensors_find(file, "19999", &stored) && bb_safetensors_find(file, "0", &stored));
+    CHECK(t,
+          bb_safetensors_find(file, "19999", &stored) && bb_safetensors_find(file, "0", &stored));
     CHECK(t, stored.bytes == 1 && !bb_safetensors_find(file, "20000", &stored));
     bb_safetensors_close(file);
     free(header);
@@ -314,7 +357,8 @@ static void refuses_wrong_saves(test *t) {
     const char *path = scratch_path(&s, "f");
     bb_tensor *x = bb_from_f64(ctx, BB_F32, BB_SHAPE(1), (const double[]){1});
     bb_tensor *y = bb_from_f64(ctx, BB_F64, BB_SHAPE(1), (const double[]){1});
-    bb_named same[] = {{"a", x}, {"b", x}, {"a", y}}, none = {"a", NULL}, taken = {"__metadata__", x}, bad = {"\xff", x};
+    bb_named same[] = {{"a", x}, {"b", x}, {"a", y}}, none = {"a", NULL},
+             taken = {"__metadata__", x}, bad = {"\xff", x};
     bb_text twice[] = {{"k", "1"}, {"k", "2"}}, null = {"k", NULL};
     bb_safetensors_save(ctx, path, same, 3, NULL, 0, NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "expected each name once, got 'a' twice");

@@ -23,7 +23,7 @@ static void ref_gather(const op_case *c, const double *const *in, const bb_shape
     }
 }
 static void test_gather(test *t) {
-    static const op_case cases[] = {
+    const op_case cases[] = {
         {.name = "vector", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(5)}, {FILL_INDEX, S(7), 5}}, .n_in = 2},
         {.name = "last", .attrs = AXIS(-1), .in = {{FILL_NORMAL, S(3, 5)}, {FILL_INDEX, S(3, 4), 5}}, .n_in = 2},
         {.name = "first", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(4, 3)}, {FILL_INDEX, S(6, 3), 4}}, .n_in = 2},
@@ -45,7 +45,7 @@ static void ref_scatter_add(const op_case *c, const double *const *in, const bb_
     }
 }
 static void test_scatter_add(test *t) {
-    static const op_case cases[] = {
+    const op_case cases[] = {
         {.name = "vector", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(3)}, {FILL_INDEX, S(8), 3}, {FILL_NORMAL, S(8)}}, .n_in = 3, .tolerance = 16},
         {.name = "last", .attrs = AXIS(1), .in = {{FILL_NORMAL, S(2, 3)}, {FILL_INDEX, S(2, 5), 3}, {FILL_NORMAL, S(2, 5)}}, .n_in = 3, .tolerance = 16},
         {.name = "smaller", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(3, 3)}, {FILL_INDEX, S(4, 2), 3}, {FILL_NORMAL, S(4, 2)}}, .n_in = 3, .tolerance = 16},
@@ -64,7 +64,7 @@ static void ref_index_select(const op_case *c, const double *const *in, const bb
     }
 }
 static void test_index_select(test *t) {
-    static const op_case cases[] = {
+    const op_case cases[] = {
         {.name = "rows", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(4, 3)}, {FILL_INDEX, S(6), 4}}, .n_in = 2},
         {.name = "columns", .attrs = AXIS(-1), .in = {{FILL_NORMAL, S(2, 4)}, {FILL_INDEX, S(3), 4}}, .n_in = 2},
         {.name = "middle", .attrs = AXIS(1), .in = {{FILL_NORMAL, S(2, 3, 2)}, {FILL_INDEX, S(5), 3}}, .n_in = 2},
@@ -80,7 +80,7 @@ static void ref_embedding(const op_case *c, const double *const *in, const bb_sh
     for (int64_t i = 0; i < n; i++) out[i] = in[0][(int64_t)in[1][i / d] * d + i % d];
 }
 static void test_embedding(test *t) {
-    static const op_case cases[] = {
+    const op_case cases[] = {
         {.name = "tokens", .in = {{FILL_NORMAL, S(5, 3)}, {FILL_INDEX, S(2, 4), 5}}, .n_in = 2},
         {.name = "one", .in = {{FILL_NORMAL, S(2, 3)}, {FILL_INDEX, {0, {0}}, 2}}, .n_in = 2},
         {.name = "63 columns", .in = {{FILL_NORMAL, S(3, 63)}, {FILL_INDEX, S(7), 3}}, .n_in = 2, .no_second = true, .why = "slow"},

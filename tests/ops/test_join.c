@@ -18,7 +18,7 @@ static void ref_cat(const op_case *c, const double *const *in, const bb_shape *s
     }
 }
 static void test_cat(test *t) {
-    static const op_case cases[] = {
+    const op_case cases[] = {
         {.name = "one", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(3)}}, .n_in = 1},
         {.name = "two", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(3)}, {FILL_NORMAL, S(2)}}, .n_in = 2},
         {.name = "columns", .attrs = AXIS(-1), .in = {{FILL_NORMAL, S(2, 3)}, {FILL_NORMAL, S(2, 1)}, {FILL_NORMAL, S(2, 4)}}, .n_in = 3},
@@ -40,7 +40,7 @@ static void ref_stack(const op_case *c, const double *const *in, const bb_shape 
     }
 }
 static void test_stack(test *t) {
-    static const op_case cases[] = {
+    const op_case cases[] = {
         {.name = "scalars", .attrs = AXIS(0), .in = {{FILL_NORMAL, {0, {0}}}, {FILL_NORMAL, {0, {0}}}}, .n_in = 2},
         {.name = "first", .attrs = AXIS(0), .in = {{FILL_NORMAL, S(2, 3)}, {FILL_NORMAL, S(2, 3)}, {FILL_NORMAL, S(2, 3)}}, .n_in = 3},
         {.name = "last", .attrs = AXIS(-1), .in = {{FILL_NORMAL, S(2, 3)}, {FILL_NORMAL, S(2, 3)}}, .n_in = 2},
@@ -65,7 +65,7 @@ static void ref_pad(const op_case *c, const double *const *in, const bb_shape *s
     }
 }
 static void test_pad(test *t) {
-    static const op_case cases[] = {
+    const op_case cases[] = {
         {.name = "vector", .attrs = &(const bb_pad_attrs){S(1), S(2), 0}, .in = {{FILL_NORMAL, S(3)}}, .n_in = 1},
         {.name = "value", .attrs = &(const bb_pad_attrs){S(0, 1), S(2, 0), -1.5}, .in = {{FILL_NORMAL, S(2, 3)}}, .n_in = 1},
         {.name = "nothing added", .attrs = &(const bb_pad_attrs){S(0, 0), S(0, 0), 7}, .in = {{FILL_NORMAL, S(2, 3)}}, .n_in = 1},

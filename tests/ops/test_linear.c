@@ -39,7 +39,7 @@ static void test_errors(test *t) {
     CHECK(t, bb_linear(x, bb_zeros(ctx, BB_F32, BB_SHAPE(3, 4)), NULL) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: weight: expected shape (out, 3), got (3, 4)");
     CHECK(t, bb_linear(x, w, bb_zeros(ctx, BB_F32, BB_SHAPE(3))) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: bias: expected shape (4), got (3)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: bias: expected shape (4,), got (3,)");
     CHECK(t, bb_linear(x, bb_zeros(ctx, BB_BF16, BB_SHAPE(4, 3)), NULL) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "linear: weight: expected dtype f32, got bf16");
     CHECK(t, bb_linear(bb_scalar(ctx, BB_F32, 1), w, NULL) == NULL);

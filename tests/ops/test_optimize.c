@@ -137,7 +137,7 @@ static void test_errors(test *t) {
     CHECK(t, bb_adamw_(p, p, p, s, one, one, NULL, NULL) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: m: expected dtype f32, got bf16");
     CHECK(t, bb_adamw_(p, p, s, bb_zeros(ctx, BB_F32, BB_SHAPE(5)), one, one, NULL, NULL) != BB_OK);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: v: expected shape (4), got (5)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: v: expected shape (4,), got (5,)");
     CHECK(t, bb_adamw_(p, p, s, s, s, one, NULL, NULL) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: lr: expected one element, got 4");
     CHECK(t, bb_adamw_(p, NULL, s, s, one, one, NULL, NULL) != BB_OK);

@@ -145,7 +145,7 @@ static void test_attributes(test *t) {
     run_op_cases(t, "RMSNormImpl", cases, COUNT(cases), reference);
 }
 
-/* Contract rows A7 and A8; f64 goes beyond it and promotes. */
+/* The dtypes that ops/rms_norm.c promises. */
 static void test_output_dtype(test *t) {
     static const bb_dtype auto_dtype[4][4] = {
         /* scale:      f64     f32     f16     bf16 */
@@ -188,7 +188,7 @@ static void test_output_dtype(test *t) {
     bb_close(ctx);
 }
 
-/* Contract row A6: x is widened before it is squared. */
+/* x is widened before it is squared. */
 static void test_f16_does_not_overflow(test *t) {
     bb_context *ctx = test_open();
     for (int path = BB_PATH_AUTO; path <= BB_PATH_COMPOSED; path += 2) {
@@ -266,7 +266,7 @@ static void test_empty(test *t) {
     bb_close(ctx);
 }
 
-/* Contract row A11: (heads, 1, dim) on q and k together is two norms. */
+/* (heads, 1, dim) on q and k together is two norms. */
 static void test_heads_are_separate_norms(test *t) {
     bb_context *ctx = test_open();
     bb_t x = bb_randn(ctx, BB_F32, SH(2, 8, 3, 16)), scale = bb_randn(ctx, BB_F32, SH(8, 1, 16));

@@ -84,7 +84,8 @@ static const op_case cases[] = {
     {.name = "float mask", MASKED(S({3, {2, 4, 3}}), S({3, {2, 5, 3}}), S({3, {2, 5, 3}}), .shape = {2, {4, 5}}, .no_grad = true)},
     {.name = "float mask, grouped", MASKED(S({3, {4, 4, 3}}), S({3, {2, 5, 3}}), S({3, {2, 5, 3}}), .shape = {3, {4, 1, 5}},
                                            .no_grad = true)},
-    {.name = "float mask with gradient", MASKED(S({3, {2, 3, 3}}), S({3, {2, 4, 3}}), S({3, {2, 4, 3}}), .shape = {2, {3, 4}})},
+    {.name = "float mask with gradient", MASKED(S({3, {2, 3, 3}}), S({3, {2, 4, 3}}), S({3, {2, 4, 3}}), .shape = {2, {3, 4}}),
+     .no_second = true, .why = "a fused softmax inside a composed SDPA does not keep its input"},
     {.name = "a block less one", .attrs = &causal, QKV(S({3, {1, 63, 16}}), S({3, {1, 63, 16}}), S({3, {1, 63, 16}})), LARGE},
     {.name = "a block", .attrs = &causal, QKV(S({3, {2, 64, 16}}), S({3, {1, 64, 16}}), S({3, {1, 64, 16}})), LARGE},
     {.name = "a block and one", .attrs = &causal, QKV(S({3, {1, 65, 17}}), S({3, {1, 65, 17}}), S({3, {1, 65, 24}})), LARGE},
@@ -170,7 +171,7 @@ static void test_threads(test *t) {
     if (CHECK(t, one && two)) {
         step(1, one, N * sizeof *one);
         step(2, two, N * sizeof *two);
-        CHECK(t, one[0] != 0 && one[N] != 0 && one[2 * N] != 0);
+        CHECK(t, one[0] != 0 && one[N + 16] != 0 && one[2 * N] != 0);
         CHECK(t, memcmp(one, two, 3 * N * sizeof *one) == 0);
     }
     free(one);

@@ -47,7 +47,8 @@ static void test_c(test *t) {
 static void test_internal(test *t) {
     static const char *const folders[] = {"core", "ops", "autograd", "backends", "nn", "io", "tools", "tests"};
     static const char *const suffixes[] = {".h", NULL};
-    compiler c = {.t = t, .command = BOBBIN_C_COMPILER " -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic", .suffix = ".c"};
+    compiler c = {.t = t, .command = BOBBIN_C_COMPILER " -std=c11 -D_GNU_SOURCE -Wall -Wextra "
+                                               "-DBOBBIN_BIN='\"\"' -DBOBBIN_SOURCE_DIR='\"\"' -DBOBBIN_BINARY_DIR='\"\"'", .suffix = ".c"};
     if (!make_folder(c.folder)) return;
     for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_internal, &c);
     remove_folder(c.folder);

@@ -22,6 +22,18 @@ bool test_check(test *t, bool ok, const char *file, int line, const char *format
     return false;
 }
 
+bool test_check_int(test *t, int64_t got, int64_t expected, const char *what, const char *file, int line) {
+    return test_check(t, got == expected, file, line, "%s: got %lld, expected %lld", what, (long long)got, (long long)expected);
+}
+bool test_check_near(test *t, double got, double expected, double tolerance, const char *what, const char *file, int line) {
+    bool ok = got == expected || fabs(got - expected) <= tolerance;
+    return test_check(t, ok, file, line, "%s: got %.17g, expected %.17g within %g", what, got, expected, tolerance);
+}
+bool test_check_text(test *t, const char *got, const char *expected, const char *what, const char *file, int line) {
+    bool ok = got && strcmp(got, expected) == 0;
+    return test_check(t, ok, file, line, "%s: got \"%s\", expected \"%s\"", what, got ? got : "(NULL)", expected);
+}
+
 void test_skip(test *t, const char *reason) {
     t->skipped = true;
     fprintf(stderr, "skipped: %s: %s\n", t->name, reason);

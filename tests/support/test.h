@@ -31,14 +31,14 @@ int test_main(int argc, char **argv, const test_row *rows, int count);
 
 #define CHECK(t, ok) test_check(t, ok, __FILE__, __LINE__, "%s", #ok)
 #define CHECK_MSG(t, ok, ...) test_check(t, ok, __FILE__, __LINE__, __VA_ARGS__)
-#define CHECK_INT(t, got, expected) \
-    test_check(t, (int64_t)(got) == (int64_t)(expected), __FILE__, __LINE__, "%s: got %lld, expected %lld", #got, \
-               (long long)(got), (long long)(expected))
+/* The arguments are evaluated once. */
+#define CHECK_INT(t, got, expected) test_check_int(t, (int64_t)(got), (int64_t)(expected), #got, __FILE__, __LINE__)
 #define CHECK_NEAR(t, got, expected, tolerance) \
-    test_check(t, fabs((double)(got) - (double)(expected)) <= (tolerance), __FILE__, __LINE__, \
-               "%s: got %.17g, expected %.17g within %g", #got, (double)(got), (double)(expected), (double)(tolerance))
-#define CHECK_TEXT(t, got, expected) \
-    test_check(t, strcmp(got, expected) == 0, __FILE__, __LINE__, "%s: got \"%s\", expected \"%s\"", #got, got, expected)
+    test_check_near(t, (double)(got), (double)(expected), (double)(tolerance), #got, __FILE__, __LINE__)
+#define CHECK_TEXT(t, got, expected) test_check_text(t, got, expected, #got, __FILE__, __LINE__)
+bool test_check_int(test *t, int64_t got, int64_t expected, const char *what, const char *file, int line);
+bool test_check_near(test *t, double got, double expected, double tolerance, const char *what, const char *file, int line);
+bool test_check_text(test *t, const char *got, const char *expected, const char *what, const char *file, int line);
 /* The context must hold an error of this status whose message contains `part`; clears it. */
 #define CHECK_ERROR(t, ctx, status, part) test_error(t, ctx, status, part, __FILE__, __LINE__)
 void test_error(test *t, bb_context *ctx, bb_status status, const char *part, const char *file, int line);

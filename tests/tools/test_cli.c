@@ -15,8 +15,8 @@ static void helps(test *t) {
         char expected[64];
         snprintf(expected, sizeof expected, "usage: bobbin %s", commands[i]);
         run_bobbin(&s, &own, "%s --help", commands[i]);
-        CHECK_MSG(t, own.code == 0 && own.err[0] == '\0' && strstr(own.out, expected), "%s --help: %d %s", commands[i], own.code,
-                  own.err);
+        CHECK_MSG(t, own.code == 0 && own.err[0] == '\0' && strstr(own.out, expected),
+                  "%s --help: %d %s", commands[i], own.code, own.err);
     }
     run_bobbin(&s, &r, "--version");
     CHECK(t, r.code == 0);
@@ -38,11 +38,15 @@ static void refuses_wrong_use(test *t) {
         {"op", "bobbin op: NAME: expected a value, got nothing"},
         {"op add", "bobbin op: --output: expected a value, got nothing"},
         {"op add --output", "bobbin op: --output: expected a value, got nothing"},
-        {"op add --output x --device tpu", "bobbin op: --device: expected one of cpu|cuda, got 'tpu'"},
-        {"op add --output x --path fast", "bobbin op: --path: expected one of auto|fused|composed, got 'fast'"},
-        {"op nonsense --output x", "bobbin op: NAME: expected an op (see bobbin ops), got 'nonsense'"},
+        {"op add --output x --device tpu",
+         "bobbin op: --device: expected one of cpu|cuda, got 'tpu'"},
+        {"op add --output x --path fast",
+         "bobbin op: --path: expected one of auto|fused|composed, got 'fast'"},
+        {"op nonsense --output x",
+         "bobbin op: NAME: expected an op (see bobbin ops), got 'nonsense'"},
         {"op add sub --output x", "bobbin op: unexpected 'sub'"},
-        {"gradcheck nonsense", "bobbin gradcheck: OP: expected an op (see bobbin ops) or all, got 'nonsense'"},
+        {"gradcheck nonsense",
+         "bobbin gradcheck: OP: expected an op (see bobbin ops) or all, got 'nonsense'"},
         {"train --steps x", "bobbin train: --steps: expected an integer"},
         {"train --nonsense 1", "bobbin train: unknown flag '--nonsense'"},
         {"sample --tokens -3", "bobbin sample: --tokens: expected an integer"},
@@ -114,7 +118,8 @@ static void checks_gradients(test *t) {
     scratch s = scratch_open();
     said r;
     run_bobbin(&s, &r, "gradcheck RMSNormImpl");
-    CHECK_MSG(t, r.code == 0 && strstr(r.out, "PASS") && !strstr(r.out, "FAIL"), "%s%s", r.out, r.err);
+    CHECK_MSG(t, r.code == 0 && strstr(r.out, "PASS") && !strstr(r.out, "FAIL"), "%s%s", r.out,
+              r.err);
     CHECK(t, strstr(r.out, "composed") && strstr(r.out, "fused"));
     run_bobbin(&s, &r, "gradcheck argmax");
     CHECK(t, r.code == 0 && strstr(r.out, "no gradient"));
@@ -134,13 +139,28 @@ typedef struct options {
 } options;
 
 static const bb_flag flags[] = {
-    {.name = "n", .type = BB_FLAG_INT, .offset = offsetof(options, n), .min = 1, .fallback = "7", .given = offsetof(options, n_given)},
-    {.name = "x", .type = BB_FLAG_NUMBER, .offset = offsetof(options, x), .min = 0, .max = 1, .fallback = "0.5"},
+    {.name = "n",
+     .type = BB_FLAG_INT,
+     .offset = offsetof(options, n),
+     .min = 1,
+     .fallback = "7",
+     .given = offsetof(options, n_given)},
+    {.name = "x",
+     .type = BB_FLAG_NUMBER,
+     .offset = offsetof(options, x),
+     .min = 0,
+     .max = 1,
+     .fallback = "0.5"},
     {.name = "text", .type = BB_FLAG_TEXT, .offset = offsetof(options, text)},
-    {.name = "choice", .type = BB_FLAG_CHOICE, .offset = offsetof(options, choice), .choices = "red|green|blue", .fallback = "green"},
+    {.name = "choice",
+     .type = BB_FLAG_CHOICE,
+     .offset = offsetof(options, choice),
+     .choices = "red|green|blue",
+     .fallback = "green"},
     {.name = "on", .type = BB_FLAG_SWITCH, .offset = offsetof(options, on)},
     {.name = "WORD", .type = BB_FLAG_TEXT, .offset = offsetof(options, word), .positional = true},
-    {.name = NULL}};
+    {.name = NULL},
+};
 static const bb_usage usage = {"test", "a test", flags};
 
 static void parses_flags(test *t) {
@@ -148,7 +168,8 @@ static void parses_flags(test *t) {
     char *none[] = {"test"};
     CHECK(t, bb_args_parse(&usage, 1, none, &o) == BB_ARGS_GO);
     CHECK(t, o.n == 7 && o.x == 0.5 && !o.text && !o.word && o.choice == 1 && !o.on && !o.n_given);
-    char *all[] = {"test", "--n", "12", "--x=0.25", "--text", "--n", "--choice", "blue", "word", "--on"};
+    char *all[] = {"test", "--n",      "12",   "--x=0.25", "--text",
+                   "--n",  "--choice", "blue", "word",     "--on"};
     CHECK(t, bb_args_parse(&usage, 10, all, &o) == BB_ARGS_GO);
     CHECK(t, o.n == 12 && o.x == 0.25 && o.choice == 2 && o.on && o.n_given);
     CHECK_TEXT(t, o.text, "--n");
@@ -162,24 +183,38 @@ static void parses_flags(test *t) {
 }
 
 static void parses_values(test *t) {
-    static const bb_flag below = {.name = "b", .type = BB_FLAG_INT, .min = -2, .max = 5}, any = {.name = "a", .type = BB_FLAG_INT, .any = true};
+    static const bb_flag below = {.name = "b", .type = BB_FLAG_INT, .min = -2, .max = 5},
+                         any = {.name = "a", .type = BB_FLAG_INT, .any = true};
     static const struct {
         const bb_flag *flag;
         const char *word, *expected; /* NULL: accepted */
     } rows[] = {
-        {&flags[0], "1", NULL},       {&flags[0], "9223372036854775807", NULL},
-        {&flags[0], "0", "an integer >= 1"}, {&flags[0], "-1", "an integer >= 1"},
-        {&flags[0], "", "an integer >= 1"},  {&flags[0], "1.5", "an integer >= 1"},
-        {&flags[0], " 1", "an integer >= 1"}, {&flags[0], "1e3", "an integer >= 1"},
-        {&flags[0], "+1", "an integer >= 1"}, {&flags[0], "9223372036854775808", "an integer >= 1"},
-        {&flags[1], "1", NULL},       {&flags[1], "1e-3", NULL},
-        {&flags[1], "1.01", "a number from 0 to 1"}, {&flags[1], "nan", "a number from 0 to 1"},
-        {&flags[1], "inf", "a number from 0 to 1"},  {&flags[1], "", "a number from 0 to 1"},
-        {&flags[1], "0.5x", "a number from 0 to 1"}, {&flags[3], "red", NULL},
-        {&flags[3], "re", "one of red|green|blue"},  {&flags[3], "", "one of red|green|blue"},
-        {&flags[3], "red|green", "one of red|green|blue"}, {&below, "-2", NULL},
-        {&below, "-3", "an integer from -2 to 5"},   {&below, "6", "an integer from -2 to 5"},
-        {&any, "-9223372036854775808", NULL},        {&any, "x", "an integer"},
+        {&flags[0], "1", NULL},
+        {&flags[0], "9223372036854775807", NULL},
+        {&flags[0], "0", "an integer >= 1"},
+        {&flags[0], "-1", "an integer >= 1"},
+        {&flags[0], "", "an integer >= 1"},
+        {&flags[0], "1.5", "an integer >= 1"},
+        {&flags[0], " 1", "an integer >= 1"},
+        {&flags[0], "1e3", "an integer >= 1"},
+        {&flags[0], "+1", "an integer >= 1"},
+        {&flags[0], "9223372036854775808", "an integer >= 1"},
+        {&flags[1], "1", NULL},
+        {&flags[1], "1e-3", NULL},
+        {&flags[1], "1.01", "a number from 0 to 1"},
+        {&flags[1], "nan", "a number from 0 to 1"},
+        {&flags[1], "inf", "a number from 0 to 1"},
+        {&flags[1], "", "a number from 0 to 1"},
+        {&flags[1], "0.5x", "a number from 0 to 1"},
+        {&flags[3], "red", NULL},
+        {&flags[3], "re", "one of red|green|blue"},
+        {&flags[3], "", "one of red|green|blue"},
+        {&flags[3], "red|green", "one of red|green|blue"},
+        {&below, "-2", NULL},
+        {&below, "-3", "an integer from -2 to 5"},
+        {&below, "6", "an integer from -2 to 5"},
+        {&any, "-9223372036854775808", NULL},
+        {&any, "x", "an integer"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         union {

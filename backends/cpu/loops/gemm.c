@@ -43,6 +43,7 @@ static void product_u8(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const 
 }
 
 const bb_gemm_loops BB_ISA_NAME(bb_gemm_loops) = {
+    .lanes = LANES,
     .f32 = product,
     .f64 = BB_ISA_NAME(bb_gemm_f64_product),
     .i64 = product_i64,

@@ -7,11 +7,12 @@
 #include <stdint.h>
 
 typedef struct bb_gemm_loops {
+    int lanes; /* floats in a vector register */
     void (*f32)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
     void (*f64)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda,
                 const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
-    /* Integers wrap around; C is overwritten. i32 also serves u8 and bool after widening. */
+    /* Integers wrap around; C is overwritten. */
     void (*i64)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const int64_t *a, int64_t lda, const int64_t *b,
                 int64_t ldb, int64_t *c, int64_t ldc);
     void (*i32)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const int32_t *a, int64_t lda, const int32_t *b,

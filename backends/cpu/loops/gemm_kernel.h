@@ -2,8 +2,8 @@
  * function `product`; this is a header so that the two precisions are one text.
  *
  * The plan, after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): a block of B,
- * KC x NC, is copied into slivers of NR columns that fill the L2 cache; a sliver of MR rows of A is copied into the L1
- * cache; the micro-kernel multiplies the two with MR x NR sums in registers. Each element of C adds its products
+ * KC x NC, is copied into slivers of NR columns that fill the L2 cache; the micro-kernel multiplies MR rows of A with a
+ * sliver, MR x NR sums in registers. Rows of A stay where they are or, stored by columns, are copied to the L1 cache. Each element of C adds its products
  * in the order of k, whatever the position of the element, so any cut of C into tiles gives the same bytes. */
 #include <stdbool.h>
 #include <stdint.h>
@@ -77,18 +77,36 @@ INLINE void micro(int rows, int64_t k, const REAL *a, int64_t i_step, int64_t p_
     for (int i = 0; i < rows; i++) store_row(t, t->c + i * t->ldc, sum[i]);
 }
 
-/* A by rows (i_step A_STEP) or by columns (i_step 1): constants, so that addresses need no registers. */
-static void micro_rows_all(int64_t k, const REAL *a, const REAL *b, const tile *t) { micro(MR, k, a, A_STEP, 1, b, t); }
-static void micro_rows_4(int64_t k, const REAL *a, const REAL *b, const tile *t) { micro(4, k, a, A_STEP, 1, b, t); }
-static void micro_rows_1(int64_t k, const REAL *a, const REAL *b, const tile *t) { micro(1, k, a, A_STEP, 1, b, t); }
-static void micro_columns_all(int64_t k, const REAL *a, const REAL *b, const tile *t) { micro(MR, k, a, 1, MR, b, t); }
-static void micro_columns_4(int64_t k, const REAL *a, const REAL *b, const tile *t) { micro(4, k, a, 1, MR, b, t); }
-static void micro_columns_1(int64_t k, const REAL *a, const REAL *b, const tile *t) { micro(1, k, a, 1, MR, b, t); }
+/* The heights that are unrolled, for A by rows (`step` apart) and packed by columns (1 apart). */
+typedef void (*micro_fn)(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t);
+static void rows_all(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) { micro(MR, k, a, step, 1, b, t); }
+static void rows_4(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) { micro(4, k, a, step, 1, b, t); }
+static void rows_1(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) { micro(1, k, a, step, 1, b, t); }
+static void columns_all(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+    (void)step;
+    micro(MR, k, a, 1, MR, b, t);
+}
+static void columns_4(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+    (void)step;
+    micro(4, k, a, 1, MR, b, t);
+}
+static void columns_1(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+    (void)step;
+    micro(1, k, a, 1, MR, b, t);
+}
+static const micro_fn micro_by_rows[] = {rows_all, rows_4, rows_1}, micro_by_columns[] = {columns_all, columns_4, columns_1};
+
+/* A call of memcpy costs as much as a short row. */
+INLINE void copy_row(int64_t n, const REAL *x, REAL *out) {
+    int64_t p = 0;
+    for (; p + LANES <= n; p += LANES) *(vector_loose *)(out + p) = *(const vector_loose *)(x + p);
+    for (; p < n; p++) out[p] = x[p];
+}
 
 /* MR (or fewer) rows of op(A): stored rows stay rows, stored columns stay columns. */
 static void pack_a(bool ta, int64_t rows, int64_t k, const REAL *a, int64_t lda, REAL *out) {
     if (!ta) {
-        for (int64_t i = 0; i < rows; i++) memcpy(out + i * A_STEP, a + i * lda, (size_t)k * sizeof *out);
+        for (int64_t i = 0; i < rows; i++) copy_row(k, a + i * lda, out + i * A_STEP);
     } else if (rows == MR) {
         for (int64_t p = 0; p < k; p++) memcpy(out + p * MR, a + p * lda, MR * sizeof *out);
     } else {
@@ -144,20 +162,20 @@ static void pack_b(bool tb, int64_t columns, int64_t k, const REAL *b, int64_t l
         for (int64_t j = 0; j < columns; j++) out[p * NR + j] = b[j * ldb + p];
 }
 
-/* One sliver of A times the packed block of B. */
-static void sliver(bool ta, int64_t rows, int64_t columns, int64_t k, const REAL *a, const REAL *b, tile t) {
+/* MR (or fewer) rows of A times the packed block of B. */
+static void sliver(bool ta, int64_t rows, int64_t columns, int64_t k, const REAL *a, int64_t step, const REAL *b, tile t) {
+    const micro_fn *run = ta ? micro_by_columns : micro_by_rows;
     REAL *const c = t.c;
-    const int64_t step = ta ? 1 : A_STEP;
     for (int64_t j = 0; j < columns; j += NR) {
         t.columns = columns - j < NR ? columns - j : NR;
         t.c = c + j;
         if (rows == MR) {
-            (ta ? micro_columns_all : micro_rows_all)(k, a, b + j * k, &t);
+            run[0](k, a, step, b + j * k, &t);
             continue;
         }
         int64_t i = 0;
-        for (; i + 4 <= rows; i += 4, t.c += 4 * t.ldc) (ta ? micro_columns_4 : micro_rows_4)(k, a + i * step, b + j * k, &t);
-        for (; i < rows; i++, t.c += t.ldc) (ta ? micro_columns_1 : micro_rows_1)(k, a + i * step, b + j * k, &t);
+        for (; i + 4 <= rows; i += 4, t.c += 4 * t.ldc) run[1](k, a + i * step, step, b + j * k, &t);
+        for (; i < rows; i++, t.c += t.ldc) run[2](k, a + i * step, step, b + j * k, &t);
     }
 }
 
@@ -210,6 +228,8 @@ static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alph
         product_thin(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
+    /* Rows a multiple of 4 KiB apart would share one set of the L1 cache. */
+    const bool direct = !ta && (lda * (int64_t)sizeof(REAL) % 4096 != 0 || n <= 2 * NR);
     REAL block[KC * NC] __attribute__((aligned(64)));
     REAL rows[MR * A_STEP] __attribute__((aligned(64)));
     for (int64_t j0 = 0; j0 < n; j0 += NC) {
@@ -221,9 +241,10 @@ static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alph
                        b + (tb ? (j0 + j) * ldb + p0 : p0 * ldb + j0 + j), ldb, block + j * depth);
             for (int64_t i = 0; i < m; i += MR) {
                 const int64_t height = m - i < MR ? m - i : MR;
-                pack_a(ta, height, depth, a + (ta ? p0 * lda + i : i * lda + p0), lda, rows);
+                const REAL *corner = a + (ta ? p0 * lda + i : i * lda + p0);
                 const tile t = {alpha, p0 ? 1 : beta, c + i * ldc + j0, ldc, 0};
-                sliver(ta, height, columns, depth, rows, block, t);
+                if (!direct) pack_a(ta, height, depth, corner, lda, rows);
+                sliver(ta, height, columns, depth, direct ? corner : rows, direct ? lda : ta ? 1 : A_STEP, block, t);
             }
         }
     }

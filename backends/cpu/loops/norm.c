@@ -52,8 +52,7 @@ static float sum(int64_t n, const float *x) {
     return (s0 + s1) + (s2 + s3);
 }
 
-/* The seed contract's two rounding orders. The products are rounded one by one, never contracted or
- * reordered. */
+/* The two rounding orders of ops/rms_norm.c, to the bit: each product is rounded by itself. */
 static void rms_scale(const bb_norm_run *run, int64_t n, const float *restrict x, float rstd,
                       const float *restrict scale, float *restrict y) {
     uint16_t rounded[TILE];

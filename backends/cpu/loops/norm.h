@@ -1,5 +1,5 @@
 /* Loops of RMSNormImpl and layer_norm over rows. The math stands in ops/rms_norm.c and
- * ops/layer_norm.c, the adapters in backends/cpu/norm_rows.h. */
+ * ops/layer_norm.c, the adapters in backends/cpu/norm.h. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_NORM_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_NORM_H
 

@@ -33,8 +33,7 @@ static inline const float *tile_load(int dtype, int64_t n, const void *x, int64_
     return buffer;
 }
 
-/* Where to compute `n` results that belong at y: there, or in buffer, to be stored by tile_store.
- */
+/* Where to compute results that belong at y: there, or in buffer, for tile_store. */
 static inline float *tile_target(int dtype, void *y, float *buffer) {
     return dtype == BB_F32 ? y : buffer;
 }
