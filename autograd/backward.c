@@ -48,7 +48,7 @@ static bb_status backward(bb_tensor *loss, bb_tensor *seed, bool retain) {
     bb_tape *tape = bb_tape_of(ctx);
     bb_tensor *g = cotangent(loss, seed, false);
     if (!g) return ctx->status;
-    walk w = {.retain = retain, .leaves = true};
+    walk w = {.retain = retain, .leaves = true, .own_captures = tape->capture_count};
     if (loss->node < 0) { /* a leaf is its own loss */
         if (!loss->grad) {
             bb_shape shape = bb_shape_of_tensor(loss);
@@ -99,11 +99,13 @@ static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, 
         if (inputs[i] && before[i] < base) inputs[i]->capture = base + i;
     }
     bb_status status = BB_OK;
-    if (output->capture >= base)
-        tape->captures[output->capture] = g;
-    else if (output->node >= bound) {
+    walk own = *w;
+    own.own_captures = base;
+    if (output->node >= bound) {
         tape->nodes[output->node]->slot[output->node_output] = g;
-        status = bb_walk(tape, w, output->node, bound);
+        status = bb_walk(tape, &own, output->node, bound);
+    } else if (output->capture >= base) {
+        tape->captures[output->capture] = g;
     }
     for (int i = 0; i < n; i++) {
         gradients[i] = NULL;
@@ -137,7 +139,7 @@ bb_status bb_gradients(bb_tensor *output, bb_tensor *seed, bb_tensor *const *inp
 bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user, const bb_grad_call *grad) {
     bb_context *ctx = tape->ctx;
     const bb_call *call = grad->call;
-    int n = call->n_in, mark = tape->count, wanted = 0;
+    int n = call->n_in, before_run = tape->count, wanted = 0;
     bb_tensor **again = bb_arena_allocate(ctx, &ctx->arena, (size_t)(3 * n + 1) * sizeof *again);
     if (!again) return ctx->status;
     bb_tensor **targets = again + n, **found = targets + n;
@@ -149,6 +151,7 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user, co
         targets[wanted++] = again[i];
     }
     bb_status status = ctx->status;
+    int mark = tape->count; /* the walk ends at the aliases */
     bb_tensor *output = status ? NULL : run(user, again, n);
     status = ctx->status;
     if (!status && output && output->requires_grad) {
@@ -158,7 +161,7 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user, co
         for (int i = 0, k = 0; i < n && !status; i++)
             if (grad->want[i]) grad->grad_in[i] = found[k++];
     }
-    if (!w->create_graph) bb_tape_truncate(tape, mark);
+    if (!w->create_graph) bb_tape_truncate(tape, before_run);
     bb_set_grad_enabled(ctx, before);
     return status ? status : ctx->status;
 }

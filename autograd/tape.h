@@ -34,7 +34,9 @@ typedef struct bb_tape {
     int count, capacity;
     bb_tensor **captures; /* gradients asked for by bb_gradients, innermost walk last */
     int capture_count, capture_capacity;
-    bool leaves; /* of the walk under way */
+    bool leaves;  /* of the walk under way */
+    int bound;    /* its lowest node */
+    int own_captures; /* the first capture that belongs to it and not to a walk around it */
 } bb_tape;
 
 static inline bb_tape *bb_tape_of(const bb_context *ctx) { return (bb_tape *)ctx->tape; }
@@ -46,6 +48,7 @@ void bb_tape_truncate(bb_tape *tape, int count);    /* forgets the nodes above *
 typedef struct walk {
     bool create_graph, retain;
     bool leaves; /* add into leaves' bb_grad */
+    int own_captures;
 } walk;
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound);
 

@@ -32,9 +32,11 @@ static bb_tensor *new_like(bb_context *ctx, const bb_tensor *t, bool of_context)
                       : bb_tensor_new(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape);
 }
 
-/* Where the gradient of t is gathered: a capture, a node's slot, or NULL for a leaf. */
-static bb_tensor **slot_of(bb_tape *tape, bb_tensor *t) {
-    if (t->capture >= 0) return &tape->captures[t->capture];
+/* Where the gradient of t is gathered: a node's slot; for a captured tensor that this walk does not go beyond, its
+ * capture; NULL for a leaf. */
+static bb_tensor **slot_of(bb_tape *tape, const bb_tensor *t) {
+    bool ends_here = t->node < 0 || (t->node < tape->bound && t->capture >= tape->own_captures);
+    if (t->capture >= 0 && ends_here) return &tape->captures[t->capture];
     if (t->node >= 0) return &tape->nodes[t->node]->slot[t->node_output];
     return NULL;
 }
@@ -254,12 +256,24 @@ static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
     return BB_OK;
 }
 
-static bb_status retain_output_grads(bb_context *ctx, tape_node *node) {
-    for (int i = 0; i < node->n_out - node->op->hidden; i++)
-        if (node->out[i]->retain_grad && node->slot[i]) {
+/* The gradient of a node's outputs is complete when the walk reaches it: outputs in whose gradient somebody is interested
+ * get a handle on it. */
+static bb_status show_output_grads(bb_tape *tape, const walk *w, tape_node *node) {
+    bb_context *ctx = tape->ctx;
+    for (int i = 0; i < node->n_out - node->op->hidden; i++) {
+        const bb_tensor *t = node->out[i];
+        if (!node->slot[i]) continue;
+        if (t->retain_grad) {
             bb_tensor *g = bb_detach_header(node->slot[i]);
             if (!g || add_to_leaf(ctx, node->out[i], g)) return ctx->status;
         }
+        if (t->capture >= 0) {
+            bb_tensor *g = w->create_graph ? node->slot[i] : bb_detach_header(node->slot[i]);
+            if (!g) return ctx->status;
+            g->pinned = true;
+            tape->captures[t->capture] = g;
+        }
+    }
     return BB_OK;
 }
 
@@ -268,7 +282,7 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     tape_node *node = tape->nodes[index];
     if (node->done)
         return bb_fail(ctx, BB_ERR_STATE, "bb_backward: %s: its part of the tape was already walked (bb_backward_retain keeps it)", node->op->name);
-    if (retain_output_grads(ctx, node)) return ctx->status;
+    if (show_output_grads(tape, w, node)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     loan l;
     bb_status status = lend(ctx, node, &l);
@@ -295,7 +309,8 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound) {
     bb_context *ctx = tape->ctx;
     bool before = bb_set_grad_enabled(ctx, w->create_graph), leaves = tape->leaves;
-    tape->leaves = w->leaves;
+    int outer_bound = tape->bound, outer_captures = tape->own_captures;
+    tape->leaves = w->leaves, tape->bound = bound, tape->own_captures = w->own_captures;
     bb_status status = BB_OK;
     for (int i = top; i >= bound && !status; i--) {
         bool reached = false;
@@ -305,7 +320,7 @@ bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound) {
     if (status) /* nothing half-gathered stays for a later walk */
         for (int i = top; i >= 0; i--)
             for (int k = 0; k < tape->nodes[i]->n_out; k++) tape->nodes[i]->slot[k] = NULL;
-    tape->leaves = leaves;
+    tape->leaves = leaves, tape->bound = outer_bound, tape->own_captures = outer_captures;
     bb_set_grad_enabled(ctx, before);
     return status;
 }

@@ -16,7 +16,15 @@ typedef struct curve {
     size_t count, room;
 } curve;
 
-enum { WIDTH = 860, HEIGHT = 480, LEFT = 64, RIGHT = 24, TOP = 52, BOTTOM = 52, RAW_POINTS = 1500 };
+enum {
+    WIDTH = 860,
+    HEIGHT = 480,
+    LEFT = 64,
+    RIGHT = 24,
+    TOP = 52,
+    BOTTOM = 52,
+    LINE_POINTS = 1500
+};
 
 typedef struct canvas {
     FILE *svg;
@@ -85,24 +93,24 @@ static double place_y(const canvas *c, double loss) {
     return TOP + (c->y_max - log(loss)) / (c->y_max - c->y_min) * (HEIGHT - TOP - BOTTOM);
 }
 
-static void draw_line(const canvas *c, const curve *k, size_t stride, const char *style) {
+/* The mean of a point and up to `half` neighbours on either side. */
+static double mean_around(const curve *k, size_t i, size_t half) {
+    if (half > i) half = i;
+    if (half > k->count - 1 - i) half = k->count - 1 - i;
+    double sum = 0;
+    for (size_t j = i - half; j <= i + half; j++) sum += k->at[j].y;
+    return sum / (double)(2 * half + 1);
+}
+
+static void draw_line(const canvas *c, const curve *k, size_t half, const char *style) {
+    size_t stride = 1 + k->count / LINE_POINTS;
     if (k->count == 0) return;
     fprintf(c->svg, "<polyline fill=\"none\" %s points=\"", style);
     for (size_t i = 0; i < k->count; i += stride) {
-        fprintf(c->svg, "%.1f,%.1f ", place_x(c, k->at[i].x), place_y(c, k->at[i].y));
+        double y = place_y(c, mean_around(k, i, half));
+        fprintf(c->svg, "%.1f,%.1f ", place_x(c, k->at[i].x), y);
     }
-    const point *last = &k->at[k->count - 1];
-    fprintf(c->svg, "%.1f,%.1f\"/>\n", place_x(c, last->x), place_y(c, last->y));
-}
-
-/* Exponential mean over about a fortieth of the curve, corrected for its start; in place. */
-static void smooth(curve *k) {
-    double keep = 1 - 1 / (1 + (double)k->count / 40), sum = 0, weight = 0;
-    for (size_t i = 0; i < k->count; i++) {
-        sum = keep * sum + (1 - keep) * k->at[i].y;
-        weight = keep * weight + (1 - keep);
-        k->at[i].y = sum / weight;
-    }
+    fputs("\"/>\n", c->svg);
 }
 
 /* 1, 2 or 5 times a power of ten, near `step`. */
@@ -195,26 +203,23 @@ static void put_escaped(FILE *svg, const char *text) {
     }
 }
 
-static void draw(canvas *c, const bb_plot *plot, curve *train, const curve *val) {
+static void draw(const canvas *c, const bb_plot *plot, const curve *train, const curve *val) {
     fprintf(c->svg,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" "
             "height=\"%d\">\n",
             WIDTH, HEIGHT, WIDTH, HEIGHT);
-    fputs(
-        "<style>text{font:13px "
-        "system-ui,sans-serif;fill:#444}.title{font-size:17px;font-weight:600;fill:#222}"
-        ".grid{stroke:#e3e3e3}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#fdfdfc\"/>\n",
-        c->svg);
+    fputs("<style>text{font:13px system-ui,sans-serif;fill:#444}"
+          ".title{font-size:17px;font-weight:600;fill:#222}.grid{stroke:#e3e3e3}</style>\n<rect "
+          "width=\"100%\" height=\"100%\" fill=\"#fdfdfc\"/>\n",
+          c->svg);
     fprintf(c->svg, "<text class=\"title\" x=\"%d\" y=\"30\">", LEFT);
     put_escaped(c->svg, plot->title);
     fputs("</text>\n", c->svg);
     draw_x_axis(c);
     draw_y_axis(c);
     if (plot->entropy > 0) draw_entropy(c, plot->entropy);
-    draw_line(c, train, 1 + train->count / RAW_POINTS, "stroke=\"#a9c6e6\" stroke-width=\"0.8\"");
-    smooth(train);
-    draw_line(c, train, 1 + train->count / RAW_POINTS,
-              "stroke=\"#2f6fb5\" stroke-width=\"2.5\" stroke-linejoin=\"round\"");
+    draw_line(c, train, 0, "stroke=\"#a9c6e6\" stroke-width=\"0.8\"");
+    draw_line(c, train, train->count / 60, "stroke=\"#2f6fb5\" stroke-width=\"2.5\"");
     for (size_t i = 0; i < val->count; i++) {
         fprintf(c->svg,
                 "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"#d1602f\" stroke=\"#fff\"/>\n",
@@ -226,7 +231,8 @@ static void draw(canvas *c, const bb_plot *plot, curve *train, const curve *val)
     fputs("</svg>\n", c->svg);
 }
 
-static bb_status draw_file(bb_context *ctx, const bb_plot *plot, curve *train, const curve *val) {
+static bb_status draw_file(bb_context *ctx, const bb_plot *plot, const curve *train,
+                           const curve *val) {
     canvas c = {.x_min = 0, .x_max = 1, .y_min = INFINITY, .y_max = -INFINITY};
     widen(&c, train);
     widen(&c, val);
