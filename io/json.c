@@ -46,6 +46,7 @@ static bool scan_digits(scan *s) {
 
 static bool scan_number(scan *s) {
     const char *start = s->at;
+    bool huge = false; /* without an exponent, 128 characters stay below the largest double */
     if (*s->at == '-') s->at++;
     if (s->at < s->end && *s->at == '0')
         s->at++;
@@ -56,12 +57,13 @@ static bool scan_number(scan *s) {
         if (!scan_digits(s)) return false;
     }
     if (s->at < s->end && (*s->at == 'e' || *s->at == 'E')) {
+        huge = true;
         s->at++;
         if (s->at < s->end && (*s->at == '+' || *s->at == '-')) s->at++;
         if (!scan_digits(s)) return false;
     }
     bool fits = s->at - start <= BB_JSON_NUMBER_BYTES;
-    if (fits && isfinite(bb_json_to_double(start, s->at))) return true;
+    if (fits && (!huge || isfinite(bb_json_to_double(start, s->at)))) return true;
     s->at = start;
     return stop(s, fits ? "a number within the range of a double"
                         : "a number of at most 128 characters");

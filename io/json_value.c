@@ -157,6 +157,8 @@ size_t bb_json_string(bb_json value, char *text, size_t capacity) {
 bool bb_json_equals(bb_json value, const char *text) {
     if (bb_json_kind_of(value) != BB_JSON_STRING) return false;
     const char *end = value.end - 1, *p = value.at + 1;
+    size_t n = (size_t)(end - p);
+    if (!memchr(p, '\\', n)) return strlen(text) == n && memcmp(p, text, n) == 0;
     while (p < end) {
         uint32_t code = 0;
         char bytes[4];

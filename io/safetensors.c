@@ -175,8 +175,12 @@ static bool name_less(const void *user, uint64_t a, uint64_t b) {
 
 static bb_status check_cover(const bb_safetensors *f) {
     char quoted[BB_QUOTE_BYTES];
-    for (int64_t i = 0; i < f->count; i++) f->order[i] = (uint64_t)i;
-    bb_heap_sort(f->order, (size_t)f->count, offset_less, f->entries);
+    bool sorted = true; /* as most files are */
+    for (int64_t i = 0; i < f->count; i++) {
+        f->order[i] = (uint64_t)i;
+        if (i > 0 && offset_less(f->entries, (uint64_t)i, (uint64_t)i - 1)) sorted = false;
+    }
+    if (!sorted) bb_heap_sort(f->order, (size_t)f->count, offset_less, f->entries);
     uint64_t at = 0;
     for (int64_t i = 0; i < f->count; i++) {
         const entry *e = &f->entries[f->order[i]];

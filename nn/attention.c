@@ -45,7 +45,8 @@ bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
     qkv = bb_reshape(qkv, BB_SHAPE(batch, length, heads + 2 * kv_heads, head_dim));
     qkv = bb_transpose(qkv, 1, 2); /* (B, all heads, T, D) */
     bb_tensor *qk = bb_narrow(qkv, 1, 0, heads + kv_heads);
-    bb_tensor *v = bb_narrow(qkv, 1, heads + kv_heads, kv_heads);
+    /* A copy, so that backward does not hold all of qkv's storage for the sake of the values. */
+    bb_tensor *v = bb_contiguous(bb_narrow(qkv, 1, heads + kv_heads, kv_heads));
     if (layer->qk_norm.weight) qk = bb_nn_rms_norm_forward(&layer->qk_norm, qk);
     qk = bb_rope(qk, &(bb_rope_attrs){.base = layer->rope_base, .scale = 1, .offset = position});
     bb_tensor *q = bb_narrow(qk, 1, 0, heads);

@@ -1,30 +1,33 @@
-/* Elementwise ops of two inputs, which broadcast. dz is the gradient of the result; the tape sums a gradient down to
- * its input's shape.
+/* Elementwise ops of two inputs, which broadcast. dz is the gradient of the result; the tape sums a
+ * gradient down to its input's shape.
  *
  *   add  x + y    dx = dz      dy = dz             maximum  the larger; NaN where either is NaN
  *   sub  x - y    dx = dz      dy = -dz            minimum  the smaller; NaN where either is NaN
- *   mul  x y      dx = dz y    dy = dz x                    the chosen one gets dz; equal ones get dz/2 each
- *   div  x / y    dx = dz / y  dy = -(dz / y)(x / y)
+ *   mul  x y      dx = dz y    dy = dz x                    the chosen one gets dz, equal ones
+ *   div  x / y    dx = dz / y  dy = -(dz / y)(x / y)        dz/2 each
  *
- * The records want equal dtypes; the C functions promote first, with a bb_cast that the tape sees. Kernels:
- * backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
+ * The records want equal dtypes; the C functions promote first, with a bb_cast that the tape sees.
+ * Kernels: backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
 
 /* ---- Promotion (PyTorch's) */
 
-/* The wider of two dtypes, whatever the shapes. Bool below integers below floats; f16 with bf16 needs f32. */
+/* The wider of two dtypes, whatever the shapes. Bool below integers below floats; f16 with bf16
+ * needs f32. */
 static bb_dtype wider(bb_dtype a, bb_dtype b) {
-    static const int rank[BB_DTYPE_COUNT] = {[BB_BOOL] = 0, [BB_U8] = 1,   [BB_I32] = 2, [BB_I64] = 3,
-                                             [BB_F16] = 4,  [BB_BF16] = 4, [BB_F32] = 5, [BB_F64] = 6};
+    static const int rank[BB_DTYPE_COUNT] = {
+        [BB_BOOL] = 0, [BB_U8] = 1,   [BB_I32] = 2, [BB_I64] = 3,
+        [BB_F16] = 4,  [BB_BF16] = 4, [BB_F32] = 5, [BB_F64] = 6};
     if (a != b && rank[a] == rank[b]) return BB_F32;
     return rank[a] >= rank[b] ? a : b;
 }
 
 static int kind(bb_dtype dtype) { return bb_dtype_is_float(dtype) ? 2 : dtype == BB_BOOL ? 0 : 1; }
 
-/* A rank-0 tensor does not widen one with axes unless it is of a higher kind. NULL does not take part. */
+/* A rank-0 tensor does not widen one with axes unless it is of a higher kind. NULL does not take
+ * part. */
 bb_dtype bb_promote(const bb_tensor *a, const bb_tensor *b) {
     if (!a || !b) return a ? bb_dtype_of(a) : b ? bb_dtype_of(b) : BB_F32;
     bb_dtype da = bb_dtype_of(a), db = bb_dtype_of(b);
@@ -52,7 +55,8 @@ static bb_t binary(const bb_op *op, bb_t a, bb_t b) {
 
 /* add and mul of bool are or and and; a difference of bool has no meaning. */
 static bb_status infer_sub(bb_call *call) {
-    if (bb_dtype_of(call->in[0]) == BB_BOOL) return bb_fail_input(call, 0, "expected a number dtype, got bool");
+    if (bb_dtype_of(call->in[0]) == BB_BOOL)
+        return bb_fail_input(call, 0, "expected a number dtype, got bool");
     return bb_infer_broadcast(call);
 }
 
@@ -89,7 +93,8 @@ static bb_status div_gradient(const bb_grad_call *grad) {
     return bb_error(grad->call->ctx);
 }
 
-/* dz where x lost nothing, half of it on a tie, 0 where x lost. NaN wins and loses nowhere, and so keeps dz. */
+/* dz where x lost nothing, half of it on a tie, 0 where x lost. NaN wins and loses nowhere, and so
+ * keeps dz. */
 static bb_t share(bb_t lost, bb_t tie, bb_t dz, bb_t zero) {
     return bb_where(lost, zero, bb_where(tie, bb_mul_scalar(dz, 0.5), dz));
 }

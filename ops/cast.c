@@ -1,6 +1,7 @@
-/* cast: y = x in another dtype, rounded once (rules: backends/cpu/loops/elementwise.h).   dx = dy in x's dtype
- * contiguous: y = x in row-major order.                                                   dx = dy
+/*   cast        y = x in another dtype, rounded once    dx = dy in x's dtype
+ *   contiguous  y = x in row-major order                dx = dy
  *
+ * Conversion rules: backends/cpu/loops/elementwise.h.
  * bb_cast to x's own dtype and bb_contiguous of a contiguous x return x itself and record nothing.
  * Kernels: backends/cpu/copy.c, backends/cuda/copy.cu. */
 #include <stddef.h>
@@ -12,7 +13,8 @@
 static bb_status infer_cast(bb_call *call) {
     int dtype = ((const bb_cast_attrs *)call->attrs)->dtype;
     if (dtype < 0 || dtype >= BB_DTYPE_COUNT)
-        return bb_fail_attr(call, "dtype", "expected one of " BB_DTYPE_CHOICES ", got number %d", dtype);
+        return bb_fail_attr(call, "dtype", "expected one of " BB_DTYPE_CHOICES ", got number %d",
+                            dtype);
     bb_set_meta(call, 0, (bb_dtype)dtype, bb_shape_of(call->in[0]));
     return BB_OK;
 }

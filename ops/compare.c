@@ -1,8 +1,8 @@
 /* Comparisons, and the choice they are made for. Inputs broadcast.
  *
- *   eq ne lt le gt ge   x ? y as bool; NaN is unequal to all and neither less nor greater. No gradient.
- *   where               condition ? x : y;  dx = dz where condition, else 0;  dy the other way round.
- *                       A gradient that is inf or NaN does not leak into the side that was not chosen.
+ *   eq ne lt le gt ge   as bool; NaN is unequal to all, neither less nor greater. No gradient.
+ *   where               condition ? x : y;  dx = dz where condition, else 0;  dy the reverse.
+ *                       An inf or NaN in dz does not leak into the side that was not chosen.
  *
  * Kernels: backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
 #include "ops/infer.h"
@@ -28,7 +28,8 @@ static bb_status infer_where(bb_call *call) {
 }
 
 static bb_status where_gradient(const bb_grad_call *grad) {
-    bb_t condition = grad->call->in[0], dz = grad->grad_out[0], zero = bb_constant(dz, BB_SCALAR, 0);
+    bb_t condition = grad->call->in[0], dz = grad->grad_out[0],
+         zero = bb_constant(dz, BB_SCALAR, 0);
     if (grad->want[1]) grad->grad_in[1] = bb_where(condition, dz, zero);
     if (grad->want[2]) grad->grad_in[2] = bb_where(condition, zero, dz);
     return bb_error(grad->call->ctx);

@@ -1,10 +1,11 @@
-/* Picking elements by index, and adding to them. Indices are i64 or i32; one out of range is an error that names its
- * position, found before anything is written.
+/* Picking elements by index, and adding to them. Indices are i64 or i32; one out of range is an
+ * error that names its position, found before anything is written.
  *
  *   gather        y[i, j] = x[index[i, j], j]  (axis 0)     dx = scatter_add(0, index, dy)
  *   scatter_add   y = x; y[index[i, j], j] += source[i, j]  dx = dy, dsource = gather(dy, index)
- *   index_select  y[i, ...] = x[index[i], ...]              dx = scatter_add(0, index spread over the rows, dy)
- *   embedding     y[..., :] = weight[index[...], :]         dweight = the rows of dy added where they came from
+ *   index_select  y[i, ...] = x[index[i], ...]              dx = scatter_add(0, index spread over
+ * the rows, dy) embedding     y[..., :] = weight[index[...], :]         dweight = the rows of dy
+ * added where they came from
  *
  * Sums run in the order of the index, whatever the number of threads. Kernels: backends. */
 #include "ops/constant.h"
@@ -13,10 +14,12 @@
 #include "ops/table.h"
 
 static bb_status axis_of(const bb_call *call, int *axis) {
-    return bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis, bb_rank(call->in[0]), axis);
+    return bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis, bb_rank(call->in[0]),
+                   axis);
 }
 
-/* Index (input 1) of gather and scatter_add: x's rank, no larger than x on the axes that are not indexed. */
+/* Index (input 1) of gather and scatter_add: x's rank, no larger than x on the axes that are not
+ * indexed. */
 static bb_status check_index(const bb_call *call, int axis) {
     const bb_shape x = bb_shape_of(call->in[0]), index = bb_shape_of(call->in[1]);
     bb_status status = bb_want_index(call, 1);
@@ -25,8 +28,8 @@ static bb_status check_index(const bb_call *call, int axis) {
     for (int i = 0; fits && i < x.rank; i++) fits = i == axis || index.size[i] <= x.size[i];
     if (fits) return BB_OK;
     char got[BB_SHAPE_TEXT], text[BB_SHAPE_TEXT];
-    return bb_fail_input(call, 1, "expected a shape within %s but for axis %d, got %s", bb_shape_text(&x, text), axis,
-                         bb_shape_text(&index, got));
+    return bb_fail_input(call, 1, "expected a shape within %s but for axis %d, got %s",
+                         bb_shape_text(&x, text), axis, bb_shape_text(&index, got));
 }
 
 /* ---- gather */
@@ -49,7 +52,8 @@ static bb_status gradient_gather(const bb_grad_call *grad) {
     const int64_t axis = ((const bb_axis_attrs *)grad->call->attrs)->axis;
     bb_t g = grad->grad_out[0];
     if (grad->want[0])
-        grad->grad_in[0] = bb_scatter_add(zeros_like_input(grad, bb_dtype_of(g)), axis, grad->call->in[1], g);
+        grad->grad_in[0] =
+            bb_scatter_add(zeros_like_input(grad, bb_dtype_of(g)), axis, grad->call->in[1], g);
     return BB_OK;
 }
 
@@ -66,14 +70,16 @@ const bb_op bb_op_gather = {
 };
 
 bb_t bb_gather(bb_t x, int64_t axis, bb_t index) {
-    return bb_apply1(bb_context_of(x), &bb_op_gather, (bb_t[]){x, index}, 2, &(bb_axis_attrs){axis});
+    return bb_apply1(bb_context_of(x), &bb_op_gather, (bb_t[]){x, index}, 2,
+                     &(bb_axis_attrs){axis});
 }
 
 /* ---- scatter_add */
 
 static bb_status infer_scatter_add(bb_call *call) {
     int axis;
-    if (bb_dtype_of(call->in[0]) == BB_BOOL) return bb_fail_input(call, 0, "expected a number dtype, got bool");
+    if (bb_dtype_of(call->in[0]) == BB_BOOL)
+        return bb_fail_input(call, 0, "expected a number dtype, got bool");
     bb_status status = axis_of(call, &axis);
     if (!status) status = check_index(call, axis);
     if (!status) status = bb_want_dtype(call, 2, bb_dtype_of(call->in[0]));
@@ -101,7 +107,8 @@ const bb_op bb_op_scatter_add = {
 };
 
 bb_t bb_scatter_add(bb_t x, int64_t axis, bb_t index, bb_t source) {
-    return bb_apply1(bb_context_of(x), &bb_op_scatter_add, (bb_t[]){x, index, source}, 3, &(bb_axis_attrs){axis});
+    return bb_apply1(bb_context_of(x), &bb_op_scatter_add, (bb_t[]){x, index, source}, 3,
+                     &(bb_axis_attrs){axis});
 }
 
 /* ---- index_select */
@@ -124,13 +131,15 @@ static bb_t scatter_list(const bb_grad_call *grad, int axis, bb_t index, bb_t g)
     const bb_shape shape = bb_shape_of(g);
     bb_shape list = shape;
     for (int i = 0; i < shape.rank; i++) list.size[i] = i == axis ? shape.size[i] : 1;
-    return bb_scatter_add(zeros_like_input(grad, bb_dtype_of(g)), axis, bb_expand(bb_reshape(index, list), shape), g);
+    return bb_scatter_add(zeros_like_input(grad, bb_dtype_of(g)), axis,
+                          bb_expand(bb_reshape(index, list), shape), g);
 }
 
 static bb_status gradient_index_select(const bb_grad_call *grad) {
     int axis;
     bb_status status = axis_of(grad->call, &axis);
-    if (!status && grad->want[0]) grad->grad_in[0] = scatter_list(grad, axis, grad->call->in[1], grad->grad_out[0]);
+    if (!status && grad->want[0])
+        grad->grad_in[0] = scatter_list(grad, axis, grad->call->in[1], grad->grad_out[0]);
     return status;
 }
 
@@ -147,7 +156,8 @@ const bb_op bb_op_index_select = {
 };
 
 bb_t bb_index_select(bb_t x, int64_t axis, bb_t index) {
-    return bb_apply1(bb_context_of(x), &bb_op_index_select, (bb_t[]){x, index}, 2, &(bb_axis_attrs){axis});
+    return bb_apply1(bb_context_of(x), &bb_op_index_select, (bb_t[]){x, index}, 2,
+                     &(bb_axis_attrs){axis});
 }
 
 /* ---- embedding */
@@ -158,7 +168,8 @@ static bb_status infer_embedding(bb_call *call) {
     bb_status status = bb_want_index(call, 1);
     if (status) return status;
     if (weight.rank != 2) return bb_fail_input(call, 0, "expected two axes, got %d", weight.rank);
-    if (shape.rank == BB_MAX_RANK) return bb_fail_input(call, 1, "expected rank below %d, got %d", BB_MAX_RANK, shape.rank);
+    if (shape.rank == BB_MAX_RANK)
+        return bb_fail_input(call, 1, "expected rank below %d, got %d", BB_MAX_RANK, shape.rank);
     shape.size[shape.rank++] = weight.size[1];
     bb_set_meta(call, 0, bb_dtype_of(call->in[0]), shape);
     return BB_OK;

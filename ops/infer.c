@@ -15,7 +15,8 @@ bb_status bb_want_float(const bb_call *call, int input) {
 bb_status bb_want_dtype(const bb_call *call, int input, bb_dtype dtype) {
     bb_dtype got = bb_dtype_of(call->in[input]);
     if (got == dtype) return BB_OK;
-    return bb_fail_input(call, input, "expected dtype %s, got %s", bb_dtype_name(dtype), bb_dtype_name(got));
+    return bb_fail_input(call, input, "expected dtype %s, got %s", bb_dtype_name(dtype),
+                         bb_dtype_name(got));
 }
 
 bb_status bb_want_index(const bb_call *call, int input) {
@@ -34,26 +35,30 @@ bb_status bb_want_shape(const bb_call *call, int input, bb_shape shape) {
     bb_shape got = bb_shape_of(call->in[input]);
     if (bb_shape_equal(&got, &shape)) return BB_OK;
     char expected_text[BB_SHAPE_TEXT], got_text[BB_SHAPE_TEXT];
-    return bb_fail_input(call, input, "expected shape %s, got %s", bb_shape_text(&shape, expected_text),
-                         bb_shape_text(&got, got_text));
+    return bb_fail_input(call, input, "expected shape %s, got %s",
+                         bb_shape_text(&shape, expected_text), bb_shape_text(&got, got_text));
 }
 
 bb_status bb_axis(const bb_call *call, const char *name, int64_t axis, int rank, int *out) {
     if (axis < -(int64_t)rank || axis >= rank) {
-        if (rank == 0) return bb_fail_attr(call, name, "expected an input with axes, got one of rank 0");
-        return bb_fail_attr(call, name, "expected %d to %d, got %lld", -rank, rank - 1, (long long)axis);
+        if (rank == 0)
+            return bb_fail_attr(call, name, "expected an input with axes, got one of rank 0");
+        return bb_fail_attr(call, name, "expected %d to %d, got %lld", -rank, rank - 1,
+                            (long long)axis);
     }
     *out = (int)(axis < 0 ? axis + rank : axis);
     return BB_OK;
 }
 
-bb_status bb_axes(const bb_call *call, const char *name, const bb_ints *axes, int rank, unsigned *mask) {
+bb_status bb_axes(const bb_call *call, const char *name, const bb_ints *axes, int rank,
+                  unsigned *mask) {
     *mask = axes->n == 0 ? (1u << rank) - 1u : 0u;
     for (int i = 0; i < axes->n; i++) {
         int axis = 0;
         bb_status status = bb_axis(call, name, axes->v[i], rank, &axis);
         if (status) return status;
-        if (*mask >> axis & 1u) return bb_fail_attr(call, name, "expected different axes, got axis %d twice", axis);
+        if (*mask >> axis & 1u)
+            return bb_fail_attr(call, name, "expected different axes, got axis %d twice", axis);
         *mask |= 1u << axis;
     }
     return BB_OK;
@@ -65,7 +70,8 @@ bb_status bb_infer_same(bb_call *call) {
 }
 
 bb_status bb_infer_number(bb_call *call) {
-    if (bb_dtype_of(call->in[0]) == BB_BOOL) return bb_fail_input(call, 0, "expected a number dtype, got bool");
+    if (bb_dtype_of(call->in[0]) == BB_BOOL)
+        return bb_fail_input(call, 0, "expected a number dtype, got bool");
     return bb_infer_same(call);
 }
 

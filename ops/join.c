@@ -14,7 +14,8 @@
 static bb_status infer_cat(bb_call *call) {
     bb_shape shape = bb_shape_of(call->in[0]);
     int axis;
-    bb_status status = bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis, shape.rank, &axis);
+    bb_status status =
+        bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis, shape.rank, &axis);
     for (int i = 1; !status && i < call->n_in; i++) {
         const bb_shape next = bb_shape_of(call->in[i]);
         bb_shape expected = shape;
@@ -23,10 +24,12 @@ static bb_status infer_cat(bb_call *call) {
         if (!bb_shape_equal(&expected, &next)) {
             char got[BB_SHAPE_TEXT], text[BB_SHAPE_TEXT];
             expected = bb_shape_of(call->in[0]);
-            return bb_fail_input(call, i, "expected the shape of the first, %s, but for axis %d, got %s",
+            return bb_fail_input(call, i,
+                                 "expected the shape of the first, %s, but for axis %d, got %s",
                                  bb_shape_text(&expected, text), axis, bb_shape_text(&next, got));
         }
-        if (next.size[axis] > INT64_MAX - shape.size[axis]) return bb_fail_input(call, i, "expected sizes whose sum fits, got an overflow");
+        if (next.size[axis] > INT64_MAX - shape.size[axis])
+            return bb_fail_input(call, i, "expected sizes whose sum fits, got an overflow");
         shape.size[axis] += next.size[axis];
     }
     if (!status) bb_set_meta(call, 0, bb_dtype_of(call->in[0]), shape);
@@ -36,7 +39,8 @@ static bb_status infer_cat(bb_call *call) {
 static bb_status gradient_cat(const bb_grad_call *grad) {
     const int rank = bb_rank(grad->grad_out[0]);
     int axis;
-    bb_status status = bb_axis(grad->call, "axis", ((const bb_axis_attrs *)grad->call->attrs)->axis, rank, &axis);
+    bb_status status =
+        bb_axis(grad->call, "axis", ((const bb_axis_attrs *)grad->call->attrs)->axis, rank, &axis);
     int64_t start = 0;
     for (int i = 0; !status && i < grad->call->n_in; i++) {
         const int64_t size = bb_size(grad->call->in[i], axis);
@@ -73,7 +77,8 @@ bb_t bb_cat(bb_tensor *const *x, int n, int64_t axis) {
 
 /* The new axis, among the rank + 1 of the result. */
 static bb_status stack_axis(const bb_call *call, int *axis) {
-    return bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis, bb_rank(call->in[0]) + 1, axis);
+    return bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis,
+                   bb_rank(call->in[0]) + 1, axis);
 }
 
 static bb_status infer_stack(bb_call *call) {
@@ -81,13 +86,15 @@ static bb_status infer_stack(bb_call *call) {
     int axis;
     bb_status status = stack_axis(call, &axis);
     if (status) return status;
-    if (first.rank == BB_MAX_RANK) return bb_fail_input(call, 0, "expected rank below %d, got %d", BB_MAX_RANK, first.rank);
+    if (first.rank == BB_MAX_RANK)
+        return bb_fail_input(call, 0, "expected rank below %d, got %d", BB_MAX_RANK, first.rank);
     for (int i = 1; i < call->n_in; i++) {
         if ((status = bb_want_dtype(call, i, bb_dtype_of(call->in[0])))) return status;
         if ((status = bb_want_shape(call, i, first))) return status;
     }
     bb_shape shape = {.rank = first.rank + 1};
-    for (int i = 0; i < shape.rank; i++) shape.size[i] = i < axis ? first.size[i] : i == axis ? call->n_in : first.size[i - 1];
+    for (int i = 0; i < shape.rank; i++)
+        shape.size[i] = i < axis ? first.size[i] : i == axis ? call->n_in : first.size[i - 1];
     bb_set_meta(call, 0, bb_dtype_of(call->in[0]), shape);
     return BB_OK;
 }
@@ -121,13 +128,21 @@ bb_t bb_stack(bb_tensor *const *x, int n, int64_t axis) {
 static bb_status infer_pad(bb_call *call) {
     const bb_pad_attrs *a = call->attrs;
     bb_shape shape = bb_shape_of(call->in[0]);
-    if (a->before.n != shape.rank) return bb_fail_attr(call, "before", "expected %d sizes, got %d", shape.rank, a->before.n);
-    if (a->after.n != shape.rank) return bb_fail_attr(call, "after", "expected %d sizes, got %d", shape.rank, a->after.n);
+    if (a->before.n != shape.rank)
+        return bb_fail_attr(call, "before", "expected %d sizes, got %d", shape.rank, a->before.n);
+    if (a->after.n != shape.rank)
+        return bb_fail_attr(call, "after", "expected %d sizes, got %d", shape.rank, a->after.n);
     for (int i = 0; i < shape.rank; i++) {
-        if (a->before.v[i] < 0) return bb_fail_attr(call, "before", "expected sizes >= 0, got %lld at %d", (long long)a->before.v[i], i);
-        if (a->after.v[i] < 0) return bb_fail_attr(call, "after", "expected sizes >= 0, got %lld at %d", (long long)a->after.v[i], i);
-        if (a->before.v[i] > INT64_MAX - shape.size[i] || a->after.v[i] > INT64_MAX - shape.size[i] - a->before.v[i])
-            return bb_fail_attr(call, "after", "expected a size that fits, got an overflow at %d", i);
+        if (a->before.v[i] < 0)
+            return bb_fail_attr(call, "before", "expected sizes >= 0, got %lld at %d",
+                                (long long)a->before.v[i], i);
+        if (a->after.v[i] < 0)
+            return bb_fail_attr(call, "after", "expected sizes >= 0, got %lld at %d",
+                                (long long)a->after.v[i], i);
+        if (a->before.v[i] > INT64_MAX - shape.size[i] ||
+            a->after.v[i] > INT64_MAX - shape.size[i] - a->before.v[i])
+            return bb_fail_attr(call, "after", "expected a size that fits, got an overflow at %d",
+                                i);
         shape.size[i] += a->before.v[i] + a->after.v[i];
     }
     bb_set_meta(call, 0, bb_dtype_of(call->in[0]), shape);

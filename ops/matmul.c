@@ -1,10 +1,11 @@
-/* matmul: PyTorch's. Y = A B over the last two axes, leading axes broadcast; a vector on the left is a row, on the
- * right a column, and the axis it lent goes again.
+/* matmul: PyTorch's. Y = A B over the last two axes, leading axes broadcast; a vector on the left
+ * is a row, on the right a column, and the axis it lent goes again.
  *
  *   dA = dY B^T,  dB = A^T dY  (summed over broadcast batches)
  *
- * The record multiplies whatever shapes it gets; bb_matmul only brings the dtypes together. Where a stack of
- * matrices meets one matrix, the gradient of that matrix is a single product of all rows. Kernel: backends. */
+ * The record multiplies whatever shapes it gets; bb_matmul only brings the dtypes together. Where a
+ * stack of matrices meets one matrix, the gradient of that matrix is a single product of all rows.
+ * Kernel: backends. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
@@ -20,14 +21,16 @@ static bb_status infer_matmul(bb_call *call) {
     if (status) return status;
     const int64_t inner_a = a.size[a.rank - 1], inner_b = b.size[b.rank == 1 ? 0 : b.rank - 2];
     if (inner_a != inner_b)
-        return bb_fail_input(call, 1, "expected inner size %lld, got %lld (shapes %s and %s)", (long long)inner_a,
-                             (long long)inner_b, bb_shape_text(&a, text_a), bb_shape_text(&b, text_b));
-    bb_shape batch_a = {.rank = a.rank > 2 ? a.rank - 2 : 0}, batch_b = {.rank = b.rank > 2 ? b.rank - 2 : 0}, shape;
+        return bb_fail_input(call, 1, "expected inner size %lld, got %lld (shapes %s and %s)",
+                             (long long)inner_a, (long long)inner_b, bb_shape_text(&a, text_a),
+                             bb_shape_text(&b, text_b));
+    bb_shape batch_a = {.rank = a.rank > 2 ? a.rank - 2 : 0},
+             batch_b = {.rank = b.rank > 2 ? b.rank - 2 : 0}, shape;
     for (int i = 0; i < batch_a.rank; i++) batch_a.size[i] = a.size[i];
     for (int i = 0; i < batch_b.rank; i++) batch_b.size[i] = b.size[i];
     if (!bb_shape_broadcast(&batch_a, &batch_b, &shape))
-        return bb_fail_input(call, 1, "expected batch axes that broadcast with %s, got %s", bb_shape_text(&a, text_a),
-                             bb_shape_text(&b, text_b));
+        return bb_fail_input(call, 1, "expected batch axes that broadcast with %s, got %s",
+                             bb_shape_text(&a, text_a), bb_shape_text(&b, text_b));
     if (a.rank > 1) shape.size[shape.rank++] = a.size[a.rank - 2];
     if (b.rank > 1) shape.size[shape.rank++] = b.size[b.rank - 1];
     bb_set_meta(call, 0, dtype, shape);
@@ -50,7 +53,8 @@ static bb_status gradient_matmul(const bb_grad_call *grad) {
     bb_t g2 = rank_b == 1 ? bb_unsqueeze(g, -1) : g;
     if (rank_a == 1) g2 = bb_unsqueeze(g2, -2);
     if (grad->want[0]) {
-        bb_t d = rank_b == 1 ? bb_matmul(g2, bb_unsqueeze(b, 0)) : bb_matmul(g2, bb_transpose(b, -1, -2));
+        bb_t d = rank_b == 1 ? bb_matmul(g2, bb_unsqueeze(b, 0))
+                             : bb_matmul(g2, bb_transpose(b, -1, -2));
         grad->grad_in[0] = rank_a == 1 ? bb_squeeze(d, -2) : d;
     }
     if (!grad->want[1]) return BB_OK;

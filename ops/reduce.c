@@ -7,7 +7,8 @@
  *   cumsum       y_i = sum_{j <= i} x_j            dx_i = sum_{j >= i} dy_j
  *   sum_squares  y = sum x^2                       dx = 2 x dy
  *
- * NaN is larger than everything for amax and argmax and smaller for amin: it is never hidden. Kernels: backends. */
+ * NaN is larger than everything for amax and argmax and smaller for amin: it is never hidden.
+ * Kernels: backends. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
@@ -47,11 +48,14 @@ static bb_status infer_extreme(bb_call *call) {
     const bb_shape from = bb_shape_of(call->in[0]);
     bb_status status = infer_reduce(call, bb_dtype_of(call->in[0]));
     unsigned mask;
-    if (!status) status = bb_axes(call, "axes", &((const bb_reduce_attrs *)call->attrs)->axes, from.rank, &mask);
+    if (!status)
+        status =
+            bb_axes(call, "axes", &((const bb_reduce_attrs *)call->attrs)->axes, from.rank, &mask);
     for (int i = 0; !status && i < from.rank; i++) {
         if ((mask >> i & 1u) && from.size[i] == 0) {
             char text[BB_SHAPE_TEXT];
-            return bb_fail_input(call, 0, "expected at least one element to choose from, got shape %s",
+            return bb_fail_input(call, 0,
+                                 "expected at least one element to choose from, got shape %s",
                                  bb_shape_text(&from, text));
         }
     }
@@ -68,7 +72,9 @@ static bb_t restore_axes(const bb_grad_call *grad, bb_t t) {
 }
 
 static bb_status gradient_sum(const bb_grad_call *grad) {
-    if (grad->want[0]) grad->grad_in[0] = bb_expand(restore_axes(grad, grad->grad_out[0]), bb_shape_of(grad->call->in[0]));
+    if (grad->want[0])
+        grad->grad_in[0] =
+            bb_expand(restore_axes(grad, grad->grad_out[0]), bb_shape_of(grad->call->in[0]));
     return BB_OK;
 }
 
@@ -89,9 +95,12 @@ static bb_status gradient_extreme(const bb_grad_call *grad) {
     return BB_OK;
 }
 
-#define REDUCE_ATTRS \
-    {{"axes", BB_ATTR_INTS, offsetof(bb_reduce_attrs, axes), .ints = {0, {0}}}, \
-     {"keepdim", BB_ATTR_BOOL, offsetof(bb_reduce_attrs, keepdim), .value = 0}}
+#define REDUCE_ATTRS                                                                               \
+    {                                                                                              \
+        {"axes", BB_ATTR_INTS, offsetof(bb_reduce_attrs, axes), .ints = {0, {0}}}, {               \
+            "keepdim", BB_ATTR_BOOL, offsetof(bb_reduce_attrs, keepdim), .value = 0                \
+        }                                                                                          \
+    }
 
 const bb_op bb_op_sum = {
     .name = "sum",
@@ -155,9 +164,11 @@ bb_t bb_sum_to(bb_t x, bb_shape shape) {
     bb_shape from = bb_shape_of(x), joined;
     bb_ints axes = {.n = 0};
     if (!x) return NULL;
-    if (shape.rank > from.rank || !bb_shape_broadcast(&shape, &from, &joined) || !bb_shape_equal(&joined, &from)) {
+    if (shape.rank > from.rank || !bb_shape_broadcast(&shape, &from, &joined) ||
+        !bb_shape_equal(&joined, &from)) {
         char got[BB_SHAPE_TEXT], text[BB_SHAPE_TEXT];
-        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "sum_to: shape: expected one that broadcasts to %s, got %s",
+        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT,
+                "sum_to: shape: expected one that broadcasts to %s, got %s",
                 bb_shape_text(&from, text), bb_shape_text(&shape, got));
         return NULL;
     }
@@ -175,7 +186,9 @@ static bb_status infer_argmax(bb_call *call) {
     int axis;
     bb_status status = bb_axis(call, "axis", a->axis, from.rank, &axis);
     if (status) return status;
-    if (from.size[axis] == 0) return bb_fail_input(call, 0, "expected at least one element to choose from, got size 0 of axis %d", axis);
+    if (from.size[axis] == 0)
+        return bb_fail_input(
+            call, 0, "expected at least one element to choose from, got size 0 of axis %d", axis);
     bb_set_meta(call, 0, BB_I64, reduced_shape(&from, 1u << axis, a->keepdim));
     return BB_OK;
 }
@@ -202,7 +215,8 @@ static bb_status infer_cumsum(bb_call *call) {
     const bb_dtype dtype = bb_dtype_of(call->in[0]);
     const bb_shape shape = bb_shape_of(call->in[0]);
     int axis;
-    bb_status status = bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis, shape.rank, &axis);
+    bb_status status =
+        bb_axis(call, "axis", ((const bb_axis_attrs *)call->attrs)->axis, shape.rank, &axis);
     if (status) return status;
     bb_set_meta(call, 0, bb_dtype_is_float(dtype) ? dtype : BB_I64, shape);
     return BB_OK;
@@ -212,7 +226,8 @@ static bb_status infer_cumsum(bb_call *call) {
 static bb_status gradient_cumsum(const bb_grad_call *grad) {
     const int64_t axis = ((const bb_axis_attrs *)grad->call->attrs)->axis;
     bb_t g = grad->grad_out[0];
-    if (grad->want[0]) grad->grad_in[0] = bb_add(bb_sub(bb_sum(g, BB_INTS(axis), true), bb_cumsum(g, axis)), g);
+    if (grad->want[0])
+        grad->grad_in[0] = bb_add(bb_sub(bb_sum(g, BB_INTS(axis), true), bb_cumsum(g, axis)), g);
     return BB_OK;
 }
 
@@ -227,7 +242,9 @@ const bb_op bb_op_cumsum = {
     .gradient = gradient_cumsum,
 };
 
-bb_t bb_cumsum(bb_t x, int64_t axis) { return bb_apply1(bb_context_of(x), &bb_op_cumsum, &x, 1, &(bb_axis_attrs){axis}); }
+bb_t bb_cumsum(bb_t x, int64_t axis) {
+    return bb_apply1(bb_context_of(x), &bb_op_cumsum, &x, 1, &(bb_axis_attrs){axis});
+}
 
 /* ---- sum_squares */
 
@@ -241,7 +258,8 @@ static bb_status infer_sum_squares(bb_call *call) {
 static bb_status gradient_sum_squares(const bb_grad_call *grad) {
     bb_t x = grad->call->in[0];
     if (!grad->want[0]) return BB_OK;
-    bb_t g = bb_mul(bb_mul_scalar(grad->grad_out[0], 2), bb_cast(x, bb_dtype_of(grad->grad_out[0])));
+    bb_t g =
+        bb_mul(bb_mul_scalar(grad->grad_out[0], 2), bb_cast(x, bb_dtype_of(grad->grad_out[0])));
     grad->grad_in[0] = bb_cast(g, bb_dtype_of(x));
     return BB_OK;
 }

@@ -1,10 +1,12 @@
-/* Elementwise ops of one input and numbers. The dtype is x's; the numbers are rounded to the compute type once.
+/* Elementwise ops of one input and numbers. The dtype is x's; the numbers are rounded to the
+ * compute type once.
  *
  *   pow         x^p        dx = dy p x^(p-1)       add_scalar  x + v    dx = dy
  *   clamp       min(max(x, low), high)             mul_scalar  x v      dx = dy v
  *               dx = dy where low <= x <= high
  *
- * Integers take whole numbers only. Kernels: backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
+ * Integers take whole numbers only. Kernels: backends/cpu/elementwise.c,
+ * backends/cuda/elementwise.cu. */
 #include <math.h>
 #include <stddef.h>
 
@@ -30,7 +32,8 @@ static bb_status infer_scalar(bb_call *call) {
     double value = scalar_of(call)->value;
     bb_dtype dtype = bb_dtype_of(call->in[0]);
     if (!bb_dtype_is_float(dtype) && !(fabs(value) <= 0x1p+63 && floor(value) == value))
-        return bb_fail_attr(call, "value", "expected a whole number for %s, got %g", bb_dtype_name(dtype), value);
+        return bb_fail_attr(call, "value", "expected a whole number for %s, got %g",
+                            bb_dtype_name(dtype), value);
     return bb_infer_number(call);
 }
 
@@ -38,7 +41,8 @@ static bb_status infer_pow(bb_call *call) {
     double exponent = scalar_of(call)->value;
     bb_dtype dtype = bb_dtype_of(call->in[0]);
     if (!bb_dtype_is_float(dtype) && exponent < 0)
-        return bb_fail_attr(call, "value", "expected an exponent >= 0 for %s, got %g", bb_dtype_name(dtype), exponent);
+        return bb_fail_attr(call, "value", "expected an exponent >= 0 for %s, got %g",
+                            bb_dtype_name(dtype), exponent);
     return infer_scalar(call);
 }
 
@@ -53,10 +57,13 @@ static bb_status infer_clamp(bb_call *call) {
 static bb_status pow_gradient(const bb_grad_call *grad) {
     double p = scalar_of(grad->call)->value;
     if (p == 0) return give(grad, bb_zeros_like(grad->grad_out[0]));
-    return give(grad, bb_mul(grad->grad_out[0], bb_mul_scalar(bb_pow(grad->call->in[0], p - 1), p)));
+    return give(grad,
+                bb_mul(grad->grad_out[0], bb_mul_scalar(bb_pow(grad->call->in[0], p - 1), p)));
 }
 
-static bb_status add_scalar_gradient(const bb_grad_call *grad) { return give(grad, grad->grad_out[0]); }
+static bb_status add_scalar_gradient(const bb_grad_call *grad) {
+    return give(grad, grad->grad_out[0]);
+}
 
 static bb_status mul_scalar_gradient(const bb_grad_call *grad) {
     return give(grad, bb_mul_scalar(grad->grad_out[0], scalar_of(grad->call)->value));
@@ -75,7 +82,10 @@ const bb_op bb_op_pow = {
     .doc = "x^value",
     .inputs = {"x"},
     .outputs = {"y"},
-    .attrs = {{.name = "value", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_scalar_attrs, value), .required = true}},
+    .attrs = {{.name = "value",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_scalar_attrs, value),
+               .required = true}},
     .attrs_bytes = sizeof(bb_scalar_attrs),
     .saves_inputs = 1u << 0,
     .infer = infer_pow,
@@ -86,7 +96,10 @@ const bb_op bb_op_add_scalar = {
     .doc = "x + value",
     .inputs = {"x"},
     .outputs = {"y"},
-    .attrs = {{.name = "value", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_scalar_attrs, value), .required = true}},
+    .attrs = {{.name = "value",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_scalar_attrs, value),
+               .required = true}},
     .attrs_bytes = sizeof(bb_scalar_attrs),
     .infer = infer_scalar,
     .gradient = add_scalar_gradient,
@@ -96,7 +109,10 @@ const bb_op bb_op_mul_scalar = {
     .doc = "x * value",
     .inputs = {"x"},
     .outputs = {"y"},
-    .attrs = {{.name = "value", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_scalar_attrs, value), .required = true}},
+    .attrs = {{.name = "value",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_scalar_attrs, value),
+               .required = true}},
     .attrs_bytes = sizeof(bb_scalar_attrs),
     .infer = infer_scalar,
     .gradient = mul_scalar_gradient,
@@ -106,8 +122,14 @@ const bb_op bb_op_clamp = {
     .doc = "min(max(x, min), max)",
     .inputs = {"x"},
     .outputs = {"y"},
-    .attrs = {{.name = "min", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_clamp_attrs, min), .value = -INFINITY},
-              {.name = "max", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_clamp_attrs, max), .value = INFINITY}},
+    .attrs = {{.name = "min",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_clamp_attrs, min),
+               .value = -INFINITY},
+              {.name = "max",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_clamp_attrs, max),
+               .value = INFINITY}},
     .attrs_bytes = sizeof(bb_clamp_attrs),
     .saves_inputs = 1u << 0,
     .infer = infer_clamp,

@@ -1,15 +1,15 @@
 /* Elementwise ops of one input, y = f(x), with dy the gradient of y:
  *
- *   neg    -x         dx = -dy                 tanh        tanh x          dx = dy (1 - y^2)
- *   abs    |x|        dx = dy sign x           sigmoid     1/(1 + e^-x)    dx = dy y (1 - y)
- *   sign   -1, 0, 1   dx = 0                   relu        max(x, 0)       dx = dy where y > 0
- *   exp    e^x        dx = dy y                erf         erf x           dx = dy 2/sqrt(pi) e^(-x^2)
- *   log    ln x       dx = dy / x              square      x^2             dx = 2 x dy
- *   sqrt   x^(1/2)    dx = dy / (2 y)          reciprocal  1/x             dx = -dy y^2
- *   rsqrt  x^(-1/2)   dx = -dy y^3 / 2         sin, cos    dx = dy cos x, -dy sin x
+ *   neg    -x         dx = -dy            tanh        tanh x        dx = dy (1 - y^2)
+ *   abs    |x|        dx = dy sign x      sigmoid     1/(1 + e^-x)  dx = dy y (1 - y)
+ *   sign   -1, 0, 1   dx = 0              relu        max(x, 0)     dx = dy where y > 0
+ *   exp    e^x        dx = dy y           erf         erf x         dx = dy 2/sqrt(pi) e^(-x^2)
+ *   log    ln x       dx = dy / x         square      x^2           dx = 2 x dy
+ *   sqrt   x^(1/2)    dx = dy / (2 y)     reciprocal  1/x           dx = -dy y^2
+ *   rsqrt  x^(-1/2)   dx = -dy y^3 / 2    sin, cos                  dx = dy cos x, -dy sin x
  *
- * neg, abs, sign, relu and square take any number, the others floats. Kernels: backends/cpu/elementwise.c,
- * backends/cuda/elementwise.cu. */
+ * neg, abs, sign, relu and square take any number, the others floats.
+ * Kernels: backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
@@ -22,7 +22,9 @@ static bb_status give(const bb_grad_call *grad, bb_t gradient) {
     return gradient ? BB_OK : bb_error(grad->call->ctx);
 }
 
-static bb_status neg_gradient(const bb_grad_call *grad) { return give(grad, bb_neg(grad->grad_out[0])); }
+static bb_status neg_gradient(const bb_grad_call *grad) {
+    return give(grad, bb_neg(grad->grad_out[0]));
+}
 const bb_op bb_op_neg = {
     .name = "neg",
     .doc = "-x",
@@ -48,7 +50,9 @@ const bb_op bb_op_abs = {
 bb_t bb_abs(bb_t x) { return unary(&bb_op_abs, x); }
 
 /* Zero, not "none": a network with sign in it still has gradients of the right shape everywhere. */
-static bb_status sign_gradient(const bb_grad_call *grad) { return give(grad, bb_zeros_like(grad->grad_out[0])); }
+static bb_status sign_gradient(const bb_grad_call *grad) {
+    return give(grad, bb_zeros_like(grad->grad_out[0]));
+}
 const bb_op bb_op_sign = {
     .name = "sign",
     .doc = "-1, 0 or 1; 0 for NaN",

@@ -1,12 +1,13 @@
 /* Views: other readings of the same storage.
  *
- *   reshape    y[i'] = x[i], same row-major position      permute    y[i_p0, i_p1, ...] = x[i_0, i_1, ...]
- *   transpose  a permute of two axes                       expand     y[..., i, ...] = x[..., 0, ...], stride 0
- *   slice      y[.., i, ..] = x[.., start + i step, ..]    select     y[.., ..] = x[.., index, ..]
+ *   reshape    y[i'] = x[i], same row-major position      permute    y[i_p0, i_p1, ...] = x[i_0,
+ * i_1, ...] transpose  a permute of two axes                       expand     y[..., i, ...] =
+ * x[..., 0, ...], stride 0 slice      y[.., i, ..] = x[.., start + i step, ..]    select     y[..,
+ * ..] = x[.., index, ..]
  *
- * Gradients are views too, or (slice, select) pads with zeros. No kernels: dispatch calls `view`. Only reshape may need
- * a copy: bb_reshape then takes bb_contiguous first, which the tape sees; the record itself copies as well, for those who
- * apply it directly. */
+ * Gradients are views too, or (slice, select) pads with zeros. No kernels: dispatch calls `view`.
+ * Only reshape may need a copy: bb_reshape then takes bb_contiguous first, which the tape sees; the
+ * record itself copies as well, for those who apply it directly. */
 #include "core/impl.h"
 #include "ops/infer.h"
 #include "ops/ops.h"
@@ -26,7 +27,9 @@ static bb_ints ints_of(const bb_shape *shape) {
 /* A shape with a bad rank would not fit the attributes; false after setting the error. */
 static bool rank_fits(bb_t x, const char *op, int rank) {
     if (rank >= 0 && rank <= BB_MAX_RANK) return true;
-    if (x) bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "%s: shape: expected rank 0 to %d, got %d", op, BB_MAX_RANK, rank);
+    if (x)
+        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "%s: shape: expected rank 0 to %d, got %d", op,
+                BB_MAX_RANK, rank);
     return false;
 }
 
@@ -38,12 +41,15 @@ static bb_status infer_reshape(bb_call *call) {
     bb_shape shape = {.rank = want->n}, from = bb_shape_of(x);
     int64_t known = 1, count;
     int open = -1;
-    if (want->n > BB_MAX_RANK) return bb_fail_attr(call, "shape", "expected at most %d sizes, got %d", BB_MAX_RANK, want->n);
+    if (want->n > BB_MAX_RANK)
+        return bb_fail_attr(call, "shape", "expected at most %d sizes, got %d", BB_MAX_RANK,
+                            want->n);
     for (int i = 0; i < want->n; i++) {
         shape.size[i] = want->v[i];
         if (want->v[i] >= 0) continue;
         if (want->v[i] != -1 || open >= 0)
-            return bb_fail_attr(call, "shape", "expected sizes >= 0 and at most one -1, got %lld at %d",
+            return bb_fail_attr(call, "shape",
+                                "expected sizes >= 0 and at most one -1, got %lld at %d",
                                 (long long)want->v[i], i);
         open = i;
         shape.size[i] = 1;
@@ -56,15 +62,16 @@ static bb_status infer_reshape(bb_call *call) {
     if (!fits || !bb_shape_count(&shape, &count) || count != bb_count(x)) {
         char got[BB_SHAPE_TEXT], text[BB_SHAPE_TEXT];
         for (int i = 0; i < want->n; i++) shape.size[i] = want->v[i];
-        return bb_fail_attr(call, "shape", "expected a shape of the %lld elements of %s, got %s", (long long)bb_count(x),
-                            bb_shape_text(&from, text), bb_shape_text(&shape, got));
+        return bb_fail_attr(call, "shape", "expected a shape of the %lld elements of %s, got %s",
+                            (long long)bb_count(x), bb_shape_text(&from, text),
+                            bb_shape_text(&shape, got));
     }
     bb_set_meta(call, 0, bb_dtype_of(x), shape);
     return BB_OK;
 }
 
-/* Strides that read x in the new shape without a copy. Axes of x that lie densely together form a chunk, and each
- * chunk must be cut into whole axes of the new shape. */
+/* Strides that read x in the new shape without a copy. Axes of x that lie densely together form a
+ * chunk, and each chunk must be cut into whole axes of the new shape. */
 static bool reshape_strides(const bb_tensor *x, const bb_shape *to, int64_t *stride) {
     int at = to->rank - 1;
     if (x->rank == 0 || x->count == 0) {
@@ -104,7 +111,8 @@ static bb_status view_reshape(bb_call *call) {
 }
 
 static bb_status gradient_reshape(const bb_grad_call *grad) {
-    if (grad->want[0]) grad->grad_in[0] = bb_reshape(grad->grad_out[0], bb_shape_of(grad->call->in[0]));
+    if (grad->want[0])
+        grad->grad_in[0] = bb_reshape(grad->grad_out[0], bb_shape_of(grad->call->in[0]));
     return BB_OK;
 }
 
@@ -125,7 +133,8 @@ bb_t bb_reshape(bb_t x, bb_shape shape) {
     const bb_sizes_attrs attrs = {ints_of(&shape)};
     if (x && x->storage && !x->contiguous) {
         /* -1 does not change whether a view will do, but is easier resolved by the rule itself. */
-        bb_call call = {.ctx = x->ctx, .op = &bb_op_reshape, .attrs = &attrs, .n_in = 1, .n_out = 1, .in = &x};
+        bb_call call = {
+            .ctx = x->ctx, .op = &bb_op_reshape, .attrs = &attrs, .n_in = 1, .n_out = 1, .in = &x};
         int64_t stride[BB_MAX_RANK];
         if (bb_error(x->ctx) || infer_reshape(&call)) return NULL;
         if (!reshape_strides(x, &call.meta[0].shape, stride)) x = bb_contiguous(x);
@@ -139,9 +148,11 @@ bb_t bb_unsqueeze(bb_t x, int64_t axis) {
     const int64_t rank = shape.rank;
     if (axis < -rank - 1 || axis > rank || rank == BB_MAX_RANK) {
         if (rank == BB_MAX_RANK)
-            bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "unsqueeze: input: expected rank below %d, got %d", BB_MAX_RANK, (int)rank);
+            bb_fail(bb_context_of(x), BB_ERR_ARGUMENT,
+                    "unsqueeze: input: expected rank below %d, got %d", BB_MAX_RANK, (int)rank);
         else
-            bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "unsqueeze: axis: expected %d to %d, got %lld", (int)-rank - 1, (int)rank,
+            bb_fail(bb_context_of(x), BB_ERR_ARGUMENT,
+                    "unsqueeze: axis: expected %d to %d, got %lld", (int)-rank - 1, (int)rank,
                     (long long)axis);
         return NULL;
     }
@@ -157,14 +168,14 @@ bb_t bb_squeeze(bb_t x, int64_t axis) {
     bb_shape shape = bb_shape_of(x);
     const int64_t rank = shape.rank;
     if (axis < -rank || axis >= rank) {
-        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "squeeze: axis: expected %d to %d, got %lld", (int)-rank, (int)rank - 1,
-                (long long)axis);
+        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "squeeze: axis: expected %d to %d, got %lld",
+                (int)-rank, (int)rank - 1, (long long)axis);
         return NULL;
     }
     if (axis < 0) axis += rank;
     if (shape.size[axis] != 1) {
-        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "squeeze: axis %lld: expected size 1, got %lld", (long long)axis,
-                (long long)shape.size[axis]);
+        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "squeeze: axis %lld: expected size 1, got %lld",
+                (long long)axis, (long long)shape.size[axis]);
         return NULL;
     }
     for (int64_t i = axis; i + 1 < rank; i++) shape.size[i] = shape.size[i + 1];
@@ -178,11 +189,14 @@ static bb_status permute_axes(const bb_call *call, int axes[BB_MAX_RANK]) {
     const bb_ints *want = &((const bb_permute_attrs *)call->attrs)->axes;
     const int rank = bb_rank(call->in[0]);
     unsigned seen = 0;
-    if (want->n != rank) return bb_fail_attr(call, "axes", "expected %d axes, got %d", rank, want->n);
+    if (want->n != rank)
+        return bb_fail_attr(call, "axes", "expected %d axes, got %d", rank, want->n);
     for (int i = 0; i < rank; i++) {
         bb_status status = bb_axis(call, "axes", want->v[i], rank, &axes[i]);
         if (status) return status;
-        if (seen >> axes[i] & 1) return bb_fail_attr(call, "axes", "expected different axes, got axis %d twice", axes[i]);
+        if (seen >> axes[i] & 1)
+            return bb_fail_attr(call, "axes", "expected different axes, got axis %d twice",
+                                axes[i]);
         seen |= 1u << axes[i];
     }
     return BB_OK;
@@ -260,7 +274,8 @@ static bb_status view_transpose(bb_call *call) {
     bb_tensor *x = call->in[0];
     bb_status status = transpose_axes(call, &axis0, &axis1);
     if (status) return status;
-    for (int i = 0; i < x->rank; i++) stride[i] = x->stride[i == axis0 ? axis1 : i == axis1 ? axis0 : i];
+    for (int i = 0; i < x->rank; i++)
+        stride[i] = x->stride[i == axis0 ? axis1 : i == axis1 ? axis0 : i];
     return finish(call, x, stride, 0);
 }
 
@@ -284,7 +299,8 @@ const bb_op bb_op_transpose = {
 };
 
 bb_t bb_transpose(bb_t x, int64_t axis0, int64_t axis1) {
-    return bb_apply1(bb_context_of(x), &bb_op_transpose, &x, 1, &(bb_transpose_attrs){axis0, axis1});
+    return bb_apply1(bb_context_of(x), &bb_op_transpose, &x, 1,
+                     &(bb_transpose_attrs){axis0, axis1});
 }
 
 /* ---- expand and alias */
@@ -295,14 +311,17 @@ static bb_status infer_expand(bb_call *call) {
     const int lead = want->n - from.rank;
     bb_shape shape = {.rank = want->n};
     if (lead < 0 || want->n > BB_MAX_RANK)
-        return bb_fail_attr(call, "shape", "expected %d to %d sizes, got %d", from.rank, BB_MAX_RANK, want->n);
+        return bb_fail_attr(call, "shape", "expected %d to %d sizes, got %d", from.rank,
+                            BB_MAX_RANK, want->n);
     for (int i = 0; i < want->n; i++) {
         const bool keep = want->v[i] == -1 && i >= lead;
         shape.size[i] = keep ? from.size[i - lead] : want->v[i];
-        if (keep || (want->v[i] >= 0 && (i < lead || from.size[i - lead] == 1 || from.size[i - lead] == want->v[i]))) continue;
+        if (keep || (want->v[i] >= 0 &&
+                     (i < lead || from.size[i - lead] == 1 || from.size[i - lead] == want->v[i])))
+            continue;
         if (i < lead || want->v[i] < 0)
-            return bb_fail_attr(call, "shape", "expected a size >= 0%s at %d, got %lld", i < lead ? "" : " or -1", i,
-                                (long long)want->v[i]);
+            return bb_fail_attr(call, "shape", "expected a size >= 0%s at %d, got %lld",
+                                i < lead ? "" : " or -1", i, (long long)want->v[i]);
         return bb_fail_attr(call, "shape", "expected %lld at %d (only size 1 expands), got %lld",
                             (long long)from.size[i - lead], i, (long long)want->v[i]);
     }
@@ -343,7 +362,9 @@ bb_t bb_expand(bb_t x, bb_shape shape) {
     return bb_apply1(bb_context_of(x), &bb_op_expand, &x, 1, &(bb_sizes_attrs){ints_of(&shape)});
 }
 
-static bb_status view_alias(bb_call *call) { return finish(call, call->in[0], call->in[0]->stride, 0); }
+static bb_status view_alias(bb_call *call) {
+    return finish(call, call->in[0], call->in[0]->stride, 0);
+}
 
 const bb_op bb_op_alias = {
     .name = "alias",

@@ -1,6 +1,7 @@
-/* Views of a part: slice (y[.., i, ..] = x[.., start + i step, ..]) and select (one index, the axis goes).
- * As windows they read no element twice, so the tape adds their gradient in place through the same view; the rules
- * below, pads with zeros, serve gradients of gradients. The other views are view.c. */
+/* Views of a part: slice (y[.., i, ..] = x[.., start + i step, ..]) and select (one index, the axis
+ * goes). As windows they read no element twice, so the tape adds their gradient in place through
+ * the same view; the rules below, pads with zeros, serve gradients of gradients. The other views
+ * are view.c. */
 #include "core/impl.h"
 #include "ops/infer.h"
 #include "ops/ops.h"
@@ -20,9 +21,11 @@ static bb_status slice_range(const bb_call *call, int *axis, int64_t *start, int
     const bb_slice_attrs *a = call->attrs;
     bb_status status = bb_axis(call, "axis", a->axis, bb_rank(call->in[0]), axis);
     if (status) return status;
-    if (a->step < 1) return bb_fail_attr(call, "step", "expected at least 1, got %lld", (long long)a->step);
+    if (a->step < 1)
+        return bb_fail_attr(call, "step", "expected at least 1, got %lld", (long long)a->step);
     const int64_t size = bb_size(call->in[0], *axis);
-    int64_t from = a->start < 0 ? a->start + size : a->start, to = a->stop < 0 ? a->stop + size : a->stop;
+    int64_t from = a->start < 0 ? a->start + size : a->start,
+            to = a->stop < 0 ? a->stop + size : a->stop;
     from = from < 0 ? 0 : from > size ? size : from;
     to = to < from ? from : to > size ? size : to;
     *start = from;
@@ -50,7 +53,8 @@ static bb_status view_slice(bb_call *call) {
     if (status) return status;
     for (int i = 0; i < x->rank; i++) stride[i] = x->stride[i];
     if (length > 1) stride[axis] *= a->step;
-    call->out[0] = bb_tensor_view(x, &call->meta[0].shape, stride, length ? start * x->stride[axis] : 0);
+    call->out[0] =
+        bb_tensor_view(x, &call->meta[0].shape, stride, length ? start * x->stride[axis] : 0);
     return call->out[0] ? BB_OK : bb_error(call->ctx);
 }
 
@@ -80,7 +84,8 @@ const bb_op bb_op_slice = {
     .outputs = {"output"},
     .attrs = {{"axis", BB_ATTR_INT, offsetof(bb_slice_attrs, axis), .value = 0},
               {"start", BB_ATTR_INT, offsetof(bb_slice_attrs, start), .value = 0},
-              {"stop", BB_ATTR_INT, offsetof(bb_slice_attrs, stop), .value = 0x1p62}, /* to the end */
+              {"stop", BB_ATTR_INT, offsetof(bb_slice_attrs, stop),
+               .value = 0x1p62}, /* to the end */
               {"step", BB_ATTR_INT, offsetof(bb_slice_attrs, step), .value = 1}},
     .attrs_bytes = sizeof(bb_slice_attrs),
     .window = true,
@@ -90,13 +95,17 @@ const bb_op bb_op_slice = {
 };
 
 bb_t bb_slice(bb_t x, int64_t axis, int64_t start, int64_t stop, int64_t step) {
-    return bb_apply1(bb_context_of(x), &bb_op_slice, &x, 1, &(bb_slice_attrs){axis, start, stop, step});
+    return bb_apply1(bb_context_of(x), &bb_op_slice, &x, 1,
+                     &(bb_slice_attrs){axis, start, stop, step});
 }
 
 bb_t bb_narrow(bb_t x, int64_t axis, int64_t start, int64_t length) {
-    const int64_t rank = bb_rank(x), size = axis >= -rank && axis < rank ? bb_size(x, (int)axis) : 0;
-    if (x && axis >= -rank && axis < rank && (start < 0 || length < 0 || start > size || length > size - start)) {
-        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT, "narrow: expected start and length within size %lld, got start %lld length %lld",
+    const int64_t rank = bb_rank(x),
+                  size = axis >= -rank && axis < rank ? bb_size(x, (int)axis) : 0;
+    if (x && axis >= -rank && axis < rank &&
+        (start < 0 || length < 0 || start > size || length > size - start)) {
+        bb_fail(bb_context_of(x), BB_ERR_ARGUMENT,
+                "narrow: expected start and length within size %lld, got start %lld length %lld",
                 (long long)size, (long long)start, (long long)length);
         return NULL;
     }
@@ -109,8 +118,8 @@ static bb_status select_index(const bb_call *call, int *axis, int64_t *index) {
     if (status) return status;
     const int64_t size = bb_size(call->in[0], *axis);
     if (a->index < -size || a->index >= size)
-        return bb_fail_attr(call, "index", "expected %lld to %lld, got %lld", (long long)-size, (long long)size - 1,
-                            (long long)a->index);
+        return bb_fail_attr(call, "index", "expected %lld to %lld, got %lld", (long long)-size,
+                            (long long)size - 1, (long long)a->index);
     *index = a->index < 0 ? a->index + size : a->index;
     return BB_OK;
 }
@@ -135,7 +144,8 @@ static bb_status view_select(bb_call *call) {
     if (status) return status;
     for (int i = 0, k = 0; i < x->rank; i++)
         if (i != axis) stride[k++] = x->stride[i];
-    call->out[0] = bb_tensor_view(x, &call->meta[0].shape, stride, x->count ? index * x->stride[axis] : 0);
+    call->out[0] =
+        bb_tensor_view(x, &call->meta[0].shape, stride, x->count ? index * x->stride[axis] : 0);
     return call->out[0] ? BB_OK : bb_error(call->ctx);
 }
 
@@ -145,7 +155,8 @@ static bb_status gradient_select(const bb_grad_call *grad) {
     bb_status status = select_index(grad->call, &axis, &index);
     if (status || !grad->want[0]) return status;
     const int64_t size = bb_size(grad->call->in[0], axis);
-    grad->grad_in[0] = pad_axis(bb_unsqueeze(grad->grad_out[0], axis), axis, index, size - 1 - index);
+    grad->grad_in[0] =
+        pad_axis(bb_unsqueeze(grad->grad_out[0], axis), axis, index, size - 1 - index);
     return BB_OK;
 }
 

@@ -1,4 +1,5 @@
-/* Chunks of elements on the way between a dtype and the type ops compute in. For elementwise.c and copy.c. */
+/* Chunks of elements on the way between a dtype and the type ops compute in. For elementwise.c and
+ * copy.c. */
 #ifndef BOBBIN_BACKENDS_CPU_CHUNK_H
 #define BOBBIN_BACKENDS_CPU_CHUNK_H
 
@@ -10,8 +11,8 @@ static inline int bb_compute_dtype(int dtype) {
 }
 
 /* y[i] = x[i * stride], from dtype to the compute type `as`. */
-static inline void bb_chunk_load(const bb_elementwise_loops *loops, int as, int dtype, int64_t n, const void *x,
-                                 int64_t stride, void *y) {
+static inline void bb_chunk_load(const bb_elementwise_loops *loops, int as, int dtype, int64_t n,
+                                 const void *x, int64_t stride, void *y) {
     if (as == BB_F32)
         loops->load_f32(dtype, n, x, stride, y);
     else if (as == BB_F64)
@@ -21,7 +22,8 @@ static inline void bb_chunk_load(const bb_elementwise_loops *loops, int as, int 
 }
 
 /* y[i] = x[i], from the compute type `as` to dtype. */
-static inline void bb_chunk_store(const bb_elementwise_loops *loops, int as, int dtype, int64_t n, const void *x, void *y) {
+static inline void bb_chunk_store(const bb_elementwise_loops *loops, int as, int dtype, int64_t n,
+                                  const void *x, void *y) {
     if (as == BB_F32)
         loops->store_f32(dtype, n, x, y);
     else if (as == BB_F64)

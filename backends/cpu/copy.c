@@ -1,5 +1,5 @@
-/* Copies, conversions, fills and accumulation on the CPU: the backend's copy, fill and add, and the kernels of cast and
- * contiguous (ops/cast.c). Conversions are those of loops/elementwise.h. */
+/* Copies, conversions, fills and accumulation on the CPU: the backend's copy, fill and add, and the
+ * kernels of cast and contiguous (ops/cast.c). Conversions are those of loops/elementwise.h. */
 #include "backends/cpu/copy.h"
 
 #include <string.h>
@@ -55,7 +55,8 @@ static void convert_run(const job *j, int64_t n, const char *x, int64_t sx, char
             bb_chunk_load(j->loops, as, j->source_dtype, m, chunk, sx, loaded);
             chunk = loaded;
         }
-        bb_chunk_store(j->loops, as, j->target_dtype, m, chunk, sy == 1 ? (void *)to : (void *)stored);
+        bb_chunk_store(j->loops, as, j->target_dtype, m, chunk,
+                       sy == 1 ? (void *)to : (void *)stored);
         if (sy != 1) move(j->target_bytes, m, stored, 1, to, sy);
     }
 }
@@ -75,7 +76,8 @@ static void add_run(const job *j, int64_t n, const char *x, int64_t sx, char *y,
         bb_chunk_load(j->loops, as, j->source_dtype, m, x + i * sx * j->source_bytes, sx, loaded);
         bb_chunk_load(j->loops, as, j->target_dtype, m, to, sy, sum);
         j->add(&span);
-        bb_chunk_store(j->loops, as, j->target_dtype, m, sum, sy == 1 ? (void *)to : (void *)stored);
+        bb_chunk_store(j->loops, as, j->target_dtype, m, sum,
+                       sy == 1 ? (void *)to : (void *)stored);
         if (sy != 1) move(j->target_bytes, m, stored, 1, to, sy);
     }
 }
@@ -98,17 +100,22 @@ static void rows_piece(const job *j, int64_t begin, int64_t end,
     }
 }
 
-static void convert_piece(void *user, int64_t begin, int64_t end) { rows_piece(user, begin, end, convert_run); }
-static void add_piece(void *user, int64_t begin, int64_t end) { rows_piece(user, begin, end, add_run); }
+static void convert_piece(void *user, int64_t begin, int64_t end) {
+    rows_piece(user, begin, end, convert_run);
+}
+static void add_piece(void *user, int64_t begin, int64_t end) {
+    rows_piece(user, begin, end, add_run);
+}
 
-/* ---- Transposes: by tiles through a small buffer, so that both sides are touched in whole cache lines, once each.
- * An item is TILE rows of a matrix made of the last two axes. */
+/* ---- Transposes: by tiles through a small buffer, so that both sides are touched in whole cache
+ * lines, once each. An item is TILE rows of a matrix made of the last two axes. */
 
 static bool is_transpose(const job *j) {
     const bb_walk *w = &j->walk;
     int last = w->rank - 1;
-    return j->source_dtype == j->target_dtype && w->rank >= 2 && w->stride[0][last] != 1 && w->stride[1][last] == 1 &&
-           w->stride[0][last - 1] == 1 && w->size[last] >= 8 && w->size[last - 1] >= 8;
+    return j->source_dtype == j->target_dtype && w->rank >= 2 && w->stride[0][last] != 1 &&
+           w->stride[1][last] == 1 && w->stride[0][last - 1] == 1 && w->size[last] >= 8 &&
+           w->size[last - 1] >= 8;
 }
 
 static int64_t row_tiles(const bb_walk *w) { return (w->size[w->rank - 2] + TILE - 1) / TILE; }
@@ -118,7 +125,8 @@ static void transpose_piece(void *user, int64_t begin, int64_t end) {
     const bb_walk *w = &j->walk;
     int last = w->rank - 1;
     int64_t rows = w->size[last - 1], columns = w->size[last], tiles = row_tiles(w);
-    int64_t column_stride = w->stride[0][last], row_stride = w->stride[1][last - 1], bytes = j->source_bytes;
+    int64_t column_stride = w->stride[0][last], row_stride = w->stride[1][last - 1],
+            bytes = j->source_bytes;
     for (int64_t item = begin; item < end; item++) {
         int64_t r0 = item % tiles * TILE, r1 = r0 + TILE < rows ? r0 + TILE : rows;
         bb_cursor c;
@@ -129,7 +137,8 @@ static void transpose_piece(void *user, int64_t begin, int64_t end) {
             const char *from = j->source + (c.offset[0] + c0 * column_stride + r0) * bytes;
             char *to = j->target + (c.offset[1] + r0 * row_stride + c0) * bytes;
             for (int64_t k = 0; k < n; k++)
-                move(bytes, r1 - r0, from + k * column_stride * bytes, 1, (char *)tile + k * TILE * bytes, 1);
+                move(bytes, r1 - r0, from + k * column_stride * bytes, 1,
+                     (char *)tile + k * TILE * bytes, 1);
             for (int64_t r = 0; r < r1 - r0; r++)
                 move(bytes, n, (char *)tile + r * bytes, TILE, to + r * row_stride * bytes, 1);
         }
@@ -154,8 +163,10 @@ static job make_job(const bb_cpu *cpu, const bb_tensor *source, const bb_tensor 
 bb_status bb_cpu_copy(bb_backend *self, const bb_tensor *source, bb_tensor *target) {
     const bb_cpu *cpu = (const bb_cpu *)(const void *)self;
     if (target->count == 0) return BB_OK;
-    if (source->dtype == target->dtype && source->contiguous && target->contiguous && target->count <= GRAIN) {
-        memcpy(target->data, source->data, (size_t)target->count * bb_dtype_bytes((bb_dtype)target->dtype));
+    if (source->dtype == target->dtype && source->contiguous && target->contiguous &&
+        target->count <= GRAIN) {
+        memcpy(target->data, source->data,
+               (size_t)target->count * bb_dtype_bytes((bb_dtype)target->dtype));
         return BB_OK;
     }
     job j = make_job(cpu, source, target);
@@ -194,5 +205,9 @@ bb_status bb_cpu_fill(bb_backend *self, bb_tensor *target, double value) {
     return BB_OK;
 }
 
-bb_status bb_cpu_cast(bb_call *call) { return bb_cpu_copy(call->ctx->backend[BB_CPU], call->in[0], call->out[0]); }
-bb_status bb_cpu_contiguous(bb_call *call) { return bb_cpu_copy(call->ctx->backend[BB_CPU], call->in[0], call->out[0]); }
+bb_status bb_cpu_cast(bb_call *call) {
+    return bb_cpu_copy(call->ctx->backend[BB_CPU], call->in[0], call->out[0]);
+}
+bb_status bb_cpu_contiguous(bb_call *call) {
+    return bb_cpu_copy(call->ctx->backend[BB_CPU], call->in[0], call->out[0]);
+}

@@ -4,7 +4,8 @@
 
 #include "backends/cpu/cpu.h"
 
-/* target = source: same shape, any strides and dtypes (conversion rules: loops/elementwise.h). They do not overlap. */
+/* target = source: same shape, any strides and dtypes (conversion rules: loops/elementwise.h). They
+ * do not overlap. */
 bb_status bb_cpu_copy(bb_backend *self, const bb_tensor *source, bb_tensor *target);
 /* Every element = value, converted as from f64. */
 bb_status bb_cpu_fill(bb_backend *self, bb_tensor *target, double value);

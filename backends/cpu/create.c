@@ -1,5 +1,6 @@
-/* full, arange, rand, randn and dropout on the CPU. Which random number an element reads is laid down in ops/create.c;
- * it depends on the element's index only, so that any cut of the work gives the same numbers. */
+/* full, arange, rand, randn and dropout on the CPU. Which random number an element reads is laid
+ * down in ops/create.c; it depends on the element's index only, so that any cut of the work gives
+ * the same numbers. */
 #include <math.h>
 #include <string.h>
 
@@ -75,7 +76,9 @@ static void uniform_f64(const job *j, int64_t begin, int64_t n, double *u) {
 static void rand_piece(void *user, int64_t begin, int64_t end) {
     const job *j = user;
     /* Rounding must not reach 1. */
-    const float largest = j->dtype == BB_F16 ? 1.0f - 0x1p-11f : j->dtype == BB_BF16 ? 1.0f - 0x1p-8f : 1.0f;
+    const float largest = j->dtype == BB_F16    ? 1.0f - 0x1p-11f
+                          : j->dtype == BB_BF16 ? 1.0f - 0x1p-8f
+                                                : 1.0f;
     for (int64_t i = begin; i < end; i += CHUNK) {
         int64_t n = end - i < CHUNK ? end - i : CHUNK;
         float chunk[CHUNK];
@@ -180,6 +183,7 @@ bb_status bb_cpu_dropout(bb_call *call) {
         if (status) return status;
         j.x = call->out[0]->data;
     }
-    bb_cpu_for(bb_cpu_of(call->ctx), x->count, GRAIN, j.dtype == BB_F64 ? dropout_f64_piece : dropout_piece, &j);
+    bb_cpu_for(bb_cpu_of(call->ctx), x->count, GRAIN,
+               j.dtype == BB_F64 ? dropout_f64_piece : dropout_piece, &j);
     return BB_OK;
 }

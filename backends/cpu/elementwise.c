@@ -1,9 +1,10 @@
-/* Elementwise ops on the CPU: from tensors of any dtype, stride and broadcast to the loops of loops/elementwise.h.
+/* Elementwise ops on the CPU: from tensors of any dtype, stride and broadcast to the loops of
+ * loops/elementwise.h.
  *
  * Three ways, fastest first:
- *   whole   all tensors contiguous (or one element) and of the compute type: the loop runs on them directly
+ *   whole   all contiguous (or one element) and of the compute type: the loop runs on them directly
  *   rows    of the compute type, inner strides 0 or 1, long rows: the loop runs row by row
- *   chunks  anything else: 512 elements at a time are gathered and converted, computed, converted back
+ *   chunks  anything else: 512 elements at a time are gathered, computed, and converted back
  * The op files are ops/unary.c, scalar.c, binary.c, compare.c. */
 #include "backends/cpu/chunk.h"
 #include "backends/cpu/copy.h"
@@ -20,15 +21,17 @@ enum {
 typedef struct job {
     const bb_elementwise_loops *loops;
     bb_span_fn fn;
-    bb_span span;                 /* of all elements; pieces take parts of it */
+    bb_span span; /* of all elements; pieces take parts of it */
     int n_in;
-    int dtype[3], as[3];          /* of input k, and what the loop wants */
+    int dtype[3], as[3]; /* of input k, and what the loop wants */
     int out_dtype, out_as;
     const bb_tensor *const *in;
     const bb_walk *walk;
 } job;
 
-static const bb_elementwise_loops *loops_of(const bb_call *call) { return bb_cpu_of(call->ctx)->loops->elementwise; }
+static const bb_elementwise_loops *loops_of(const bb_call *call) {
+    return bb_cpu_of(call->ctx)->loops->elementwise;
+}
 
 static size_t bytes_of(int dtype) { return bb_dtype_bytes((bb_dtype)dtype); }
 
@@ -73,7 +76,8 @@ static void row_piece(void *user, int64_t begin, int64_t end) {
         s.n = length - at < end - i ? length - at : end - i;
         for (int k = 0; k < j->n_in; k++) {
             s.stride[k] = w->stride[k][w->rank - 1];
-            s.x[k] = (const char *)s.x[k] + (c.offset[k] + at * s.stride[k]) * (int64_t)bytes_of(j->as[k]);
+            s.x[k] = (const char *)s.x[k] +
+                     (c.offset[k] + at * s.stride[k]) * (int64_t)bytes_of(j->as[k]);
         }
         s.y = (char *)s.y + i * (int64_t)bytes_of(j->out_as);
         j->fn(&s);
@@ -115,14 +119,15 @@ static void gather(const job *j, int k, int64_t begin, int64_t n, char *y) {
     }
 }
 
-/* A large input whose innermost axis is far from contiguous would miss the cache at every element. The copy of
- * copy.c does not, and pays for itself. */
+/* A large input whose innermost axis is far from contiguous would miss the cache at every element.
+ * The copy of copy.c does not, and pays for itself. */
 static bool is_transposed(const bb_tensor *x) {
     int last = x->rank - 1;
     return x->count >= 4096 && !x->contiguous && x->size[last] >= 8 && x->stride[last] > 1;
 }
 
-static bb_status pack(const bb_call *call, const bb_tensor *x, bb_tensor *packed, bb_storage **scratch) {
+static bb_status pack(const bb_call *call, const bb_tensor *x, bb_tensor *packed,
+                      bb_storage **scratch) {
     *scratch = bb_cpu_scratch(call, (size_t)x->count * bytes_of(x->dtype));
     if (!*scratch) return bb_error(call->ctx);
     *packed = *x;
@@ -145,7 +150,8 @@ static void chunk_piece(void *user, int64_t begin, int64_t end) {
         }
         s.y = j->out_dtype == j->out_as ? (void *)y : (void *)out;
         j->fn(&s);
-        if (j->out_dtype != j->out_as) bb_chunk_store(j->loops, j->out_as, j->out_dtype, s.n, out, y);
+        if (j->out_dtype != j->out_as)
+            bb_chunk_store(j->loops, j->out_as, j->out_dtype, s.n, out, y);
     }
 }
 
@@ -165,7 +171,8 @@ static bb_status run_strided(bb_call *call, job *j, int64_t grain) {
     if (status == BB_OK) {
         bb_walk_make(&walk, call->out[0], j->n_in, in);
         j->walk = &walk;
-        bb_cpu_for(bb_cpu_of(call->ctx), walk.count, grain, has_rows(j) ? row_piece : chunk_piece, j);
+        bb_cpu_for(bb_cpu_of(call->ctx), walk.count, grain, has_rows(j) ? row_piece : chunk_piece,
+                   j);
     }
     for (int k = 0; k < j->n_in; k++) bb_storage_unref(scratch[k]);
     return status;
@@ -174,7 +181,7 @@ static bb_status run_strided(bb_call *call, job *j, int64_t grain) {
 /* ---- The one way in */
 
 typedef struct manner {
-    double a, b;    /* the op's numbers */
+    double a, b; /* the op's numbers */
     int64_t grain;
     bool test;      /* the result is bool, whatever is compared */
     bool condition; /* input 0 is bool, whatever is chosen */
@@ -191,7 +198,9 @@ static bb_status run(bb_call *call, const bb_map_loop *loop, manner m) {
              .out_dtype = out->dtype,
              .out_as = m.test ? BB_BOOL : compute};
     if (out->count == 0) return BB_OK;
-    if (!j.fn) return bb_fail_input(call, 0, "expected a float dtype, got %s", bb_dtype_name((bb_dtype)dtype));
+    if (!j.fn)
+        return bb_fail_input(call, 0, "expected a float dtype, got %s",
+                             bb_dtype_name((bb_dtype)dtype));
     for (int k = 0; k < j.n_in; k++) {
         j.dtype[k] = call->in[k]->dtype;
         j.as[k] = m.condition && k == 0 ? BB_BOOL : compute;
@@ -207,8 +216,12 @@ static bb_status run(bb_call *call, const bb_map_loop *loop, manner m) {
     return run_strided(call, &j, m.grain);
 }
 
-static bb_status map(bb_call *call, const bb_map_loop *loop) { return run(call, loop, (manner){.grain = GRAIN}); }
-static bb_status slow(bb_call *call, const bb_map_loop *loop) { return run(call, loop, (manner){.grain = GRAIN_SLOW}); }
+static bb_status map(bb_call *call, const bb_map_loop *loop) {
+    return run(call, loop, (manner){.grain = GRAIN});
+}
+static bb_status slow(bb_call *call, const bb_map_loop *loop) {
+    return run(call, loop, (manner){.grain = GRAIN_SLOW});
+}
 static bb_status test(bb_call *call, const bb_map_loop *loop) {
     return run(call, loop, (manner){.grain = GRAIN, .test = true});
 }
@@ -246,11 +259,16 @@ bb_status bb_cpu_gt(bb_call *call) { return test(call, &loops_of(call)->gt); }
 bb_status bb_cpu_ge(bb_call *call) { return test(call, &loops_of(call)->ge); }
 
 bb_status bb_cpu_pow(bb_call *call) { return scalar(call, &loops_of(call)->pow, GRAIN_SLOW); }
-bb_status bb_cpu_add_scalar(bb_call *call) { return scalar(call, &loops_of(call)->add_scalar, GRAIN); }
-bb_status bb_cpu_mul_scalar(bb_call *call) { return scalar(call, &loops_of(call)->mul_scalar, GRAIN); }
+bb_status bb_cpu_add_scalar(bb_call *call) {
+    return scalar(call, &loops_of(call)->add_scalar, GRAIN);
+}
+bb_status bb_cpu_mul_scalar(bb_call *call) {
+    return scalar(call, &loops_of(call)->mul_scalar, GRAIN);
+}
 bb_status bb_cpu_clamp(bb_call *call) {
     const bb_clamp_attrs *attrs = call->attrs;
-    return run(call, &loops_of(call)->clamp, (manner){.a = attrs->min, .b = attrs->max, .grain = GRAIN});
+    return run(call, &loops_of(call)->clamp,
+               (manner){.a = attrs->min, .b = attrs->max, .grain = GRAIN});
 }
 bb_status bb_cpu_where(bb_call *call) {
     return run(call, &loops_of(call)->where, (manner){.grain = GRAIN, .condition = true});

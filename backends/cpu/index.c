@@ -1,6 +1,7 @@
-/* gather, scatter_add, index_select, embedding and its backward. Indices are widened to i64 and checked before anything
- * is written. Sums run in the order of the index within one piece of the work, which owns its elements, so they do
- * not depend on the number of threads; f16 and bf16 add in f32 and round once. */
+/* gather, scatter_add, index_select, embedding and its backward. Indices are widened to i64 and
+ * checked before anything is written. Sums run in the order of the index within one piece of the
+ * work, which owns its elements, so they do not depend on the number of threads; f16 and bf16 add
+ * in f32 and round once. */
 #include <string.h>
 
 #include "backends/cpu/kernels.h"
@@ -37,8 +38,8 @@ static bb_tensor *checked_index(const bb_call *call, int64_t limit) {
             at.size[k] = rest % index->size[k];
             rest /= index->size[k];
         }
-        bb_fail_input(call, 1, "expected 0 to %lld, got %lld at %s", (long long)limit - 1, (long long)v[i],
-                      bb_shape_text(&at, text));
+        bb_fail_input(call, 1, "expected 0 to %lld, got %lld at %s", (long long)limit - 1,
+                      (long long)v[i], bb_shape_text(&at, text));
         done(index, call->in[1]);
         return NULL;
     }
@@ -47,14 +48,15 @@ static bb_tensor *checked_index(const bb_call *call, int64_t limit) {
 
 /* ---- gather and scatter_add */
 
-/* Walks lines of `walk` along its last axis. For each, the offset of the line in `other`, not counting the indexed axis. */
+/* Walks lines of `walk` along its last axis. For each, the offset of the line in `other`, not
+ * counting the indexed axis. */
 typedef struct lines {
     const bb_cpu *cpu;
-    const int64_t *index;      /* of walk's shape, contiguous */
+    const int64_t *index; /* of walk's shape, contiguous */
     const bb_tensor *walk, *other;
     int axis;
     int64_t length;
-    char *data;          /* of walk: gather's output or scatter's source */
+    char *data; /* of walk: gather's output or scatter's source */
     int64_t bytes;
     bb_dtype dtype;
 } lines;
@@ -68,14 +70,17 @@ static int64_t offset_of(const lines *l, int64_t line) {
     return offset;
 }
 
-static void copy_picked(int64_t bytes, int64_t n, const char *x, const int64_t *index, int64_t axis_stride, int64_t step, char *y) {
-    for (int64_t j = 0; j < n; j++) memcpy(y + j * bytes, x + (index[j] * axis_stride + j * step) * bytes, (size_t)bytes);
+static void copy_picked(int64_t bytes, int64_t n, const char *x, const int64_t *index,
+                        int64_t axis_stride, int64_t step, char *y) {
+    for (int64_t j = 0; j < n; j++)
+        memcpy(y + j * bytes, x + (index[j] * axis_stride + j * step) * bytes, (size_t)bytes);
 }
 
 static void gather_lines(void *user, int64_t begin, int64_t end) {
     const lines *l = user;
     const int last = l->walk->rank - 1;
-    const int64_t n = l->length, axis_stride = l->other->stride[l->axis], step = l->axis == last ? 0 : l->other->stride[last];
+    const int64_t n = l->length, axis_stride = l->other->stride[l->axis],
+                  step = l->axis == last ? 0 : l->other->stride[last];
     for (int64_t i = begin; i < end; i++) {
         const char *x = l->other->data + offset_of(l, i) * l->bytes;
         const int64_t *index = l->index + i * n;
@@ -97,9 +102,17 @@ bb_status bb_cpu_gather(bb_call *call) {
     if (axis < 0) axis += x->rank;
     bb_tensor *index = checked_index(call, x->size[axis]);
     if (!index) return bb_error(call->ctx);
-    lines l = {bb_cpu_of(call->ctx), (const int64_t *)(const void *)index->data, out, x, (int)axis, out->size[out->rank - 1],
-               out->data, (int64_t)bb_dtype_bytes((bb_dtype)x->dtype), (bb_dtype)x->dtype};
-    if (out->count) bb_cpu_for(l.cpu, out->count / l.length, bb_cpu_grain(l.length, PIECE), gather_lines, &l);
+    lines l = {bb_cpu_of(call->ctx),
+               (const int64_t *)(const void *)index->data,
+               out,
+               x,
+               (int)axis,
+               out->size[out->rank - 1],
+               out->data,
+               (int64_t)bb_dtype_bytes((bb_dtype)x->dtype),
+               (bb_dtype)x->dtype};
+    if (out->count)
+        bb_cpu_for(l.cpu, out->count / l.length, bb_cpu_grain(l.length, PIECE), gather_lines, &l);
     done(index, call->in[1]);
     return BB_OK;
 }
@@ -149,9 +162,17 @@ bb_status bb_cpu_scatter_add(bb_call *call) {
     sum = dtype == (bb_dtype)out->dtype ? out : bb_tensor_new(call->ctx, BB_CPU, dtype, &shape);
     bb_status status = source && sum ? bb_copy_into(x, sum) : bb_error(call->ctx);
     if (!status && source->count) {
-        lines l = {bb_cpu_of(call->ctx), (const int64_t *)(const void *)index->data, source, sum, (int)axis,
-                   source->size[axis], source->data, (int64_t)bb_dtype_bytes(dtype), dtype};
-        bb_cpu_for(l.cpu, source->count / l.length, bb_cpu_grain(l.length, PIECE), scatter_items, &l);
+        lines l = {bb_cpu_of(call->ctx),
+                   (const int64_t *)(const void *)index->data,
+                   source,
+                   sum,
+                   (int)axis,
+                   source->size[axis],
+                   source->data,
+                   (int64_t)bb_dtype_bytes(dtype),
+                   dtype};
+        bb_cpu_for(l.cpu, source->count / l.length, bb_cpu_grain(l.length, PIECE), scatter_items,
+                   &l);
     }
     if (!status && sum != out) status = bb_copy_into(sum, out);
     if (sum != out) bb_drop(sum);
@@ -187,9 +208,14 @@ static bb_status pick_along(bb_call *call, int axis, int64_t count) {
     if (x && out->count) {
         int64_t inner = 1;
         for (int i = axis + 1; i < x->rank; i++) inner *= x->size[i];
-        pick p = {(const int64_t *)(const void *)index->data, x->data, out->data, count, x->size[axis],
+        pick p = {(const int64_t *)(const void *)index->data,
+                  x->data,
+                  out->data,
+                  count,
+                  x->size[axis],
                   inner * (int64_t)bb_dtype_bytes((bb_dtype)x->dtype)};
-        bb_cpu_for(bb_cpu_of(call->ctx), out->count / inner, bb_cpu_grain(inner, PIECE), pick_rows, &p);
+        bb_cpu_for(bb_cpu_of(call->ctx), out->count / inner, bb_cpu_grain(inner, PIECE), pick_rows,
+                   &p);
     }
     done(x, call->in[0]);
     done(index, call->in[1]);
@@ -215,7 +241,8 @@ typedef struct add_rows {
 static void add_columns(void *user, int64_t begin, int64_t end) {
     const add_rows *a = user;
     for (int64_t block = begin; block < end; block++) {
-        const int64_t from = block * COLUMNS, to = from + COLUMNS < a->columns ? from + COLUMNS : a->columns;
+        const int64_t from = block * COLUMNS,
+                      to = from + COLUMNS < a->columns ? from + COLUMNS : a->columns;
         for (int64_t i = 0; i < a->rows; i++) {
             if (a->wide) {
                 const double *g = (const double *)(const void *)a->g + i * a->columns;
@@ -239,11 +266,18 @@ bb_status bb_cpu_embedding_backward(const bb_grad_call *grad) {
     const bb_shape shape = bb_shape_of_tensor(target);
     if ((index = checked_index(call, target->size[0])) == NULL) return bb_error(call->ctx);
     g = plain(grad->grad_out[0], dtype);
-    sum = dtype == (bb_dtype)target->dtype ? target : bb_tensor_new(call->ctx, BB_CPU, dtype, &shape);
+    sum =
+        dtype == (bb_dtype)target->dtype ? target : bb_tensor_new(call->ctx, BB_CPU, dtype, &shape);
     bb_status status = g && sum ? backend->fill(backend, sum, 0) : bb_error(call->ctx);
     if (!status && index->count) {
-        add_rows a = {(const int64_t *)(const void *)index->data, g->data, sum->data, dtype == BB_F64, index->count, target->size[1]};
-        bb_cpu_for(bb_cpu_of(call->ctx), (a.columns + COLUMNS - 1) / COLUMNS, bb_cpu_grain(a.rows * COLUMNS, PIECE), add_columns, &a);
+        add_rows a = {(const int64_t *)(const void *)index->data,
+                      g->data,
+                      sum->data,
+                      dtype == BB_F64,
+                      index->count,
+                      target->size[1]};
+        bb_cpu_for(bb_cpu_of(call->ctx), (a.columns + COLUMNS - 1) / COLUMNS,
+                   bb_cpu_grain(a.rows * COLUMNS, PIECE), add_columns, &a);
     }
     if (!status && sum != target) status = bb_copy_into(sum, target);
     if (sum != target) bb_drop(sum);

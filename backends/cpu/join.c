@@ -1,7 +1,8 @@
 /* cat, stack and pad: each input is copied into a view of its place in the output. */
 #include "backends/cpu/kernels.h"
 
-static bb_status copy_to_place(const bb_tensor *x, bb_tensor *out, const bb_shape *shape, const int64_t *stride, int64_t offset) {
+static bb_status copy_to_place(const bb_tensor *x, bb_tensor *out, const bb_shape *shape,
+                               const int64_t *stride, int64_t offset) {
     if (x->count == 0) return BB_OK;
     bb_tensor *place = bb_tensor_view(out, shape, stride, offset);
     if (!place) return bb_error(out->ctx);

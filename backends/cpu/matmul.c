@@ -1,12 +1,13 @@
-/* matmul on the CPU: finds for each operand how its matrices lie (by rows or by columns; only other layouts are copied),
- * and hands them to gemm.h. A stack of matrices times one matrix is one product of all rows; other stacks share the
- * matrices among threads. f16 and bf16 are widened, multiplied in f32 and rounded once. */
+/* matmul on the CPU: finds for each operand how its matrices lie (by rows or by columns; only other
+ * layouts are copied), and hands them to gemm.h. A stack of matrices times one matrix is one
+ * product of all rows; other stacks share the matrices among threads. f16 and bf16 are widened,
+ * multiplied in f32 and rounded once. */
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/kernels.h"
 
 /* One operand: where its matrices are. */
 typedef struct operand {
-    bb_tensor *t;   /* the input, or a copy */
+    bb_tensor *t; /* the input, or a copy */
     bool copied, trans;
     int64_t rows, columns, ld; /* op(stored) is rows x columns */
     int batch_rank;
@@ -39,11 +40,13 @@ static bool describe(operand *o, bool left) {
     const bool by_columns = (row == 1 || o->rows == 1) && (column >= o->rows || o->columns == 1);
     o->trans = !by_rows || (by_columns && o->columns == 1);
     o->ld = o->trans ? column : row;
-    if (o->ld < 1 || (o->trans ? o->columns : o->rows) == 1) o->ld = o->trans ? o->rows : o->columns;
+    if (o->ld < 1 || (o->trans ? o->columns : o->rows) == 1)
+        o->ld = o->trans ? o->rows : o->columns;
     return by_rows || by_columns;
 }
 
-/* A contiguous copy in the dtype of the products; matrices stored by columns are copied as they are stored. */
+/* A contiguous copy in the dtype of the products; matrices stored by columns are copied as they are
+ * stored. */
 static bb_status copy_operand(operand *o, bb_dtype dtype) {
     bb_shape shape = bb_shape_of_tensor(o->t);
     bb_tensor *source = o->t;
@@ -93,14 +96,21 @@ static bb_status prepare(operand *o, const job *j, bool left) {
 static void multiply(const job *j, const char *a, const char *b, char *c, int64_t m) {
     const bool turn = j->n == 1 && m > 1;
     const bool ta = turn ? !j->b.trans : j->a.trans, tb = turn ? !j->a.trans : j->b.trans;
-    const int64_t lda = turn ? j->b.ld : j->a.ld, ldb = turn ? j->a.ld : j->b.ld, rows = turn ? 1 : m, n = turn ? m : j->n;
+    const int64_t lda = turn ? j->b.ld : j->a.ld, ldb = turn ? j->a.ld : j->b.ld,
+                  rows = turn ? 1 : m, n = turn ? m : j->n;
     const bb_gemm *gemm = j->cpu->gemm;
     const bb_gemm_loops *loops = j->cpu->loops->gemm;
     const void *x = turn ? b : a, *y = turn ? a : b;
     void *z = c;
     switch (j->dtype) {
-    case BB_F64: (j->serial ? gemm->f64_serial : gemm->f64)(j->cpu, ta, tb, rows, n, j->k, 1, x, lda, y, ldb, 0, z, n); break;
-    case BB_F32: (j->serial ? gemm->f32_serial : gemm->f32)(j->cpu, ta, tb, rows, n, j->k, 1, x, lda, y, ldb, 0, z, n); break;
+    case BB_F64:
+        (j->serial ? gemm->f64_serial : gemm->f64)(j->cpu, ta, tb, rows, n, j->k, 1, x, lda, y, ldb,
+                                                   0, z, n);
+        break;
+    case BB_F32:
+        (j->serial ? gemm->f32_serial : gemm->f32)(j->cpu, ta, tb, rows, n, j->k, 1, x, lda, y, ldb,
+                                                   0, z, n);
+        break;
     case BB_I64: loops->i64(ta, tb, rows, n, j->k, x, lda, y, ldb, z, n); break;
     case BB_I32: loops->i32(ta, tb, rows, n, j->k, x, lda, y, ldb, z, n); break;
     default: loops->u8(ta, tb, rows, n, j->k, x, lda, y, ldb, z, n); break;
@@ -118,11 +128,13 @@ static void multiply_batches(void *user, int64_t begin, int64_t end) {
             b += at * j->b.batch_stride[i];
             rest /= j->batch_size[i];
         }
-        multiply(j, j->a.t->data + a * bytes, j->b.t->data + b * bytes, j->c->data + batch * j->m * j->n * bytes, j->m);
+        multiply(j, j->a.t->data + a * bytes, j->b.t->data + b * bytes,
+                 j->c->data + batch * j->m * j->n * bytes, j->m);
     }
 }
 
-/* Whether the rows of all of A's matrices follow each other at one distance, and B is one matrix. */
+/* Whether the rows of all of A's matrices follow each other at one distance, and B is one matrix.
+ */
 static bool one_product(const job *j) {
     int64_t expect = j->a.ld * j->m;
     if (j->a.trans) return false;

@@ -1,9 +1,11 @@
-/* Reductions over any axes of any strides: sum, mean, amax, amin, sum_squares. Loops: loops/reduce.c.
+/* Reductions over any axes of any strides: sum, mean, amax, amin, sum_squares. Loops:
+ * loops/reduce.c.
  *
- * Axes are sorted by stride and merged where they lie densely together. If the innermost kept axis is contiguous, whole
- * rows are folded into a row of accumulators (columns); otherwise each output folds its own elements (rows). The work
- * is cut by outputs, and where there are few outputs also along the reduced elements (chunks), whose partial results
- * are joined in order. All cuts depend on the shape alone. */
+ * Axes are sorted by stride and merged where they lie densely together. If the innermost kept axis
+ * is contiguous, whole rows are folded into a row of accumulators (columns); otherwise each output
+ * folds its own elements (rows). The work is cut by outputs, and where there are few outputs also
+ * along the reduced elements (chunks), whose partial results are joined in order. All cuts depend
+ * on the shape alone. */
 #include "backends/cpu/kernels.h"
 
 enum { PIECE = 1 << 15 }; /* elements worth a thread's while */
@@ -31,7 +33,8 @@ typedef struct plan {
 /* Inserts by falling stride; a broadcast axis counts as the outermost. */
 static void insert(axis *list, int *count, axis a) {
     int at = (*count)++;
-    for (; at > 0 && list[at - 1].x != 0 && (a.x == 0 || list[at - 1].x < a.x); at--) list[at] = list[at - 1];
+    for (; at > 0 && list[at - 1].x != 0 && (a.x == 0 || list[at - 1].x < a.x); at--)
+        list[at] = list[at - 1];
     list[at] = a;
 }
 
@@ -39,7 +42,8 @@ static void merge(axis *list, int *count, bool with_y) {
     int last = 0;
     for (int i = 1; i < *count; i++) {
         axis *outer = &list[last];
-        if (outer->x == list[i].x * list[i].size && (!with_y || outer->y == list[i].y * list[i].size))
+        if (outer->x == list[i].x * list[i].size &&
+            (!with_y || outer->y == list[i].y * list[i].size))
             *outer = (axis){outer->size * list[i].size, list[i].x, list[i].y};
         else
             list[++last] = list[i];
@@ -56,10 +60,12 @@ static void make_plan(plan *p, const bb_tensor *x, unsigned mask) {
     for (int i = x->rank - 1; i >= 0; i--) {
         if (mask >> i & 1u) {
             p->n *= x->size[i];
-            if (x->size[i] != 1) insert(p->gone, &p->gone_count, (axis){x->size[i], x->stride[i], 0});
+            if (x->size[i] != 1)
+                insert(p->gone, &p->gone_count, (axis){x->size[i], x->stride[i], 0});
         } else {
             p->outputs *= x->size[i];
-            if (x->size[i] != 1) insert(p->kept, &p->kept_count, (axis){x->size[i], x->stride[i], y_stride});
+            if (x->size[i] != 1)
+                insert(p->kept, &p->kept_count, (axis){x->size[i], x->stride[i], y_stride});
             y_stride *= x->size[i];
         }
     }
@@ -81,7 +87,8 @@ static void make_plan(plan *p, const bb_tensor *x, unsigned mask) {
 }
 
 /* Folds reduced elements [begin, end) of `count` outputs starting at x into acc, run by run. */
-static void fold_range(const plan *p, const char *x, int64_t count, int64_t begin, int64_t end, void *acc) {
+static void fold_range(const plan *p, const char *x, int64_t count, int64_t begin, int64_t end,
+                       void *acc) {
     const bb_reduce_loops *loops = p->cpu->loops->reduce;
     const axis *strip = &p->kept[p->kept_count - 1], *run = &p->gone[p->gone_count - 1];
     const int64_t bytes = (int64_t)bb_dtype_bytes(p->from);
@@ -120,7 +127,8 @@ static void fold_items(void *user, int64_t begin, int64_t end) {
     const plan *p = user;
     const bb_reduce_loops *loops = p->cpu->loops->reduce;
     const bool integer = !bb_dtype_is_float(p->from);
-    const int64_t x_bytes = (int64_t)bb_dtype_bytes(p->from), y_bytes = (int64_t)bb_dtype_bytes(p->to);
+    const int64_t x_bytes = (int64_t)bb_dtype_bytes(p->from),
+                  y_bytes = (int64_t)bb_dtype_bytes(p->to);
     for (int64_t i = begin; i < end; i++) {
         const int64_t item = i % p->items, chunk = i / p->items;
         int64_t x, y, acc[BB_REDUCE_WIDTH];
@@ -128,7 +136,9 @@ static void fold_items(void *user, int64_t begin, int64_t end) {
         void *sums = p->partial ? (void *)(p->partial + (chunk * p->items + item) * p->width) : acc;
         loops->start(p->fold, integer, count, sums);
         fold_range(p, p->x + x * x_bytes, count, chunk * p->chunk, last < p->n ? last : p->n, sums);
-        if (!p->partial) loops->finish((int)p->to, count, sums, p->divisor, p->y + y * y_bytes, p->kept[p->kept_count - 1].y);
+        if (!p->partial)
+            loops->finish((int)p->to, count, sums, p->divisor, p->y + y * y_bytes,
+                          p->kept[p->kept_count - 1].y);
     }
 }
 
@@ -140,15 +150,20 @@ static void join_items(void *user, int64_t begin, int64_t end) {
         const int64_t count = locate(p, item, &x, &y);
         double *sums = p->partial + item * p->width;
         for (int64_t chunk = 1; chunk < p->chunks; chunk++)
-            loops->join(p->fold, !bb_dtype_is_float(p->from), count, sums + chunk * p->items * p->width, sums);
-        loops->finish((int)p->to, count, sums, p->divisor, p->y + y * (int64_t)bb_dtype_bytes(p->to),
-                      p->kept[p->kept_count - 1].y);
+            loops->join(p->fold, !bb_dtype_is_float(p->from), count,
+                        sums + chunk * p->items * p->width, sums);
+        loops->finish((int)p->to, count, sums, p->divisor,
+                      p->y + y * (int64_t)bb_dtype_bytes(p->to), p->kept[p->kept_count - 1].y);
     }
 }
 
 static bb_status reduce(bb_call *call, bb_fold fold, unsigned mask, bool mean) {
     const bb_tensor *x = call->in[0];
-    plan p = {.cpu = bb_cpu_of(call->ctx), .fold = fold, .from = (bb_dtype)x->dtype, .to = call->meta[0].dtype, .x = x->data,
+    plan p = {.cpu = bb_cpu_of(call->ctx),
+              .fold = fold,
+              .from = (bb_dtype)x->dtype,
+              .to = call->meta[0].dtype,
+              .x = x->data,
               .y = call->out[0]->data};
     if (call->out[0]->count == 0) return BB_OK;
     make_plan(&p, x, mask);
@@ -171,7 +186,8 @@ static unsigned mask_of(const bb_call *call) {
     const bb_ints *axes = &((const bb_reduce_attrs *)call->attrs)->axes;
     const int rank = call->in[0]->rank;
     unsigned mask = axes->n == 0 ? (1u << rank) - 1u : 0;
-    for (int i = 0; i < axes->n; i++) mask |= 1u << (axes->v[i] < 0 ? axes->v[i] + rank : axes->v[i]);
+    for (int i = 0; i < axes->n; i++)
+        mask |= 1u << (axes->v[i] < 0 ? axes->v[i] + rank : axes->v[i]);
     return mask;
 }
 
@@ -179,4 +195,6 @@ bb_status bb_cpu_sum(bb_call *call) { return reduce(call, BB_FOLD_SUM, mask_of(c
 bb_status bb_cpu_mean(bb_call *call) { return reduce(call, BB_FOLD_SUM, mask_of(call), true); }
 bb_status bb_cpu_amax(bb_call *call) { return reduce(call, BB_FOLD_MAX, mask_of(call), false); }
 bb_status bb_cpu_amin(bb_call *call) { return reduce(call, BB_FOLD_MIN, mask_of(call), false); }
-bb_status bb_cpu_sum_squares(bb_call *call) { return reduce(call, BB_FOLD_SQUARES, (1u << call->in[0]->rank) - 1u, false); }
+bb_status bb_cpu_sum_squares(bb_call *call) {
+    return reduce(call, BB_FOLD_SQUARES, (1u << call->in[0]->rank) - 1u, false);
+}

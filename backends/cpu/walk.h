@@ -1,5 +1,5 @@
-/* Walking several strided tensors together in the row-major order of one shape, with as few axes as their strides
- * allow. A row is a run along the innermost axis that is left. */
+/* Walking several strided tensors together in the row-major order of one shape, with as few axes as
+ * their strides allow. A row is a run along the innermost axis that is left. */
 #ifndef BOBBIN_BACKENDS_CPU_WALK_H
 #define BOBBIN_BACKENDS_CPU_WALK_H
 

@@ -1,6 +1,7 @@
-/* The elementwise loops and their adapter: ulp of the f32 functions over a dense sweep of all floats at each ISA level,
- * the three ways through the adapter (whole, rows, chunks) at their thresholds, the same bytes for any number of
- * threads, and memory that runs out where a transposed input is packed. */
+/* The elementwise loops and their adapter: ulp of the f32 functions over a dense sweep of all
+ * floats at each ISA level, the three ways through the adapter (whole, rows, chunks) at their
+ * thresholds, the same bytes for any number of threads, and memory that runs out where a transposed
+ * input is packed. */
 #include "backends/cpu/isa.h"
 #include "ops/ops.h"
 #include "tests/support/alloc.h"
@@ -22,13 +23,15 @@ static double ulps(float got, double reference) {
     return fabs((double)got - reference) / ldexp(1, exponent < -125 ? -149 : exponent - 24);
 }
 
-static void sweep(test *t, const bb_isa *isa, const char *name, bb_span_fn fn, double (*reference)(double), double bound) {
-    enum { CHUNK = 512, STEP = 4099 }; /* every 4099th of the 2^32 floats: a million */
+static void sweep(test *t, const bb_isa *isa, const char *name, bb_span_fn fn,
+                  double (*reference)(double), double bound) {
+    enum { CHUNK = 512, STEP = 8209 }; /* every 8209th of the 2^32 floats: half a million */
     float x[CHUNK], y[CHUNK], where = 0;
     double worst = 0;
     for (uint64_t u = 0; u < UINT64_C(1) << 32;) {
         bb_span span = {.x = {x}, .stride = {1}, .y = y, .a = 2.7};
-        for (; span.n < CHUNK && u < UINT64_C(1) << 32; span.n++, u += STEP) x[span.n] = bb_f32_of_bits((uint32_t)u);
+        for (; span.n < CHUNK && u < UINT64_C(1) << 32; span.n++, u += STEP)
+            x[span.n] = bb_f32_of_bits((uint32_t)u);
         fn(&span);
         for (int64_t i = 0; i < span.n; i++) {
             double error = ulps(y[i], reference((double)x[i]));
@@ -37,7 +40,8 @@ static void sweep(test *t, const bb_isa *isa, const char *name, bb_span_fn fn, d
             where = x[i];
         }
     }
-    CHECK_MSG(t, worst <= bound, "%s, %s: %.3g ulp at %a, expected at most %g", isa->name, name, worst, (double)where, bound);
+    CHECK_MSG(t, worst <= bound, "%s, %s: %.3g ulp at %a, expected at most %g", isa->name, name,
+              worst, (double)where, bound);
 }
 
 static void test_accuracy(test *t) {
@@ -82,16 +86,19 @@ static void test_tails(test *t) {
 /* ---- The adapter */
 
 /* x + 2 y with y broadcast from its shape; x transposed in memory or not. */
-static void check_sum(test *t, bb_context *ctx, bb_dtype dtype, bb_shape from, int64_t rows, int64_t columns, bool turned) {
+static void check_sum(test *t, bb_context *ctx, bb_dtype dtype, bb_shape from, int64_t rows,
+                      int64_t columns, bool turned) {
     const int64_t n = rows * columns;
     bb_t x = bb_cast(bb_arange(ctx, BB_I64, 0, (double)n, 1), BB_F64), y, z;
     int64_t from_count, wrong = 0;
     bb_shape_count(&from, &from_count);
-    x = bb_reshape(bb_sub(x, bb_mul_scalar(bb_cast(bb_cast(bb_mul_scalar(x, 1.0 / 97), BB_I64), BB_F64), 97)),
-                   BB_SHAPE(rows, columns));
+    x = bb_reshape(
+        bb_sub(x, bb_mul_scalar(bb_cast(bb_cast(bb_mul_scalar(x, 1.0 / 97), BB_I64), BB_F64), 97)),
+        BB_SHAPE(rows, columns));
     x = bb_cast(x, dtype);
     y = bb_reshape(bb_arange(ctx, dtype, 0, (double)from_count, 1), from);
-    double *xs = malloc((size_t)(n + 1) * 8), *ys = malloc((size_t)(from_count + 1) * 8), *zs = malloc((size_t)(n + 1) * 8);
+    double *xs = malloc((size_t)(n + 1) * 8), *ys = malloc((size_t)(from_count + 1) * 8),
+           *zs = malloc((size_t)(n + 1) * 8);
     if (xs && ys && zs) {
         bb_read_f64(x, xs, n);
         bb_read_f64(y, ys, from_count);
@@ -107,18 +114,21 @@ static void check_sum(test *t, bb_context *ctx, bb_dtype dtype, bb_shape from, i
         }
     }
     CHECK_OK(t, ctx);
-    CHECK_MSG(t, xs && ys && zs && wrong == 0, "%s (%lld, %lld)%s: %lld wrong", bb_dtype_name(dtype), (long long)rows,
-              (long long)columns, turned ? " transposed" : "", (long long)wrong);
+    CHECK_MSG(t, xs && ys && zs && wrong == 0, "%s (%lld, %lld)%s: %lld wrong",
+              bb_dtype_name(dtype), (long long)rows, (long long)columns,
+              turned ? " transposed" : "", (long long)wrong);
     free(xs);
     free(ys);
     free(zs);
     bb_end_step(ctx);
 }
 
-/* Rows around LONG_ROW (64), elements around CHUNK (512), GRAIN (32768) and the packing threshold (4096). */
+/* Rows around LONG_ROW (64), elements around CHUNK (512), GRAIN (32768) and the packing threshold
+ * (4096). */
 static void test_thresholds(test *t) {
-    static const int64_t sizes[][2] = {{1, 1},   {1, 63},  {3, 64},   {3, 65},   {7, 73},    {8, 64},    {27, 19},
-                                       {64, 64}, {63, 65}, {65, 63}, {512, 64}, {151, 217}, {129, 255}, {4096, 9}};
+    static const int64_t sizes[][2] = {{1, 1},    {1, 63},    {3, 64},    {3, 65},  {7, 73},
+                                       {8, 64},   {27, 19},   {64, 64},   {63, 65}, {65, 63},
+                                       {512, 64}, {151, 217}, {129, 255}, {4096, 9}};
     static const bb_dtype dtypes[] = {BB_F32, BB_F64, BB_BF16, BB_I64};
     bb_context *ctx = test_open();
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
@@ -147,7 +157,8 @@ static void test_many_axes(test *t) {
     for (int64_t i = 0; i < 24 * 36; i++) {
         int64_t index[BB_MAX_RANK];
         ref_unravel(&to, i, index);
-        CHECK(t, zs[i] == xs[ref_broadcast_offset(&a, &to, index)] * ys[ref_broadcast_offset(&b, &to, index)]);
+        CHECK(t, zs[i] == xs[ref_broadcast_offset(&a, &to, index)] *
+                              ys[ref_broadcast_offset(&b, &to, index)]);
     }
     bb_close(ctx);
 }
@@ -175,7 +186,7 @@ static void add_transposed(bb_context *ctx) {
 static void test_no_memory(test *t) { alloc_failure_loop(t, add_transposed); }
 
 static const test_row rows[] = {
-    {"accuracy", test_accuracy},     {"tails", test_tails},     {"thresholds", test_thresholds},
-    {"many_axes", test_many_axes},   {"threads", test_threads}, {"no_memory", test_no_memory},
+    {"accuracy", test_accuracy},   {"tails", test_tails},     {"thresholds", test_thresholds},
+    {"many_axes", test_many_axes}, {"threads", test_threads}, {"no_memory", test_no_memory},
 };
 TEST_MAIN(rows)

@@ -5,7 +5,8 @@
 
 static void run(test *t, const char *name, const char *part) {
     char command[1024], text[16384];
-    snprintf(command, sizeof command, "OMP_WAIT_POLICY=passive \"%s/examples/example_%s\" 2>&1", BOBBIN_BINARY_DIR, name);
+    snprintf(command, sizeof command, "OMP_WAIT_POLICY=passive \"%s/examples/example_%s\" 2>&1",
+             BOBBIN_BINARY_DIR, name);
     FILE *pipe = popen(command, "r");
     if (!pipe) {
         CHECK_MSG(t, false, "cannot start %s", command);

@@ -1,4 +1,5 @@
-/* add, sub, mul, div, maximum, minimum: case tables with broadcasts, promotion against PyTorch's table, ties, NaN. */
+/* add, sub, mul, div, maximum, minimum: case tables with broadcasts, promotion against PyTorch's
+ * table, ties, NaN. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
 #include "tests/support/cases.h"
@@ -12,7 +13,8 @@ static double ref_div(double x, double y) { return x / y; }
 
 static double (*running)(double, double);
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *shape,
+                      double *out) {
     int64_t n = 0, index[BB_MAX_RANK];
     bb_shape_count(shape, &n);
     for (int64_t i = 0; i < n; i++) {
@@ -22,21 +24,40 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
     }
 }
 
-static void run_binary(test *t, const char *op, double (*f)(double, double), fill_kind a, fill_kind b) {
+static void run_binary(test *t, const char *op, double (*f)(double, double), fill_kind a,
+                       fill_kind b) {
     const op_case cases[] = {
-        {.name = "matrix", .in = {{.fill = a, .shape = {2, {4, 5}}}, {.fill = b, .shape = {2, {4, 5}}}}, .n_in = 2},
+        {.name = "matrix",
+         .in = {{.fill = a, .shape = {2, {4, 5}}}, {.fill = b, .shape = {2, {4, 5}}}},
+         .n_in = 2},
         {.name = "scalars", .in = {{.fill = a}, {.fill = b}}, .n_in = 2},
-        {.name = "row", .in = {{.fill = a, .shape = {2, {4, 5}}}, {.fill = b, .shape = {1, {5}}}}, .n_in = 2},
-        {.name = "column", .in = {{.fill = a, .shape = {2, {4, 1}}}, {.fill = b, .shape = {2, {4, 5}}}}, .n_in = 2},
-        {.name = "outer", .in = {{.fill = a, .shape = {2, {4, 1}}}, {.fill = b, .shape = {2, {1, 3}}}}, .n_in = 2},
+        {.name = "row",
+         .in = {{.fill = a, .shape = {2, {4, 5}}}, {.fill = b, .shape = {1, {5}}}},
+         .n_in = 2},
+        {.name = "column",
+         .in = {{.fill = a, .shape = {2, {4, 1}}}, {.fill = b, .shape = {2, {4, 5}}}},
+         .n_in = 2},
+        {.name = "outer",
+         .in = {{.fill = a, .shape = {2, {4, 1}}}, {.fill = b, .shape = {2, {1, 3}}}},
+         .n_in = 2},
         {.name = "rank 0 left", .in = {{.fill = a}, {.fill = b, .shape = {2, {3, 2}}}}, .n_in = 2},
         {.name = "rank 0 right", .in = {{.fill = a, .shape = {2, {3, 2}}}, {.fill = b}}, .n_in = 2},
-        {.name = "middle", .in = {{.fill = a, .shape = {3, {2, 1, 3}}}, {.fill = b, .shape = {2, {4, 1}}}}, .n_in = 2},
-        {.name = "nothing", .in = {{.fill = a, .shape = {2, {0, 3}}}, {.fill = b, .shape = {1, {3}}}}, .n_in = 2},
-        {.name = "long rows", .in = {{.fill = a, .shape = {2, {3, 64}}}, {.fill = b, .shape = {1, {64}}}}, .n_in = 2,
-         .no_second = true, .why = "slow"},
-        {.name = "rows one short", .in = {{.fill = a, .shape = {2, {9, 63}}}, {.fill = b, .shape = {2, {9, 1}}}},
-         .n_in = 2, .no_second = true, .why = "slow"},
+        {.name = "middle",
+         .in = {{.fill = a, .shape = {3, {2, 1, 3}}}, {.fill = b, .shape = {2, {4, 1}}}},
+         .n_in = 2},
+        {.name = "nothing",
+         .in = {{.fill = a, .shape = {2, {0, 3}}}, {.fill = b, .shape = {1, {3}}}},
+         .n_in = 2},
+        {.name = "long rows",
+         .in = {{.fill = a, .shape = {2, {3, 64}}}, {.fill = b, .shape = {1, {64}}}},
+         .n_in = 2,
+         .no_second = true,
+         .why = "slow"},
+        {.name = "rows one short",
+         .in = {{.fill = a, .shape = {2, {9, 63}}}, {.fill = b, .shape = {2, {9, 1}}}},
+         .n_in = 2,
+         .no_second = true,
+         .why = "slow"},
     };
     running = f;
     run_op_cases(t, op, cases, COUNT(cases), reference);
@@ -51,17 +72,30 @@ static void test_minimum(test *t) { run_binary(t, "minimum", fmin, FILL_DISTINCT
 
 /* torch.promote_types, rows and columns in the order of bb_dtype. */
 static void test_promotion(test *t) {
-    enum { D = BB_F64, F = BB_F32, H = BB_F16, B = BB_BF16, L = BB_I64, I = BB_I32, U = BB_U8, O = BB_BOOL };
+    enum {
+        D = BB_F64,
+        F = BB_F32,
+        H = BB_F16,
+        B = BB_BF16,
+        L = BB_I64,
+        I = BB_I32,
+        U = BB_U8,
+        O = BB_BOOL
+    };
     static const int expected[BB_DTYPE_COUNT][BB_DTYPE_COUNT] = {
-        {D, D, D, D, D, D, D, D}, {D, F, F, F, F, F, F, F}, {D, F, H, F, H, H, H, H}, {D, F, F, B, B, B, B, B},
-        {D, F, H, B, L, L, L, L}, {D, F, H, B, L, I, I, I}, {D, F, H, B, L, I, U, U}, {D, F, H, B, L, I, U, O},
+        {D, D, D, D, D, D, D, D}, {D, F, F, F, F, F, F, F}, {D, F, H, F, H, H, H, H},
+        {D, F, F, B, B, B, B, B}, {D, F, H, B, L, L, L, L}, {D, F, H, B, L, I, I, I},
+        {D, F, H, B, L, I, U, U}, {D, F, H, B, L, I, U, O},
     };
     bb_context *ctx = test_open();
     for (int a = 0; a < BB_DTYPE_COUNT; a++)
         for (int b = 0; b < BB_DTYPE_COUNT; b++) {
-            bb_t x = bb_ones(ctx, (bb_dtype)a, BB_SHAPE(2)), y = bb_ones(ctx, (bb_dtype)b, BB_SHAPE(2));
-            bb_t x0 = bb_ones(ctx, (bb_dtype)a, BB_SCALAR), y0 = bb_ones(ctx, (bb_dtype)b, BB_SCALAR);
-            int kind_a = bb_dtype_is_float((bb_dtype)a) ? 2 : a != BB_BOOL, kind_b = bb_dtype_is_float((bb_dtype)b) ? 2 : b != BB_BOOL;
+            bb_t x = bb_ones(ctx, (bb_dtype)a, BB_SHAPE(2)),
+                 y = bb_ones(ctx, (bb_dtype)b, BB_SHAPE(2));
+            bb_t x0 = bb_ones(ctx, (bb_dtype)a, BB_SCALAR),
+                 y0 = bb_ones(ctx, (bb_dtype)b, BB_SCALAR);
+            int kind_a = bb_dtype_is_float((bb_dtype)a) ? 2 : a != BB_BOOL,
+                kind_b = bb_dtype_is_float((bb_dtype)b) ? 2 : b != BB_BOOL;
             CHECK_INT(t, bb_promote(x, y), expected[a][b]);
             CHECK_INT(t, bb_promote(x0, y0), expected[a][b]);
             /* Rank 0 against axes: torch.result_type. */
@@ -89,13 +123,15 @@ static void test_ties_and_nan(test *t) {
     float gx[5] = {0}, gy[5] = {0}, z[5] = {0};
     bb_context *ctx = test_open();
     bb_t a = bb_set_requires_grad(bb_from(ctx, BB_F32, BB_SHAPE(5), x), true);
-    bb_t b = bb_set_requires_grad(bb_from(ctx, BB_F32, BB_SHAPE(5), y), true), out = bb_maximum(a, b);
+    bb_t b = bb_set_requires_grad(bb_from(ctx, BB_F32, BB_SHAPE(5), y), true),
+         out = bb_maximum(a, b);
     bb_backward(bb_sum_all(out), NULL);
     bb_read(out, z, sizeof z);
     bb_read(bb_grad(a), gx, sizeof gx);
     bb_read(bb_grad(b), gy, sizeof gy);
     CHECK(t, z[0] == 1 && z[1] == 3 && z[2] == 3 && isnan(z[3]) && isnan(z[4]));
-    CHECK(t, gx[0] == 0.5f && gx[1] == 0 && gx[2] == 1 && gy[0] == 0.5f && gy[1] == 1 && gy[2] == 0);
+    CHECK(t,
+          gx[0] == 0.5f && gx[1] == 0 && gx[2] == 1 && gy[0] == 0.5f && gy[1] == 1 && gy[2] == 0);
     bb_read(bb_minimum(a, b), z, sizeof z);
     CHECK(t, z[0] == 1 && z[1] == 2 && z[2] == 2 && isnan(z[3]) && isnan(z[4]));
     CHECK_OK(t, ctx);
@@ -116,7 +152,8 @@ static void test_errors(test *t) {
     bb_context *ctx = test_open();
     bb_t x = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)), flag = bb_zeros(ctx, BB_BOOL, BB_SHAPE(2));
     CHECK(t, bb_add(x, bb_zeros(ctx, BB_F32, BB_SHAPE(2))) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "add: y: expected a shape that broadcasts with (2, 3), got (2,)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "add: y: expected a shape that broadcasts with (2, 3), got (2,)");
     CHECK(t, bb_sub(flag, flag) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sub: x: expected a number dtype, got bool");
     bb_tensor *in[] = {x, bb_zeros(ctx, BB_F64, BB_SHAPE(2, 3))};

@@ -1,4 +1,5 @@
-/* The comparisons and where: case tables, NaN, mixed dtypes, and what where's gradient must not let through. */
+/* The comparisons and where: case tables, NaN, mixed dtypes, and what where's gradient must not let
+ * through. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
 #include "tests/support/cases.h"
@@ -22,7 +23,8 @@ enum { OPS = sizeof table / sizeof table[0] };
 
 static const struct comparison *running;
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *shape,
+                      double *out) {
     int64_t n = 0, index[BB_MAX_RANK];
     bb_shape_count(shape, &n);
     for (int64_t i = 0; i < n; i++) {
@@ -36,44 +38,66 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
 static void test_cases(test *t) {
     for (running = table; running < table + OPS; running++) {
         const op_case cases[] = {
-            {.name = "floats", .in = {{.shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}}, .n_in = 2, .no_grad = true},
-            {.name = "row", .in = {{.shape = {2, {4, 65}}}, {.shape = {1, {65}}}}, .n_in = 2, .no_grad = true},
-            {.name = "rank 0", .in = {{.shape = {2, {4, 5}}}, {.shape = {0, {0}}}}, .n_in = 2, .no_grad = true},
-            {.name = "rank 0 left", .in = {{.shape = {0, {0}}}, {.shape = {2, {4, 65}}}}, .n_in = 2, .no_grad = true},
-            {.name = "nothing", .in = {{.shape = {1, {0}}}, {.shape = {1, {1}}}}, .n_in = 2, .no_grad = true},
-            {.name = "integers", .in = {{FILL_INDEX, .shape = {2, {9, 9}}, .limit = 3}, {FILL_INDEX, .shape = {1, {9}}, .limit = 3}},
-             .n_in = 2, .no_grad = true},
+            {.name = "floats",
+             .in = {{.shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}},
+             .n_in = 2,
+             .no_grad = true},
+            {.name = "row",
+             .in = {{.shape = {2, {4, 65}}}, {.shape = {1, {65}}}},
+             .n_in = 2,
+             .no_grad = true},
+            {.name = "rank 0",
+             .in = {{.shape = {2, {4, 5}}}, {.shape = {0, {0}}}},
+             .n_in = 2,
+             .no_grad = true},
+            {.name = "rank 0 left",
+             .in = {{.shape = {0, {0}}}, {.shape = {2, {4, 65}}}},
+             .n_in = 2,
+             .no_grad = true},
+            {.name = "nothing",
+             .in = {{.shape = {1, {0}}}, {.shape = {1, {1}}}},
+             .n_in = 2,
+             .no_grad = true},
+            {.name = "integers",
+             .in = {{FILL_INDEX, .shape = {2, {9, 9}}, .limit = 3},
+                    {FILL_INDEX, .shape = {1, {9}}, .limit = 3}},
+             .n_in = 2,
+             .no_grad = true},
         };
         run_op_cases(t, running->op, cases, COUNT(cases), reference);
     }
 }
 
 static void test_values(test *t) {
-    static const float x[] = {1, NAN, NAN, INFINITY, -0.0f, 2}, y[] = {1, 1, NAN, INFINITY, 0.0f, 3};
+    static const float x[] = {1, NAN, NAN, INFINITY, -0.0f, 2},
+                       y[] = {1, 1, NAN, INFINITY, 0.0f, 3};
     bb_context *ctx = test_open();
     for (const struct comparison *c = table; c < table + OPS; c++)
         for (bb_dtype d = BB_F64; d <= BB_BF16; d++) {
             uint8_t got[6] = {9, 9, 9, 9, 9, 9};
-            bb_t a = bb_cast(bb_from(ctx, BB_F32, BB_SHAPE(6), x), d), b = bb_cast(bb_from(ctx, BB_F32, BB_SHAPE(6), y), d);
+            bb_t a = bb_cast(bb_from(ctx, BB_F32, BB_SHAPE(6), x), d),
+                 b = bb_cast(bb_from(ctx, BB_F32, BB_SHAPE(6), y), d);
             bb_t z = c->call(a, b);
             CHECK_INT(t, bb_dtype_of(z), BB_BOOL);
             bb_read(z, got, sizeof got);
             for (int i = 0; i < 6; i++)
-                CHECK_MSG(t, got[i] == c->f((double)x[i], (double)y[i]), "%s(%g, %g) in %s: got %d", c->op, (double)x[i],
-                          (double)y[i], bb_dtype_name(d), got[i]);
+                CHECK_MSG(t, got[i] == c->f((double)x[i], (double)y[i]), "%s(%g, %g) in %s: got %d",
+                          c->op, (double)x[i], (double)y[i], bb_dtype_name(d), got[i]);
         }
     /* Promotion: 1 and 1.5 differ though one is an integer. */
     CHECK(t, bb_item(bb_lt(bb_scalar(ctx, BB_I64, 1), bb_scalar(ctx, BB_F32, 1.5))) == 1);
     /* Large integers are compared as integers. */
     int64_t big = (INT64_C(1) << 53) + 1, less = INT64_C(1) << 53;
-    CHECK(t, bb_item(bb_gt(bb_from(ctx, BB_I64, BB_SCALAR, &big), bb_from(ctx, BB_I64, BB_SCALAR, &less))) == 1);
+    CHECK(t, bb_item(bb_gt(bb_from(ctx, BB_I64, BB_SCALAR, &big),
+                           bb_from(ctx, BB_I64, BB_SCALAR, &less))) == 1);
     bb_t leaf = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(2)), true);
     CHECK(t, !bb_requires_grad(bb_eq(leaf, leaf)));
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
 
-static void ref_where(const op_case *c, const double *const *in, const bb_shape *shape, double *out) {
+static void ref_where(const op_case *c, const double *const *in, const bb_shape *shape,
+                      double *out) {
     int64_t n = 0, index[BB_MAX_RANK];
     bb_shape_count(shape, &n);
     for (int64_t i = 0; i < n; i++) {
@@ -85,13 +109,26 @@ static void ref_where(const op_case *c, const double *const *in, const bb_shape 
 
 static void test_where(test *t) {
     static const op_case cases[] = {
-        {.name = "matrix", .in = {{FILL_BOOL, .shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}}, .n_in = 3},
-        {.name = "masked fill", .in = {{FILL_BOOL, .shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}, {.shape = {0, {0}}}}, .n_in = 3},
-        {.name = "row of choices", .in = {{FILL_BOOL, .shape = {1, {5}}}, {.shape = {2, {4, 5}}}, {.shape = {2, {4, 1}}}}, .n_in = 3},
-        {.name = "column of choices", .in = {{FILL_BOOL, .shape = {2, {4, 1}}}, {.shape = {1, {70}}}, {.shape = {2, {4, 70}}}},
-         .n_in = 3, .no_second = true, .why = "slow"},
-        {.name = "scalars", .in = {{FILL_BOOL, .shape = {1, {3}}}, {.shape = {0, {0}}}, {.shape = {0, {0}}}}, .n_in = 3},
-        {.name = "nothing", .in = {{FILL_BOOL, .shape = {1, {0}}}, {.shape = {1, {1}}}, {.shape = {0, {0}}}}, .n_in = 3},
+        {.name = "matrix",
+         .in = {{FILL_BOOL, .shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}},
+         .n_in = 3},
+        {.name = "masked fill",
+         .in = {{FILL_BOOL, .shape = {2, {4, 5}}}, {.shape = {2, {4, 5}}}, {.shape = {0, {0}}}},
+         .n_in = 3},
+        {.name = "row of choices",
+         .in = {{FILL_BOOL, .shape = {1, {5}}}, {.shape = {2, {4, 5}}}, {.shape = {2, {4, 1}}}},
+         .n_in = 3},
+        {.name = "column of choices",
+         .in = {{FILL_BOOL, .shape = {2, {4, 1}}}, {.shape = {1, {70}}}, {.shape = {2, {4, 70}}}},
+         .n_in = 3,
+         .no_second = true,
+         .why = "slow"},
+        {.name = "scalars",
+         .in = {{FILL_BOOL, .shape = {1, {3}}}, {.shape = {0, {0}}}, {.shape = {0, {0}}}},
+         .n_in = 3},
+        {.name = "nothing",
+         .in = {{FILL_BOOL, .shape = {1, {0}}}, {.shape = {1, {1}}}, {.shape = {0, {0}}}},
+         .n_in = 3},
     };
     run_op_cases(t, "where", cases, COUNT(cases), ref_where);
 }
@@ -121,16 +158,18 @@ static void test_errors(test *t) {
     CHECK(t, bb_where(x, x, x) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "where: condition: expected dtype bool, got f32");
     CHECK(t, bb_where(flag, x, bb_zeros(ctx, BB_F32, BB_SHAPE(4))) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "where: y: expected a shape that broadcasts with (2, 3), got (4,)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "where: y: expected a shape that broadcasts with (2, 3), got (4,)");
     CHECK(t, bb_lt(x, bb_zeros(ctx, BB_F32, BB_SHAPE(4))) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "lt: y: expected a shape that broadcasts with (2, 3), got (4,)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "lt: y: expected a shape that broadcasts with (2, 3), got (4,)");
     CHECK(t, bb_where(flag, NULL, x) == NULL);
     bb_close(ctx);
 }
 
 static const test_row rows[] = {
-    {"cases", test_cases},       {"values", test_values},
-    {"where", test_where},       {"where_is_clean", test_where_is_clean},
+    {"cases", test_cases},   {"values", test_values},
+    {"where", test_where},   {"where_is_clean", test_where_is_clean},
     {"errors", test_errors},
 };
 TEST_MAIN(rows)

@@ -1,4 +1,5 @@
-/* full, arange, rand, randn, dropout: values, where each random number comes from, statistics, replay, errors. */
+/* full, arange, rand, randn, dropout: values, where each random number comes from, statistics,
+ * replay, errors. */
 #include "autograd/autograd.h"
 #include "core/impl.h"
 #include "ops/ops.h"
@@ -18,7 +19,8 @@ static void test_full(test *t) {
         CHECK(t, bb_item(bb_zeros(ctx, d, BB_SCALAR)) == 0);
         CHECK(t, bb_item(bb_ones(ctx, d, BB_SCALAR)) == 1);
         bb_t like = bb_zeros_like(bb_transpose(x, 0, 1));
-        CHECK(t, bb_size(like, 0) == 3 && bb_size(like, 1) == 2 && bb_dtype_of(like) == d && bb_is_contiguous(like));
+        CHECK(t, bb_size(like, 0) == 3 && bb_size(like, 1) == 2 && bb_dtype_of(like) == d &&
+                     bb_is_contiguous(like));
         CHECK(t, bb_item(bb_select(bb_select(bb_ones_like(x), 0, 1), 0, 2)) == 1);
     }
     CHECK(t, isnan(bb_item(bb_full(ctx, BB_BF16, BB_SCALAR, NAN))));
@@ -27,16 +29,19 @@ static void test_full(test *t) {
     CHECK(t, bb_item(bb_select(bb_full(ctx, BB_F32, BB_SHAPE(70001), 2.5), 0, 70000)) == 2.5);
     CHECK_OK(t, ctx);
     CHECK(t, bb_full(ctx, BB_F32, BB_SHAPE(2, -1), 0) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "full: shape: expected sizes >= 0 whose product fits, got (2, -1)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "full: shape: expected sizes >= 0 whose product fits, got (2, -1)");
     CHECK(t, bb_full(ctx, BB_F32, (bb_shape){99, {0}}, 0) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "full: shape: expected 0 to 8 sizes, got 99");
     CHECK(t, bb_full(ctx, (bb_dtype)77, BB_SCALAR, 0) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "full: dtype: expected one of f64|f32|f16|bf16|i64|i32|u8|bool, got number 77");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "full: dtype: expected one of f64|f32|f16|bf16|i64|i32|u8|bool, got number 77");
     CHECK(t, bb_zeros_like(NULL) == NULL);
     bb_close(ctx);
 }
 
-static void check_arange(test *t, bb_context *ctx, bb_dtype d, double start, double stop, double step, int64_t count) {
+static void check_arange(test *t, bb_context *ctx, bb_dtype d, double start, double stop,
+                         double step, int64_t count) {
     double got[16] = {0};
     bb_t x = bb_arange(ctx, d, start, stop, step);
     CHECK_INT(t, bb_count(x), count);
@@ -58,7 +63,8 @@ static void test_arange(test *t) {
     CHECK(t, bb_item(bb_select(bb_arange(ctx, BB_I64, 0, 100000, 1), 0, 99999)) == 99999);
     CHECK_OK(t, ctx);
     CHECK(t, bb_arange(ctx, BB_F32, 0, 1, 0) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "arange: step: expected a finite number other than 0, got 0");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "arange: step: expected a finite number other than 0, got 0");
     CHECK(t, bb_arange(ctx, BB_F32, 0, INFINITY, 1) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "arange: stop: expected a finite number, got inf");
     CHECK(t, bb_arange(ctx, BB_F32, NAN, 1, 1) == NULL);
@@ -93,7 +99,10 @@ static void test_where_numbers_come_from(test *t) {
     bb_context *ctx = test_open();
     for (int k = 0; k < 4; k++) {
         bb_dtype d = floats[k];
-        const double tolerance = d == BB_F64 ? 1e-14 : d == BB_F32 ? 3e-6 : d == BB_F16 ? 3e-3 : 2e-2;
+        const double tolerance = d == BB_F64   ? 1e-14
+                                 : d == BB_F32 ? 3e-6
+                                 : d == BB_F16 ? 3e-3
+                                               : 2e-2;
         bb_rng first = {UINT64_C(0xFEDCBA9876543210), 12345 + 100 * (uint64_t)k};
         bb_set_rng(ctx, first);
         bb_read_f64(bb_rand(ctx, d, BB_SHAPE(N)), uniform, N);
@@ -102,7 +111,8 @@ static void test_where_numbers_come_from(test *t) {
         bb_read_f64(bb_randn(ctx, d, BB_SHAPE(N)), normal, N);
         for (int64_t i = 0; i < N; i++) {
             CHECK_NEAR(t, uniform[i], expected_uniform(d, first, i), d <= BB_F32 ? 0 : tolerance);
-            CHECK_NEAR(t, normal[i], expected_normal(d, second, i), tolerance * fmax(1, fabs(normal[i])));
+            CHECK_NEAR(t, normal[i], expected_normal(d, second, i),
+                       tolerance * fmax(1, fabs(normal[i])));
             CHECK(t, uniform[i] >= 0 && uniform[i] < 1);
         }
     }
@@ -117,14 +127,17 @@ static void test_statistics(test *t) {
     for (int k = 0; k < 8; k++) {
         bool normal = k >= 4;
         double sum = 0, squares = 0, mean = normal ? 0 : 0.5, variance = normal ? 1 : 1.0 / 12;
-        bb_read_f64(normal ? bb_randn(ctx, floats[k % 4], BB_SHAPE(200, 200)) : bb_rand(ctx, floats[k % 4], BB_SHAPE(200, 200)), x, N);
+        bb_read_f64(normal ? bb_randn(ctx, floats[k % 4], BB_SHAPE(200, 200))
+                           : bb_rand(ctx, floats[k % 4], BB_SHAPE(200, 200)),
+                    x, N);
         for (int i = 0; i < N; i++) {
             sum += x[i];
             squares += (x[i] - mean) * (x[i] - mean);
             CHECK(t, normal ? isfinite(x[i]) : x[i] >= 0 && x[i] < 1);
         }
         /* Five standard errors. */
-        CHECK_NEAR(t, sum / N, mean, 5 * sqrt(variance / N) + (floats[k % 4] == BB_BF16 ? 2e-3 : 0));
+        CHECK_NEAR(t, sum / N, mean,
+                   5 * sqrt(variance / N) + (floats[k % 4] == BB_BF16 ? 2e-3 : 0));
         CHECK_NEAR(t, squares / N, variance, variance * 0.05);
     }
     CHECK_OK(t, ctx);
@@ -138,7 +151,8 @@ static void test_replay_and_threads(test *t) {
     static float one[N], two[N];
     for (int threads = 1; threads <= 2; threads++) {
         bb_context *ctx = bb_open(&(bb_options){.seed = 7, .threads = threads});
-        bb_read(bb_dropout(bb_randn(ctx, BB_F32, BB_SHAPE(N)), 0.3), threads == 1 ? one : two, sizeof one);
+        bb_read(bb_dropout(bb_randn(ctx, BB_F32, BB_SHAPE(N)), 0.3), threads == 1 ? one : two,
+                sizeof one);
         CHECK_OK(t, ctx);
         bb_close(ctx);
     }
@@ -155,7 +169,8 @@ static void test_replay_and_threads(test *t) {
 
 static const uint64_t dropout_seed = 1234;
 
-static void ref_dropout(const op_case *c, const double *const *in, const bb_shape *shape, double *out) {
+static void ref_dropout(const op_case *c, const double *const *in, const bb_shape *shape,
+                        double *out) {
     const bb_dropout_attrs *a = c->attrs;
     int64_t n = 0;
     bb_shape_count(shape, &n);
@@ -166,11 +181,17 @@ static void ref_dropout(const op_case *c, const double *const *in, const bb_shap
 }
 
 static void test_dropout_cases(test *t) {
-    const bb_dropout_attrs half = {0.5, (int64_t)dropout_seed, 5}, some = {0.125, (int64_t)dropout_seed, 9};
+    const bb_dropout_attrs half = {0.5, (int64_t)dropout_seed, 5},
+                           some = {0.125, (int64_t)dropout_seed, 9};
     const bb_dropout_attrs none = {0, (int64_t)dropout_seed, 1};
     const op_case cases[] = {
         {.name = "half", .attrs = &half, .in = {{.shape = {2, {5, 7}}}}, .n_in = 1},
-        {.name = "some", .attrs = &some, .in = {{.shape = {2, {3, 173}}}}, .n_in = 1, .no_second = true, .why = "slow"},
+        {.name = "some",
+         .attrs = &some,
+         .in = {{.shape = {2, {3, 173}}}},
+         .n_in = 1,
+         .no_second = true,
+         .why = "slow"},
         {.name = "none", .attrs = &none, .in = {{.shape = {1, {9}}}}, .n_in = 1},
         {.name = "scalar", .attrs = &some, .in = {{.shape = {0, {0}}}}, .n_in = 1},
         {.name = "nothing", .attrs = &some, .in = {{.shape = {1, {0}}}}, .n_in = 1},
@@ -182,7 +203,8 @@ static void test_dropout(test *t) {
     enum { N = 20000 };
     static float y[N], g[N];
     bb_context *ctx = test_open();
-    bb_t x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(N)), true), out = bb_dropout(x, 0.25);
+    bb_t x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(N)), true),
+         out = bb_dropout(x, 0.25);
     bb_backward(bb_sum_all(out), NULL);
     bb_read(out, y, sizeof y);
     bb_read(bb_grad(x), g, sizeof g);

@@ -37,11 +37,11 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
         .in = {{.shape = x}, {.fill = FILL_INDEX, .shape = y, .limit = classes}}, .n_in = 2,       \
         .tolerance = 8                                                                             \
     }
-#define DIM(n)                                                                                     \
+#define DIM(n, classes)                                                                            \
     {                                                                                              \
         .name = "dim " #n,                                                                         \
-        .in = {{.shape = SH(3, n)}, {.fill = FILL_INDEX, .shape = SH(3), .limit = n}}, .n_in = 2,  \
-        .no_second = true, .why = "large: first order suffices", .tolerance = 8                    \
+        .in = {{.shape = SH(3, n)}, {.fill = FILL_INDEX, .shape = SH(3), .limit = classes}},       \
+        .n_in = 2, .no_second = true, .why = "large: first order suffices", .tolerance = 8         \
     }
 
 static void test_shapes(test *t) {
@@ -62,8 +62,11 @@ static void test_shapes(test *t) {
 }
 
 static void test_dimensions(test *t) {
-    const op_case cases[] = {DIM(31),  DIM(32),  DIM(33),   DIM(64),   DIM(65),
-                             DIM(256), DIM(257), DIM(1023), DIM(1024), DIM(1025)};
+    const op_case cases[] = {DIM(31, 31), DIM(32, 32), DIM(33, 33), DIM(64, 64), DIM(65, 65),
+                             DIM(256, 256), DIM(257, 257), DIM(1023, 1023), DIM(1024, 1024),
+                             DIM(1025, 1025),
+                             /* Rows of several tiles: the class in the first, or in any. */
+                             DIM(2048, 5), DIM(2500, 2500)};
     run_op_cases(t, "cross_entropy", cases, COUNT(cases), reference);
 }
 

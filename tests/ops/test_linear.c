@@ -1,5 +1,6 @@
 /* linear against plain sums: every rank of input, with and without bias, empty sizes, layouts. */
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
@@ -33,6 +34,14 @@ static const op_case cases[] = {
 
 static void test_cases(test *t) { run_op_cases(t, "linear", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
 
+static void short_of_memory(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_F16, BB_SHAPE(3, 4)), true);
+    bb_t w = bb_set_requires_grad(bb_randn(ctx, BB_F16, BB_SHAPE(2, 4)), true);
+    bb_t b = bb_set_requires_grad(bb_randn(ctx, BB_F16, BB_SHAPE(2)), true);
+    bb_backward(bb_sum_all(bb_linear(x, w, b)), NULL);
+}
+static void test_allocation(test *t) { alloc_failure_loop(t, short_of_memory); }
+
 static void test_errors(test *t) {
     bb_context *ctx = test_open();
     bb_t x = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)), w = bb_zeros(ctx, BB_F32, BB_SHAPE(4, 3));
@@ -49,5 +58,5 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"cases", test_cases}, {"errors", test_errors}};
+static const test_row rows[] = {{"cases", test_cases}, {"allocation", test_allocation}, {"errors", test_errors}};
 TEST_MAIN(rows)

@@ -1,6 +1,6 @@
 /* adamw_ and sgd_ over ten steps against the same steps in double. */
 #include "ops/ops.h"
-#include "tests/support/test.h"
+#include "tests/support/alloc.h"
 
 enum { N = 1500, STEPS = 10 };
 
@@ -131,6 +131,14 @@ static void test_counts_as_change(test *t) {
     bb_close(ctx);
 }
 
+/* Nothing changes unless the step succeeds. */
+static void short_of_memory(bb_context *ctx) {
+    bb_t p = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)), g = bb_transpose(bb_ones(ctx, BB_F32, BB_SHAPE(3, 2)), 0, 1);
+    if (bb_sgd_(p, g, NULL, bb_scalar(ctx, BB_F32, 1), NULL, NULL)) return;
+    if (((float *)bb_data(p))[0] != -1) bb_fail(ctx, BB_ERR_STATE, "no step was taken");
+}
+static void test_allocation(test *t) { alloc_failure_loop(t, short_of_memory); }
+
 static void test_errors(test *t) {
     bb_context *ctx = test_open();
     bb_t p = bb_zeros(ctx, BB_BF16, BB_SHAPE(4)), s = bb_zeros(ctx, BB_F32, BB_SHAPE(4)), one = bb_scalar(ctx, BB_F32, 1);
@@ -157,6 +165,7 @@ static const test_row rows[] = {
     {"sgd", test_sgd},
     {"layout_and_threads", test_layout_and_threads},
     {"counts_as_change", test_counts_as_change},
+    {"allocation", test_allocation},
     {"errors", test_errors},
 };
 TEST_MAIN(rows)

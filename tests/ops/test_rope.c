@@ -2,6 +2,7 @@
 #include <complex.h>
 
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 static const bb_rope_attrs usual = {.base = 1e4, .scale = 1};
@@ -61,6 +62,12 @@ static void test_far(test *t) {
     bb_close(ctx);
 }
 
+static void short_of_memory(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_BF16, BB_SHAPE(3, 4)), true);
+    bb_backward(bb_sum_all(bb_rope(x, NULL)), NULL);
+}
+static void test_allocation(test *t) { alloc_failure_loop(t, short_of_memory); }
+
 static void test_errors(test *t) {
     bb_context *ctx = test_open();
     bb_t x = bb_zeros(ctx, BB_F32, BB_SHAPE(3, 5));
@@ -75,5 +82,5 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"cases", test_cases}, {"far", test_far}, {"errors", test_errors}};
+static const test_row rows[] = {{"cases", test_cases}, {"far", test_far}, {"allocation", test_allocation}, {"errors", test_errors}};
 TEST_MAIN(rows)

@@ -1,4 +1,5 @@
-/* pow, add_scalar, mul_scalar and clamp: case tables, exponents at pow's short cuts, whole numbers for integers. */
+/* pow, add_scalar, mul_scalar and clamp: case tables, exponents at pow's short cuts, whole numbers
+ * for integers. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
 #include "tests/support/cases.h"
@@ -7,7 +8,9 @@
 
 typedef double (*scalar_fn)(const void *attrs, double x);
 
-static double ref_pow(const void *a, double x) { return pow(x, ((const bb_scalar_attrs *)a)->value); }
+static double ref_pow(const void *a, double x) {
+    return pow(x, ((const bb_scalar_attrs *)a)->value);
+}
 static double ref_add(const void *a, double x) { return x + ((const bb_scalar_attrs *)a)->value; }
 static double ref_mul(const void *a, double x) { return x * ((const bb_scalar_attrs *)a)->value; }
 static double ref_clamp(const void *a, double x) {
@@ -17,7 +20,8 @@ static double ref_clamp(const void *a, double x) {
 
 static scalar_fn running;
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *shape,
+                      double *out) {
     int64_t n = 0;
     bb_shape_count(shape, &n);
     for (int64_t i = 0; i < n; i++) out[i] = running(c->attrs, in[0][i]);
@@ -27,12 +31,28 @@ static void run_scalar(test *t, const char *op, scalar_fn f, const void *attrs, 
     /* The gradient of x^0 is constant: there is no second one to check. */
     const bool flat = f == ref_pow && ((const bb_scalar_attrs *)attrs)->value == 0;
     const op_case cases[] = {
-        {.name = "matrix", .attrs = attrs, .in = {{.fill = fill, .shape = {2, {5, 7}}}}, .n_in = 1, .no_second = flat},
+        {.name = "matrix",
+         .attrs = attrs,
+         .in = {{.fill = fill, .shape = {2, {5, 7}}}},
+         .n_in = 1,
+         .no_second = flat},
         {.name = "scalar", .attrs = attrs, .in = {{.fill = fill}}, .n_in = 1, .no_second = flat},
-        {.name = "nothing", .attrs = attrs, .in = {{.fill = fill, .shape = {1, {0}}}}, .n_in = 1, .no_second = flat},
-        {.name = "rank 3", .attrs = attrs, .in = {{.fill = fill, .shape = {3, {3, 1, 4}}}}, .n_in = 1, .no_second = flat},
-        {.name = "long rows", .attrs = attrs, .in = {{.fill = fill, .shape = {2, {8, 65}}}}, .n_in = 1,
-         .no_second = true, .why = "slow"},
+        {.name = "nothing",
+         .attrs = attrs,
+         .in = {{.fill = fill, .shape = {1, {0}}}},
+         .n_in = 1,
+         .no_second = flat},
+        {.name = "rank 3",
+         .attrs = attrs,
+         .in = {{.fill = fill, .shape = {3, {3, 1, 4}}}},
+         .n_in = 1,
+         .no_second = flat},
+        {.name = "long rows",
+         .attrs = attrs,
+         .in = {{.fill = fill, .shape = {2, {8, 65}}}},
+         .n_in = 1,
+         .no_second = true,
+         .why = "slow"},
     };
     running = f;
     run_op_cases(t, op, cases, COUNT(cases), reference);
@@ -59,14 +79,16 @@ static void test_clamp(test *t) {
 static double item(bb_t x) { return bb_item(x); }
 
 static void test_special_values(test *t) {
-    static const double exponents[] = {-1, 0, 0.5, 2, 3}, x[] = {0.0, -0.0, INFINITY, -INFINITY, -2};
+    static const double exponents[] = {-1, 0, 0.5, 2, 3},
+                        x[] = {0.0, -0.0, INFINITY, -INFINITY, -2};
     bb_context *ctx = test_open();
     for (bb_dtype d = BB_F64; d <= BB_F32; d++)
         for (int e = 0; e < COUNT(exponents); e++)
             for (int i = 0; i < COUNT(x); i++) {
-                double got = item(bb_pow(bb_scalar(ctx, d, x[i]), exponents[e])), expected = pow(x[i], exponents[e]);
-                CHECK_MSG(t, got == expected || (isnan(got) && isnan(expected)), "pow(%g, %g): got %g, expected %g", x[i],
-                          exponents[e], got, expected);
+                double got = item(bb_pow(bb_scalar(ctx, d, x[i]), exponents[e])),
+                       expected = pow(x[i], exponents[e]);
+                CHECK_MSG(t, got == expected || (isnan(got) && isnan(expected)),
+                          "pow(%g, %g): got %g, expected %g", x[i], exponents[e], got, expected);
             }
     CHECK(t, isnan(item(bb_clamp(bb_scalar(ctx, BB_F32, NAN), -1, 1))));
     CHECK(t, item(bb_clamp(bb_scalar(ctx, BB_F32, INFINITY), -1, 1)) == 1);
@@ -92,7 +114,8 @@ static void test_integers(test *t) {
     CHECK(t, item(bb_clamp(bb_scalar(ctx, BB_I64, -9), -4.5, INFINITY)) == -4);
     CHECK_OK(t, ctx);
     CHECK(t, bb_add_scalar(bb_scalar(ctx, BB_I64, 1), 0.5) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "add_scalar: value: expected a whole number for i64, got 0.5");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "add_scalar: value: expected a whole number for i64, got 0.5");
     CHECK(t, bb_pow(bb_scalar(ctx, BB_I32, 2), -1) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "pow: value: expected an exponent >= 0 for i32, got -1");
     CHECK(t, bb_mul_scalar(bb_scalar(ctx, BB_BOOL, 1), 2) == NULL);
@@ -104,10 +127,8 @@ static void test_integers(test *t) {
 }
 
 static const test_row rows[] = {
-    {"pow", test_pow},
-    {"add_mul", test_add_mul},
-    {"clamp", test_clamp},
-    {"special_values", test_special_values},
+    {"pow", test_pow},           {"add_mul", test_add_mul},
+    {"clamp", test_clamp},       {"special_values", test_special_values},
     {"integers", test_integers},
 };
 TEST_MAIN(rows)

@@ -85,6 +85,26 @@ static void test_special_values(test *t) {
     bb_close(ctx);
 }
 
+/* The maximum is found wherever it stands: without it exp would overflow. */
+static void test_maximum_anywhere(test *t) {
+    enum { DIM = 131 };
+    bb_context *ctx = test_open();
+    double x[DIM], y[DIM];
+    for (int d = 0; d < 2; d++) {
+        for (int at = 0; at < DIM; at++) {
+            for (int i = 0; i < DIM; i++) x[i] = i == at ? 1000 : 0;
+            bb_t input = bb_from_f64(ctx, d ? BB_F64 : BB_F32, SH(DIM), x);
+            bb_read_f64(bb_softmax(input, -1), y, DIM);
+            int wrong = 0;
+            for (int i = 0; i < DIM; i++) wrong += y[i] != (i == at);
+            CHECK_MSG(t, wrong == 0, "maximum at %d: %d elements wrong", at, wrong);
+            bb_end_step(ctx);
+        }
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_empty(test *t) {
     const bb_shape shapes[] = {SH(0), SH(0, 3), SH(3, 0)};
     bb_context *ctx = test_open();
@@ -117,8 +137,12 @@ static void test_errors(test *t) {
 }
 
 static const test_row rows[] = {
-    {"shapes", test_shapes}, {"dimensions", test_dimensions},
-    {"axes", test_axes},     {"special_values", test_special_values},
-    {"empty", test_empty},   {"errors", test_errors},
+    {"shapes", test_shapes},
+    {"dimensions", test_dimensions},
+    {"axes", test_axes},
+    {"special_values", test_special_values},
+    {"maximum_anywhere", test_maximum_anywhere},
+    {"empty", test_empty},
+    {"errors", test_errors},
 };
 TEST_MAIN(rows)

@@ -1,5 +1,6 @@
-/* The ops of ops/unary.c: case tables against libm in double; special values; integers; refused dtypes. How many ulp
- * each f32 function may be off is checked in tests/backends/test_elementwise.c. */
+/* The ops of ops/unary.c: case tables against libm in double; special values; integers; refused
+ * dtypes. How many ulp each f32 function may be off is checked in
+ * tests/backends/test_elementwise.c. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
 #include "tests/support/cases.h"
@@ -40,7 +41,8 @@ enum { OPS = sizeof table / sizeof table[0] };
 /* The harness knows no user pointer: the running row. One thread. */
 static const struct unary *running;
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *shape,
+                      double *out) {
     int64_t n = 0;
     (void)c;
     bb_shape_count(shape, &n);
@@ -50,14 +52,27 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
 static void test_cases(test *t) {
     for (running = table; running < table + OPS; running++) {
         const fill_kind f = running->fill;
-        const bool flat = running->f == ref_sign; /* its gradient is constant: there is no second one to check */
+        const bool flat =
+            running->f == ref_sign; /* its gradient is constant: there is no second one to check */
         const op_case cases[] = {
-            {.name = "matrix", .in = {{.fill = f, .shape = {2, {5, 7}}}}, .n_in = 1, .no_second = flat},
+            {.name = "matrix",
+             .in = {{.fill = f, .shape = {2, {5, 7}}}},
+             .n_in = 1,
+             .no_second = flat},
             {.name = "scalar", .in = {{.fill = f}}, .n_in = 1, .no_second = flat},
             {.name = "one", .in = {{.fill = f, .shape = {1, {1}}}}, .n_in = 1, .no_second = flat},
-            {.name = "nothing", .in = {{.fill = f, .shape = {2, {3, 0}}}}, .n_in = 1, .no_second = flat},
-            {.name = "rank 4", .in = {{.fill = f, .shape = {4, {2, 1, 3, 5}}}}, .n_in = 1, .no_second = flat},
-            {.name = "more than a chunk", .in = {{.fill = f, .shape = {2, {3, 171}}}}, .n_in = 1, .no_second = true,
+            {.name = "nothing",
+             .in = {{.fill = f, .shape = {2, {3, 0}}}},
+             .n_in = 1,
+             .no_second = flat},
+            {.name = "rank 4",
+             .in = {{.fill = f, .shape = {4, {2, 1, 3, 5}}}},
+             .n_in = 1,
+             .no_second = flat},
+            {.name = "more than a chunk",
+             .in = {{.fill = f, .shape = {2, {3, 171}}}},
+             .n_in = 1,
+             .no_second = true,
              .why = "slow"},
         };
         run_op_cases(t, running->op, cases, (int)(sizeof cases / sizeof cases[0]), reference);
@@ -66,8 +81,9 @@ static void test_cases(test *t) {
 
 /* libm's answers at the ends, for f32 and f64. */
 static void test_special_values(test *t) {
-    static const double x[] = {0.0,  -0.0, 1.0,   -1.0,   INFINITY, -INFINITY, NAN,    1e-40,  -1e-40, 3e38,
-                               -3e38, 88.5, 89.0, -87.5, -103.0,   -104.5,    0x1p-149, 0.625, -4.0,   10.0};
+    static const double x[] = {0.0,    -0.0,   1.0,      -1.0,  INFINITY, -INFINITY, NAN,
+                               1e-40,  -1e-40, 3e38,     -3e38, 88.5,     89.0,      -87.5,
+                               -103.0, -104.5, 0x1p-149, 0.625, -4.0,     10.0};
     enum { N = sizeof x / sizeof x[0] };
     bb_context *ctx = test_open();
     for (const struct unary *u = table; u < table + OPS; u++)
@@ -82,9 +98,11 @@ static void test_special_values(test *t) {
                 if (u->f == ref_relu && isnan(rounded[i])) expected = NAN; /* fmax drops it */
                 if (dtype == BB_F32) expected = (double)(float)expected;
                 bool same = got[i] == expected || (isnan(got[i]) && isnan(expected));
-                double ulp = dtype == BB_F32 ? 3e-7 * fabs(expected) + 3 * 0x1p-149 : 1e-15 * fabs(expected);
-                CHECK_MSG(t, same || fabs(got[i] - expected) <= ulp, "%s(%g) in %s: got %.9g, expected %.9g", u->op,
-                          rounded[i], bb_dtype_name(dtype), got[i], expected);
+                double ulp =
+                    dtype == BB_F32 ? 3e-7 * fabs(expected) + 3 * 0x1p-149 : 1e-15 * fabs(expected);
+                CHECK_MSG(t, same || fabs(got[i] - expected) <= ulp,
+                          "%s(%g) in %s: got %.9g, expected %.9g", u->op, rounded[i],
+                          bb_dtype_name(dtype), got[i], expected);
             }
         }
     bb_close(ctx);
@@ -123,7 +141,8 @@ static void test_integers(test *t) {
     bb_close(ctx);
 }
 
-/* Gradients where a formula could go wrong: at kinks and where the incoming gradient is infinite. */
+/* Gradients where a formula could go wrong: at kinks and where the incoming gradient is infinite.
+ */
 static void test_gradients_at_kinks(test *t) {
     static const float zeros[] = {0, -1, 1}, seed[] = {2, INFINITY, 3};
     float got[3] = {0};

@@ -1,4 +1,5 @@
-/* The conversions of loops/elementwise.c: load_* and store_*. Rules: loops/elementwise.h. Included there only. */
+/* The conversions of loops/elementwise.c: load_* and store_*. Rules: loops/elementwise.h. Included
+ * there only. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_CONVERT_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_CONVERT_H
 
@@ -15,7 +16,8 @@
 
 /* ---- One value */
 
-/* Rounding twice (f64 to f32 to f16) is right if the first rounding goes "to odd": it never lands on a tie. */
+/* Rounding twice (f64 to f32 to f16) is right if the first rounding goes "to odd": it never lands
+ * on a tie. */
 static inline float f64_to_f32_odd(double x) {
     float y = (float)x;
     uint32_t u = bb_bits_of_f32(y);
@@ -27,7 +29,8 @@ static inline float f64_to_f32_odd(double x) {
 static inline uint16_t f64_to_f16(double x) { return bb_f32_to_f16(f64_to_f32_odd(x)); }
 static inline uint16_t f64_to_bf16(double x) { return bb_f32_to_bf16(f64_to_f32_odd(x)); }
 
-/* Above 2^53 the low 11 bits become one sticky bit: the double is then exact, and "odd" as above. */
+/* Above 2^53 the low 11 bits become one sticky bit: the double is then exact, and "odd" as above.
+ */
 static inline double i64_to_f64_odd(int64_t x) {
     const int64_t low = 0x7FF;
     bool wide = x > (INT64_C(1) << 53) || x < -(INT64_C(1) << 53);
@@ -54,7 +57,8 @@ static inline void f16_to_f32_run(int64_t n, const uint16_t *x, float *y) {
     int64_t i = 0;
 #if defined(__F16C__)
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + i))));
+        _mm256_storeu_ps(y + i,
+                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + i))));
 #endif
     for (; i < n; i++) y[i] = bb_f16_to_f32(x[i]);
 }
@@ -139,10 +143,12 @@ static void load_i64_run(int dtype, int64_t n, const void *x, int64_t *y) {
         for (int64_t i = 0; i < n; i++) y[i] = f64_to_i64((double)((const float *)x)[i]);
         break;
     case BB_F16:
-        for (int64_t i = 0; i < n; i++) y[i] = f64_to_i64((double)bb_f16_to_f32(((const uint16_t *)x)[i]));
+        for (int64_t i = 0; i < n; i++)
+            y[i] = f64_to_i64((double)bb_f16_to_f32(((const uint16_t *)x)[i]));
         break;
     case BB_BF16:
-        for (int64_t i = 0; i < n; i++) y[i] = f64_to_i64((double)bb_bf16_to_f32(((const uint16_t *)x)[i]));
+        for (int64_t i = 0; i < n; i++)
+            y[i] = f64_to_i64((double)bb_bf16_to_f32(((const uint16_t *)x)[i]));
         break;
     case BB_I64: memcpy(y, x, (size_t)n * sizeof *y); break;
     case BB_I32:

@@ -1,6 +1,6 @@
-/* One loop per elementwise op and compute type (loops/elementwise.h), compiled once per ISA level. Formulas that need
- * care are in math.h, conversions in convert.h; map.h turns the formula of one element into a loop over a span.
- * Adapters: backends/cpu/elementwise.c. */
+/* One loop per elementwise op and compute type (loops/elementwise.h), compiled once per ISA level.
+ * Formulas that need care are in math.h, conversions in convert.h; map.h turns the formula of one
+ * element into a loop over a span. Adapters: backends/cpu/elementwise.c. */
 #include "backends/cpu/loops/elementwise.h"
 
 #include "backends/cpu/loops/convert.h"
@@ -13,7 +13,10 @@ enum { PACK = 256 };
 /* ---- Loads of any stride: packed first, then converted as a contiguous run. */
 
 static size_t dtype_bytes(int dtype) {
-    return dtype == BB_F64 || dtype == BB_I64 ? 8 : dtype == BB_F32 || dtype == BB_I32 ? 4 : dtype >= BB_U8 ? 1 : 2;
+    return dtype == BB_F64 || dtype == BB_I64   ? 8
+           : dtype == BB_F32 || dtype == BB_I32 ? 4
+           : dtype >= BB_U8                     ? 1
+                                                : 2;
 }
 
 static void load_f32(int dtype, int64_t n, const void *x, int64_t stride, float *y) {

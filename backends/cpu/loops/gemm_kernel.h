@@ -1,10 +1,12 @@
-/* The blocked product for one element type. The including file defines REAL (float or double) and gets the static
- * function `product`; this is a header so that the two precisions are one text.
+/* The blocked product for one element type. The including file defines REAL (float or double) and
+ * gets the static function `product`; this is a header so that the two precisions are one text.
  *
- * The plan, after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): a block of B,
- * KC x NC, is copied into slivers of NR columns that fill the L2 cache; the micro-kernel multiplies MR rows of A with a
- * sliver, MR x NR sums in registers. Rows of A stay where they are or, stored by columns, are copied to the L1 cache. Each element of C adds its products
- * in the order of k, whatever the position of the element, so any cut of C into tiles gives the same bytes. */
+ * The plan, after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
+ * (2008): a block of B, KC x NC, is copied into slivers of NR columns that fill the L2 cache; the
+ * micro-kernel multiplies MR rows of A with a sliver, MR x NR sums in registers. Rows of A stay
+ * where they are or, stored by columns, are copied to the L1 cache. Each element of C adds its
+ * products in the order of k, whatever the position of the element, so any cut of C into tiles
+ * gives the same bytes. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,7 +18,8 @@ enum { VECTOR_BYTES = 32, MR = 6 };
 #else
 enum { VECTOR_BYTES = 16, MR = 6 };
 #endif
-/* 256 KiB of B and at most 24 KiB of A, on the stack. A_STEP keeps rows of A off each other's cache sets. */
+/* 256 KiB of B and at most 24 KiB of A, on the stack. A_STEP keeps rows of A off each other's cache
+ * sets. */
 enum {
     LANES = VECTOR_BYTES / sizeof(REAL),
     NR = 2 * LANES,
@@ -26,7 +29,8 @@ enum {
 };
 
 typedef REAL vector __attribute__((vector_size(VECTOR_BYTES)));
-typedef REAL vector_loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL vector_loose
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -56,11 +60,14 @@ INLINE void store_row(const tile *t, REAL *c, const vector sum[2]) {
     }
     REAL part[NR];
     memcpy(part, s, sizeof part);
-    for (int64_t j = 0; j < t->columns; j++) c[j] = t->beta == 0 ? part[j] : t->beta * c[j] + part[j];
+    for (int64_t j = 0; j < t->columns; j++)
+        c[j] = t->beta == 0 ? part[j] : t->beta * c[j] + part[j];
 }
 
-/* `rows` (a constant after inlining) rows of C; element (i, p) of A is at a[i * i_step + p * p_step]. */
-INLINE void micro(int rows, int64_t k, const REAL *a, int64_t i_step, int64_t p_step, const REAL *b, const tile *t) {
+/* `rows` (a constant after inlining) rows of C; element (i, p) of A is at a[i * i_step + p *
+ * p_step]. */
+INLINE void micro(int rows, int64_t k, const REAL *a, int64_t i_step, int64_t p_step, const REAL *b,
+                  const tile *t) {
     vector sum[MR][2];
     UNROLL
     for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = (vector){0};
@@ -79,9 +86,15 @@ INLINE void micro(int rows, int64_t k, const REAL *a, int64_t i_step, int64_t p_
 
 /* The heights that are unrolled, for A by rows (`step` apart) and packed by columns (1 apart). */
 typedef void (*micro_fn)(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t);
-static void rows_all(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) { micro(MR, k, a, step, 1, b, t); }
-static void rows_4(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) { micro(4, k, a, step, 1, b, t); }
-static void rows_1(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) { micro(1, k, a, step, 1, b, t); }
+static void rows_all(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+    micro(MR, k, a, step, 1, b, t);
+}
+static void rows_4(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+    micro(4, k, a, step, 1, b, t);
+}
+static void rows_1(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+    micro(1, k, a, step, 1, b, t);
+}
 static void columns_all(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
     (void)step;
     micro(MR, k, a, 1, MR, b, t);
@@ -94,7 +107,8 @@ static void columns_1(int64_t k, const REAL *a, int64_t step, const REAL *b, con
     (void)step;
     micro(1, k, a, 1, MR, b, t);
 }
-static const micro_fn micro_by_rows[] = {rows_all, rows_4, rows_1}, micro_by_columns[] = {columns_all, columns_4, columns_1};
+static const micro_fn micro_by_rows[] = {rows_all, rows_4, rows_1},
+                      micro_by_columns[] = {columns_all, columns_4, columns_1};
 
 /* A call of memcpy costs as much as a short row. */
 INLINE void copy_row(int64_t n, const REAL *x, REAL *out) {
@@ -118,7 +132,8 @@ static void pack_a(bool ta, int64_t rows, int64_t k, const REAL *a, int64_t lda,
 /* out[p * NR + j] = b[j * ldb + p] for 8 x 8 elements, in registers. */
 INLINE void transpose_8x8(const REAL *b, int64_t ldb, REAL *out) {
     typedef REAL row __attribute__((vector_size(8 * sizeof(REAL))));
-    typedef REAL row_loose __attribute__((vector_size(8 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+    typedef REAL row_loose
+        __attribute__((vector_size(8 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
     row x[8], y[8];
     UNROLL
     for (int j = 0; j < 8; j++) x[j] = *(const row_loose *)(b + j * ldb);
@@ -135,8 +150,10 @@ INLINE void transpose_8x8(const REAL *b, int64_t ldb, REAL *out) {
     }
     UNROLL
     for (int j = 0; j < 4; j++) {
-        *(row_loose *)(out + j * NR) = __builtin_shufflevector(x[j], x[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        *(row_loose *)(out + (j + 4) * NR) = __builtin_shufflevector(x[j], x[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        *(row_loose *)(out + j * NR) =
+            __builtin_shufflevector(x[j], x[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        *(row_loose *)(out + (j + 4) * NR) =
+            __builtin_shufflevector(x[j], x[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     }
 }
 
@@ -154,7 +171,8 @@ static void pack_b(bool tb, int64_t columns, int64_t k, const REAL *b, int64_t l
     }
     int64_t p = 0, whole = columns / 8 * 8;
     for (; NR % 8 == 0 && p + 8 <= k; p += 8) {
-        for (int64_t j = 0; j < whole; j += 8) transpose_8x8(b + j * ldb + p, ldb, out + p * NR + j);
+        for (int64_t j = 0; j < whole; j += 8)
+            transpose_8x8(b + j * ldb + p, ldb, out + p * NR + j);
         for (int64_t j = whole; j < columns; j++)
             for (int64_t q = p; q < p + 8; q++) out[q * NR + j] = b[j * ldb + q];
     }
@@ -163,7 +181,8 @@ static void pack_b(bool tb, int64_t columns, int64_t k, const REAL *b, int64_t l
 }
 
 /* MR (or fewer) rows of A times the packed block of B. */
-static void sliver(bool ta, int64_t rows, int64_t columns, int64_t k, const REAL *a, int64_t step, const REAL *b, tile t) {
+static void sliver(bool ta, int64_t rows, int64_t columns, int64_t k, const REAL *a, int64_t step,
+                   const REAL *b, tile t) {
     const micro_fn *run = ta ? micro_by_columns : micro_by_rows;
     REAL *const c = t.c;
     for (int64_t j = 0; j < columns; j += NR) {
@@ -174,15 +193,18 @@ static void sliver(bool ta, int64_t rows, int64_t columns, int64_t k, const REAL
             continue;
         }
         int64_t i = 0;
-        for (; i + 4 <= rows; i += 4, t.c += 4 * t.ldc) run[1](k, a + i * step, step, b + j * k, &t);
+        for (; i + 4 <= rows; i += 4, t.c += 4 * t.ldc)
+            run[1](k, a + i * step, step, b + j * k, &t);
         for (; i < rows; i++, t.c += t.ldc) run[2](k, a + i * step, step, b + j * k, &t);
     }
 }
 
-/* A few rows: B is read once where it lies, because packing it would cost as much as the product. */
+/* A few rows: B is read once where it lies, because packing it would cost as much as the product.
+ */
 enum { THIN = 3 };
-static void product_thin(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alpha, const REAL *a, int64_t lda,
-                         const REAL *b, int64_t ldb, REAL beta, REAL *c, int64_t ldc) {
+static void product_thin(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alpha,
+                         const REAL *a, int64_t lda, const REAL *b, int64_t ldb, REAL beta, REAL *c,
+                         int64_t ldc) {
     for (int64_t i = 0; i < m; i++) {
         REAL *ci = c + i * ldc;
         for (int64_t j0 = 0; j0 < n; j0 += 4 * NR) {
@@ -218,8 +240,8 @@ static void scale(int64_t m, int64_t n, REAL beta, REAL *c, int64_t ldc) {
         for (int64_t j = 0; j < n; j++) c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
 }
 
-static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alpha, const REAL *a, int64_t lda,
-                    const REAL *b, int64_t ldb, REAL beta, REAL *c, int64_t ldc) {
+static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alpha, const REAL *a,
+                    int64_t lda, const REAL *b, int64_t ldb, REAL beta, REAL *c, int64_t ldc) {
     if (k <= 0) {
         scale(m, n, beta, c, ldc);
         return;
@@ -244,7 +266,11 @@ static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alph
                 const REAL *corner = a + (ta ? p0 * lda + i : i * lda + p0);
                 const tile t = {alpha, p0 ? 1 : beta, c + i * ldc + j0, ldc, 0};
                 if (!direct) pack_a(ta, height, depth, corner, lda, rows);
-                sliver(ta, height, columns, depth, direct ? corner : rows, direct ? lda : ta ? 1 : A_STEP, block, t);
+                sliver(ta, height, columns, depth, direct ? corner : rows,
+                       direct ? lda
+                       : ta   ? 1
+                              : A_STEP,
+                       block, t);
             }
         }
     }

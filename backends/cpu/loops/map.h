@@ -1,5 +1,5 @@
-/* From the formula of one element to a loop over a bb_span. Everything here is inlined always, so that the call in
- * the loop disappears and the loop vectorizes. For loops/elementwise.c only. */
+/* From the formula of one element to a loop over a bb_span. Everything here is inlined always, so
+ * that the call in the loop disappears and the loop vectorizes. For loops/elementwise.c only. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_MAP_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_MAP_H
 

@@ -1,8 +1,10 @@
-/* Scalar functions that vectorize: straight-line code, so that a loop around a call becomes SIMD at every ISA level.
+/* Scalar functions that vectorize: straight-line code, so that a loop around a call becomes SIMD at
+ * every ISA level.
  *
- * Largest error against double over all of f32: exp 1.0, log 0.8, tanh 1.3, erf 1.2, sigmoid 2.2 ulp
- * (tests/backends/test_elementwise.c sweeps them). inf, NaN, overflow and denormal results are right. Polynomials are
- * minimax fits (Remez, relative error) with coefficients rounded to f32; none relies on fused multiply-add.
+ * Largest error against double over all of f32: exp 1.0, log 0.8, tanh 1.3, erf 1.2, sigmoid 2.2
+ * ulp (tests/backends/test_elementwise.c sweeps them). inf, NaN, overflow and denormal results are
+ * right. Polynomials are minimax fits (Remez, relative error) with coefficients rounded to f32;
+ * none relies on fused multiply-add.
  */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_MATH_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_MATH_H
@@ -15,8 +17,9 @@
 /* 2^n for -126 <= n <= 127. */
 static inline float bb_exp2_int(int32_t n) { return bb_f32_of_bits((uint32_t)(n + 127) << 23); }
 
-/* exp(x) = 2^n exp(r), r = x - n ln 2, |r| <= ln(2)/2. Beyond the clamp the result is inf or 0 anyway. 2^n is
- * applied in two halves so that neither overflows and a denormal result is rounded once. */
+/* exp(x) = 2^n exp(r), r = x - n ln 2, |r| <= ln(2)/2. Beyond the clamp the result is inf or 0
+ * anyway. 2^n is applied in two halves so that neither overflows and a denormal result is rounded
+ * once. */
 static inline float bb_expf(float x) {
     const float round = 0x1.8p+23f; /* adding it leaves the nearest integer in the low bits */
     x = x < -104.0f ? -104.0f : x;

@@ -1,12 +1,16 @@
-/* Folds over rows and columns, running sums and argmax (loops/reduce.h). Elements are first brought into one of
- * three types, f32, f64 or i64, a block at a time; each fold is written once per type. */
+/* Folds over rows and columns, running sums and argmax (loops/reduce.h). Elements are first brought
+ * into one of three types, f32, f64 or i64, a block at a time; each fold is written once per type.
+ */
 #include "backends/cpu/loops/loops.h"
 
 #include "core/core.h"
 
 #include <math.h>
 
-enum { BLOCK = 512, ROWS = 32 }; /* elements of a row, rows of a column sum, that are added in f32 */
+enum {
+    BLOCK = 512,
+    ROWS = 32
+}; /* elements of a row, rows of a column sum, that are added in f32 */
 
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef float f32x16_loose __attribute__((vector_size(64), aligned(4), may_alias));
@@ -42,7 +46,8 @@ static const double *load_f64(int64_t n, const double *x, int64_t stride, double
     return buffer;
 }
 
-static const int64_t *load_i64(int dtype, int64_t n, const void *x, int64_t stride, int64_t *buffer) {
+static const int64_t *load_i64(int dtype, int64_t n, const void *x, int64_t stride,
+                               int64_t *buffer) {
     const int64_t *wide = x;
     const int32_t *word = x;
     const uint8_t *byte = x;
@@ -73,7 +78,9 @@ static inline int64_t fold_i64(bb_fold fold, int64_t a, int64_t b) {
 static void start(bb_fold fold, bool integer, int64_t count, void *acc) {
     double *f = acc;
     int64_t *i = acc;
-    const double value = fold == BB_FOLD_MAX ? (double)-INFINITY : fold == BB_FOLD_MIN ? (double)INFINITY : 0;
+    const double value = fold == BB_FOLD_MAX   ? (double)-INFINITY
+                         : fold == BB_FOLD_MIN ? (double)INFINITY
+                                               : 0;
     const int64_t whole = fold == BB_FOLD_MAX ? INT64_MIN : fold == BB_FOLD_MIN ? INT64_MAX : 0;
     for (int64_t k = 0; !integer && k < count; k++) f[k] = value;
     for (int64_t k = 0; integer && k < count; k++) i[k] = whole;
@@ -168,7 +175,8 @@ static double row_f32(bb_fold fold, int64_t n, const float *x) {
 }
 
 static double row_f64(bb_fold fold, int64_t n, const double *x) {
-    if (fold == BB_FOLD_SUM || fold == BB_FOLD_SQUARES) return block_sum_f64(fold == BB_FOLD_SQUARES, n, x);
+    if (fold == BB_FOLD_SUM || fold == BB_FOLD_SQUARES)
+        return block_sum_f64(fold == BB_FOLD_SQUARES, n, x);
     double best = x[0];
     for (int64_t i = 1; i < n; i++) best = fold_f64(fold, best, x[i]);
     return best;
@@ -182,10 +190,14 @@ static int64_t row_i64(bb_fold fold, int64_t n, const int64_t *x) {
 
 static bool is_integer(int dtype) { return dtype >= BB_I64; }
 static int64_t bytes_of(int dtype) {
-    return dtype == BB_F64 || dtype == BB_I64 ? 8 : dtype == BB_F32 || dtype == BB_I32 ? 4 : dtype == BB_F16 || dtype == BB_BF16 ? 2 : 1;
+    return dtype == BB_F64 || dtype == BB_I64    ? 8
+           : dtype == BB_F32 || dtype == BB_I32  ? 4
+           : dtype == BB_F16 || dtype == BB_BF16 ? 2
+                                                 : 1;
 }
 
-static void rows(bb_fold fold, int dtype, int64_t count, int64_t step, int64_t n, int64_t stride, const void *x, void *acc) {
+static void rows(bb_fold fold, int dtype, int64_t count, int64_t step, int64_t n, int64_t stride,
+                 const void *x, void *acc) {
     const int64_t bytes = bytes_of(dtype);
     union {
         float f32[BLOCK];
@@ -199,29 +211,36 @@ static void rows(bb_fold fold, int dtype, int64_t count, int64_t step, int64_t n
             const int64_t part = n - j < BLOCK ? n - j : BLOCK;
             const void *at = (const char *)x + (i * step + j * stride) * bytes;
             if (is_integer(dtype))
-                whole[i] = fold_i64(fold, whole[i], row_i64(fold, part, load_i64(dtype, part, at, stride, buffer.i64)));
+                whole[i] =
+                    fold_i64(fold, whole[i],
+                             row_i64(fold, part, load_i64(dtype, part, at, stride, buffer.i64)));
             else if (dtype == BB_F64)
-                f[i] = fold_f64(fold, f[i], row_f64(fold, part, load_f64(part, at, stride, buffer.f64)));
+                f[i] = fold_f64(fold, f[i],
+                                row_f64(fold, part, load_f64(part, at, stride, buffer.f64)));
             else
-                f[i] = fold_f64(fold, f[i], row_f32(fold, part, load_f32(dtype, part, at, stride, buffer.f32)));
+                f[i] = fold_f64(fold, f[i],
+                                row_f32(fold, part, load_f32(dtype, part, at, stride, buffer.f32)));
         }
     }
 }
 
 /* ---- Columns: whole rows at a time, into one running row */
 
-static void columns_f32(bb_fold fold, int dtype, int64_t count, int64_t n, int64_t step, const void *x, double *acc) {
+static void columns_f32(bb_fold fold, int dtype, int64_t count, int64_t n, int64_t step,
+                        const void *x, double *acc) {
     const int64_t bytes = bytes_of(dtype);
     float buffer[BB_REDUCE_WIDTH], part[BB_REDUCE_WIDTH];
     for (int64_t i0 = 0; i0 < n; i0 += ROWS) {
         const int64_t end = n - i0 < ROWS ? n : i0 + ROWS;
         const char *row = (const char *)x + i0 * step * bytes;
         const float *first = load_f32(dtype, count, row, 1, buffer);
-        for (int64_t j = 0; j < count; j++) part[j] = fold == BB_FOLD_SQUARES ? first[j] * first[j] : first[j];
+        for (int64_t j = 0; j < count; j++)
+            part[j] = fold == BB_FOLD_SQUARES ? first[j] * first[j] : first[j];
         int64_t i = i0 + 1;
         if (fold == BB_FOLD_SUM && dtype == BB_F32) {
             for (; i + 3 < end; i += 4) {
-                const float *a = (const float *)x + i * step, *b = a + step, *c = b + step, *d = c + step;
+                const float *a = (const float *)x + i * step, *b = a + step, *c = b + step,
+                            *d = c + step;
 #pragma omp simd
                 for (int64_t j = 0; j < count; j++) part[j] += (a[j] + b[j]) + (c[j] + d[j]);
             }
@@ -233,15 +252,18 @@ static void columns_f32(bb_fold fold, int dtype, int64_t count, int64_t n, int64
             else if (fold == BB_FOLD_SQUARES)
                 for (int64_t j = 0; j < count; j++) part[j] += v[j] * v[j];
             else if (fold == BB_FOLD_MAX)
-                for (int64_t j = 0; j < count; j++) part[j] = v[j] > part[j] || v[j] != v[j] ? v[j] : part[j];
+                for (int64_t j = 0; j < count; j++)
+                    part[j] = v[j] > part[j] || v[j] != v[j] ? v[j] : part[j];
             else
-                for (int64_t j = 0; j < count; j++) part[j] = v[j] < part[j] || v[j] != v[j] ? v[j] : part[j];
+                for (int64_t j = 0; j < count; j++)
+                    part[j] = v[j] < part[j] || v[j] != v[j] ? v[j] : part[j];
         }
         for (int64_t j = 0; j < count; j++) acc[j] = fold_f64(fold, acc[j], (double)part[j]);
     }
 }
 
-static void columns(bb_fold fold, int dtype, int64_t count, int64_t n, int64_t step, const void *x, void *acc) {
+static void columns(bb_fold fold, int dtype, int64_t count, int64_t n, int64_t step, const void *x,
+                    void *acc) {
     int64_t buffer[BB_REDUCE_WIDTH], *whole = acc;
     double *f = acc;
     if (!is_integer(dtype) && dtype != BB_F64) {
@@ -257,14 +279,16 @@ static void columns(bb_fold fold, int dtype, int64_t count, int64_t n, int64_t s
         } else if (fold == BB_FOLD_SUM) {
             for (int64_t j = 0; j < count; j++) f[j] += v[j];
         } else {
-            for (int64_t j = 0; j < count; j++) f[j] = fold_f64(fold, f[j], fold == BB_FOLD_SQUARES ? v[j] * v[j] : v[j]);
+            for (int64_t j = 0; j < count; j++)
+                f[j] = fold_f64(fold, f[j], fold == BB_FOLD_SQUARES ? v[j] * v[j] : v[j]);
         }
     }
 }
 
 /* ---- Results */
 
-static void finish(int dtype, int64_t count, const void *acc, double divisor, void *y, int64_t step) {
+static void finish(int dtype, int64_t count, const void *acc, double divisor, void *y,
+                   int64_t step) {
     const double *f = acc;
     const int64_t *whole = acc;
     for (int64_t i = 0; i < count; i++) {
@@ -281,7 +305,8 @@ static void finish(int dtype, int64_t count, const void *acc, double divisor, vo
     }
 }
 
-static void cumsum(int dtype, int64_t n, const void *x, int64_t x_stride, void *y, int64_t y_stride) {
+static void cumsum(int dtype, int64_t n, const void *x, int64_t x_stride, void *y,
+                   int64_t y_stride) {
     const int64_t x_bytes = bytes_of(dtype), y_bytes = is_integer(dtype) ? 8 : x_bytes;
     union {
         float f32[BLOCK];
@@ -296,7 +321,8 @@ static void cumsum(int dtype, int64_t n, const void *x, int64_t x_stride, void *
         void *to = (char *)y + i * y_stride * y_bytes;
         if (is_integer(dtype)) {
             const int64_t *v = load_i64(dtype, part, from, x_stride, buffer.i64);
-            for (int64_t j = 0; j < part; j++) whole[j] = whole_total = fold_i64(BB_FOLD_SUM, whole_total, v[j]);
+            for (int64_t j = 0; j < part; j++)
+                whole[j] = whole_total = fold_i64(BB_FOLD_SUM, whole_total, v[j]);
             finish(BB_I64, part, whole, 1, to, y_stride);
             continue;
         }
@@ -314,7 +340,8 @@ static void cumsum(int dtype, int64_t n, const void *x, int64_t x_stride, void *
 /* Whether b beats a: larger, or the first NaN. */
 static bool beats(double b, double a) { return b > a || (b != b && a == a); }
 
-/* The best of each block is found by a vector fold; its place is looked up only where the best improves. */
+/* The best of each block is found by a vector fold; its place is looked up only where the best
+ * improves. */
 static int64_t argmax(int dtype, int64_t n, const void *x, int64_t stride) {
     const int64_t bytes = bytes_of(dtype);
     union {
@@ -329,17 +356,20 @@ static int64_t argmax(int dtype, int64_t n, const void *x, int64_t stride) {
         const void *from = (const char *)x + i * stride * bytes;
         int64_t j = 0;
         if (is_integer(dtype)) {
-            const int64_t *v = load_i64(dtype, part, from, stride, buffer.i64), m = row_i64(BB_FOLD_MAX, part, v);
+            const int64_t *v = load_i64(dtype, part, from, stride, buffer.i64),
+                          m = row_i64(BB_FOLD_MAX, part, v);
             if (at >= 0 && m <= whole) continue;
             while (v[j] != m) j++;
             whole = m;
         } else if (dtype == BB_F64) {
-            const double *v = load_f64(part, from, stride, buffer.f64), m = row_f64(BB_FOLD_MAX, part, v);
+            const double *v = load_f64(part, from, stride, buffer.f64),
+                         m = row_f64(BB_FOLD_MAX, part, v);
             if (at >= 0 && !beats(m, best)) continue;
             while (m == m ? v[j] != m : v[j] == v[j]) j++;
             best = m;
         } else {
-            const float *v = load_f32(dtype, part, from, stride, buffer.f32), m = block_extreme_f32(true, part, v);
+            const float *v = load_f32(dtype, part, from, stride, buffer.f32),
+                        m = block_extreme_f32(true, part, v);
             if (at >= 0 && !beats((double)m, best)) continue;
             while (m == m ? v[j] != m : v[j] == v[j]) j++;
             best = (double)m;

@@ -3,7 +3,7 @@
 #include "backends/cpu/loops/loops.h"
 #include "backends/cpu/loops/math.h"
 
-/* exp(x) for x <= 0 or little above, which is all a softmax asks for: results below 2^-125 are 0, NaN stays. Within 2
+/* exp(x) for x <= 0 or little above, which is all a softmax asks for: results below 2^-125 are 0, NaN stays. Within 1.1
  * ulp, and half the work of bb_expf. */
 static inline float exp_of_difference(float x) {
     const float round = 0x1.8p+23f; /* adding it leaves the nearest integer in the low bits */

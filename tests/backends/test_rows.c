@@ -1,0 +1,125 @@
+/* The walk over rows (backends/cpu/rows.h) under norms, softmaxes and cross entropy: the same bytes
+ * for any number of threads, and for any layout of the input; memory that runs out. */
+#include "autograd/autograd.h"
+#include "ops/ops.h"
+#include "tests/support/alloc.h"
+
+#define SH(...) BB_SHAPE(__VA_ARGS__)
+#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
+
+typedef bb_t (*op_fn)(bb_t x, bb_t weight);
+
+static bb_t rms(bb_t x, bb_t weight) { return bb_rms_norm(x, weight, 1e-5); }
+static bb_t layer(bb_t x, bb_t weight) { return bb_layer_norm(x, weight, weight, 1e-5); }
+static bb_t soft(bb_t x, bb_t weight) {
+    return bb_add(bb_softmax(x, -1), bb_mul_scalar(weight, 0));
+}
+static bb_t log_soft(bb_t x, bb_t weight) {
+    return bb_add(bb_log_softmax(x, -1), bb_mul_scalar(weight, 0));
+}
+static bb_t entropy(bb_t x, bb_t weight) {
+    bb_shape shape = bb_shape_of(x);
+    shape.rank--;
+    bb_t target = bb_full(bb_context_of(x), BB_I64, shape, 3);
+    bb_t loss = bb_cross_entropy(x, target, -100, BB_REDUCE_MEAN);
+    return bb_add(loss, bb_mul_scalar(bb_sum_all(weight), 0));
+}
+
+static const struct {
+    const char *name;
+    op_fn fn;
+} ops[] = {{"rms_norm", rms},
+           {"layer_norm", layer},
+           {"softmax", soft},
+           {"log_softmax", log_soft},
+           {"cross_entropy", entropy}};
+
+/* Output and both gradients as bytes, one after the other; malloc'd. */
+static char *run(test *t, op_fn fn, int threads, bb_dtype dtype, bb_shape shape,
+                 const bb_ints *permutation, size_t *bytes) {
+    bb_context *ctx = bb_open(&(bb_options){.seed = 7, .threads = threads, .path = BB_PATH_AUTO});
+    bb_t x = bb_randn(ctx, dtype, shape),
+         weight = bb_randn(ctx, dtype, SH(shape.size[shape.rank - 1]));
+    if (permutation) {
+        /* The same elements at other places: permuted to and fro with a copy between. */
+        bb_ints inverse = *permutation;
+        for (int i = 0; i < permutation->n; i++) inverse.v[permutation->v[i]] = i;
+        x = bb_permute(bb_contiguous(bb_permute(x, *permutation)), inverse);
+    }
+    bb_set_requires_grad(x, true);
+    bb_set_requires_grad(weight, true);
+    bb_t y = fn(x, weight);
+    bb_backward(y, bb_ones_like(y));
+    bb_t results[] = {y, bb_grad(x), bb_grad(weight)};
+    char *data = NULL;
+    *bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        size_t n = (size_t)bb_count(results[i]) * bb_dtype_bytes(dtype);
+        data = realloc(data, *bytes + n + 1);
+        bb_read(results[i], data + *bytes, n);
+        *bytes += n;
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+    return data;
+}
+
+static void test_same_bytes_for_any_threads(test *t) {
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_F16};
+    const bb_shape shapes[] = {SH(129, 768), SH(3, 1100, 32)};
+    for (int op = 0; op < COUNT(ops); op++) {
+        for (int d = 0; d < COUNT(dtypes); d++) {
+            for (int s = 0; s < COUNT(shapes); s++) {
+                size_t n[2];
+                char *one = run(t, ops[op].fn, 1, dtypes[d], shapes[s], NULL, &n[0]);
+                char *two = run(t, ops[op].fn, 2, dtypes[d], shapes[s], NULL, &n[1]);
+                CHECK_MSG(t, n[0] == n[1] && memcmp(one, two, n[0]) == 0,
+                          "%s %s, shape %d: two threads give other bytes", ops[op].name,
+                          bb_dtype_name(dtypes[d]), s);
+                free(one);
+                free(two);
+            }
+        }
+    }
+}
+
+/* Rows whose leading axes merge, or do not, and whose elements lie apart. */
+static void test_same_bytes_for_any_layout(test *t) {
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_BF16};
+    const bb_ints permutations[] = {BB_INTS(1, 0, 2, 3), BB_INTS(2, 1, 0, 3), BB_INTS(0, 2, 1, 3),
+                                    BB_INTS(3, 1, 2, 0)};
+    for (int op = 0; op < COUNT(ops); op++) {
+        for (int d = 0; d < COUNT(dtypes); d++) {
+            size_t n[2];
+            char *plain = run(t, ops[op].fn, 1, dtypes[d], SH(5, 4, 3, 40), NULL, &n[0]);
+            /* f64 sums of elements that lie apart go in another order. */
+            for (int p = 0; p < (dtypes[d] == BB_F64 ? 3 : 4); p++) {
+                char *moved =
+                    run(t, ops[op].fn, 1, dtypes[d], SH(5, 4, 3, 40), &permutations[p], &n[1]);
+                CHECK_MSG(t, n[0] == n[1] && memcmp(plain, moved, n[0]) == 0,
+                          "%s %s, permutation %d gives other bytes", ops[op].name,
+                          bb_dtype_name(dtypes[d]), p);
+                free(moved);
+            }
+            free(plain);
+        }
+    }
+}
+
+static void all_ops(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_BF16, SH(20, 1100)), true);
+    bb_t weight = bb_set_requires_grad(bb_ones(ctx, BB_BF16, SH(1100)), true);
+    for (int op = 0; op < COUNT(ops); op++) {
+        bb_t y = ops[op].fn(x, weight);
+        if (y) bb_backward(y, bb_ones_like(y));
+    }
+}
+
+static void test_allocation_failures(test *t) { alloc_failure_loop(t, all_ops); }
+
+static const test_row rows[] = {
+    {"same_bytes_for_any_threads", test_same_bytes_for_any_threads},
+    {"same_bytes_for_any_layout", test_same_bytes_for_any_layout},
+    {"allocation_failures", test_allocation_failures},
+};
+TEST_MAIN(rows)
