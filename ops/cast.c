@@ -31,9 +31,9 @@ static bb_status contiguous_gradient(const bb_grad_call *grad) {
 
 const bb_op bb_op_cast = {
     .name = "cast",
-    .doc = "x in another dtype, rounded once",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "input in another dtype, rounded once",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .attrs = {{.name = "dtype",
                .type = BB_ATTR_CHOICE,
                .offset = offsetof(bb_cast_attrs, dtype),
@@ -45,9 +45,9 @@ const bb_op bb_op_cast = {
 };
 const bb_op bb_op_contiguous = {
     .name = "contiguous",
-    .doc = "x in row-major order",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "input in row-major order",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .infer = bb_infer_same,
     .gradient = contiguous_gradient,
 };

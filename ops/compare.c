@@ -37,57 +37,57 @@ static bb_status where_gradient(const bb_grad_call *grad) {
 
 const bb_op bb_op_eq = {
     .name = "eq",
-    .doc = "x == y",
-    .inputs = {"x", "y"},
-    .outputs = {"z"},
+    .doc = "input == other",
+    .inputs = {"input", "other"},
+    .outputs = {"output"},
     .infer = infer_compare,
     .gradient = bb_no_gradient,
 };
 const bb_op bb_op_ne = {
     .name = "ne",
-    .doc = "x != y",
-    .inputs = {"x", "y"},
-    .outputs = {"z"},
+    .doc = "input != other",
+    .inputs = {"input", "other"},
+    .outputs = {"output"},
     .infer = infer_compare,
     .gradient = bb_no_gradient,
 };
 const bb_op bb_op_lt = {
     .name = "lt",
-    .doc = "x < y",
-    .inputs = {"x", "y"},
-    .outputs = {"z"},
+    .doc = "input < other",
+    .inputs = {"input", "other"},
+    .outputs = {"output"},
     .infer = infer_compare,
     .gradient = bb_no_gradient,
 };
 const bb_op bb_op_le = {
     .name = "le",
-    .doc = "x <= y",
-    .inputs = {"x", "y"},
-    .outputs = {"z"},
+    .doc = "input <= other",
+    .inputs = {"input", "other"},
+    .outputs = {"output"},
     .infer = infer_compare,
     .gradient = bb_no_gradient,
 };
 const bb_op bb_op_gt = {
     .name = "gt",
-    .doc = "x > y",
-    .inputs = {"x", "y"},
-    .outputs = {"z"},
+    .doc = "input > other",
+    .inputs = {"input", "other"},
+    .outputs = {"output"},
     .infer = infer_compare,
     .gradient = bb_no_gradient,
 };
 const bb_op bb_op_ge = {
     .name = "ge",
-    .doc = "x >= y",
-    .inputs = {"x", "y"},
-    .outputs = {"z"},
+    .doc = "input >= other",
+    .inputs = {"input", "other"},
+    .outputs = {"output"},
     .infer = infer_compare,
     .gradient = bb_no_gradient,
 };
 const bb_op bb_op_where = {
     .name = "where",
-    .doc = "condition ? x : y",
-    .inputs = {"condition", "x", "y"},
-    .outputs = {"z"},
+    .doc = "condition ? input : other",
+    .inputs = {"condition", "input", "other"},
+    .outputs = {"output"},
     .saves_inputs = 1u << 0,
     .infer = infer_where,
     .gradient = where_gradient,

@@ -71,7 +71,7 @@ static bb_status gradient_matmul(const bb_grad_call *grad) {
 const bb_op bb_op_matmul = {
     .name = "matmul",
     .doc = "matrix product over the last two axes; vectors as rows and columns, batches broadcast",
-    .inputs = {"a", "b"},
+    .inputs = {"input", "other"},
     .outputs = {"output"},
     .saves_inputs = 3,
     .infer = infer_matmul,

@@ -79,9 +79,9 @@ static bb_status clamp_gradient(const bb_grad_call *grad) {
 
 const bb_op bb_op_pow = {
     .name = "pow",
-    .doc = "x^value",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "input^value",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .attrs = {{.name = "value",
                .type = BB_ATTR_FLOAT,
                .offset = offsetof(bb_scalar_attrs, value),
@@ -93,9 +93,9 @@ const bb_op bb_op_pow = {
 };
 const bb_op bb_op_add_scalar = {
     .name = "add_scalar",
-    .doc = "x + value",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "input + value",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .attrs = {{.name = "value",
                .type = BB_ATTR_FLOAT,
                .offset = offsetof(bb_scalar_attrs, value),
@@ -106,9 +106,9 @@ const bb_op bb_op_add_scalar = {
 };
 const bb_op bb_op_mul_scalar = {
     .name = "mul_scalar",
-    .doc = "x * value",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "input * value",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .attrs = {{.name = "value",
                .type = BB_ATTR_FLOAT,
                .offset = offsetof(bb_scalar_attrs, value),
@@ -119,9 +119,9 @@ const bb_op bb_op_mul_scalar = {
 };
 const bb_op bb_op_clamp = {
     .name = "clamp",
-    .doc = "min(max(x, min), max)",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "min(max(input, min), max)",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .attrs = {{.name = "min",
                .type = BB_ATTR_FLOAT,
                .offset = offsetof(bb_clamp_attrs, min),

@@ -27,9 +27,9 @@ static bb_status neg_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_neg = {
     .name = "neg",
-    .doc = "-x",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "-input",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .infer = bb_infer_number,
     .gradient = neg_gradient,
 };
@@ -40,9 +40,9 @@ static bb_status abs_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_abs = {
     .name = "abs",
-    .doc = "|x|",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "|input|",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_inputs = 1u << 0,
     .infer = bb_infer_number,
     .gradient = abs_gradient,
@@ -56,8 +56,8 @@ static bb_status sign_gradient(const bb_grad_call *grad) {
 const bb_op bb_op_sign = {
     .name = "sign",
     .doc = "-1, 0 or 1; 0 for NaN",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .inputs = {"input"},
+    .outputs = {"output"},
     .infer = bb_infer_number,
     .gradient = sign_gradient,
 };
@@ -68,9 +68,9 @@ static bb_status exp_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_exp = {
     .name = "exp",
-    .doc = "e^x",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "e^input",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_outputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = exp_gradient,
@@ -83,8 +83,8 @@ static bb_status log_gradient(const bb_grad_call *grad) {
 const bb_op bb_op_log = {
     .name = "log",
     .doc = "natural logarithm",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_inputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = log_gradient,
@@ -97,8 +97,8 @@ static bb_status sqrt_gradient(const bb_grad_call *grad) {
 const bb_op bb_op_sqrt = {
     .name = "sqrt",
     .doc = "square root",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_outputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = sqrt_gradient,
@@ -111,9 +111,9 @@ static bb_status rsqrt_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_rsqrt = {
     .name = "rsqrt",
-    .doc = "1 / sqrt(x)",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "1 / sqrt(input)",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_outputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = rsqrt_gradient,
@@ -125,9 +125,9 @@ static bb_status sin_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_sin = {
     .name = "sin",
-    .doc = "sine of x in radians",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "sine of input in radians",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_inputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = sin_gradient,
@@ -139,9 +139,9 @@ static bb_status cos_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_cos = {
     .name = "cos",
-    .doc = "cosine of x in radians",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "cosine of input in radians",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_inputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = cos_gradient,
@@ -157,8 +157,8 @@ static bb_status tanh_gradient(const bb_grad_call *grad) {
 const bb_op bb_op_tanh = {
     .name = "tanh",
     .doc = "hyperbolic tangent",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_outputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = tanh_gradient,
@@ -171,9 +171,9 @@ static bb_status sigmoid_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_sigmoid = {
     .name = "sigmoid",
-    .doc = "1 / (1 + e^-x)",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "1 / (1 + e^-input)",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_outputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = sigmoid_gradient,
@@ -187,9 +187,9 @@ static bb_status relu_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_relu = {
     .name = "relu",
-    .doc = "max(x, 0)",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "max(input, 0)",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_outputs = 1u << 0,
     .infer = bb_infer_number,
     .gradient = relu_gradient,
@@ -204,8 +204,8 @@ static bb_status erf_gradient(const bb_grad_call *grad) {
 const bb_op bb_op_erf = {
     .name = "erf",
     .doc = "error function",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_inputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = erf_gradient,
@@ -217,9 +217,9 @@ static bb_status square_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_square = {
     .name = "square",
-    .doc = "x^2",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "input^2",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_inputs = 1u << 0,
     .infer = bb_infer_number,
     .gradient = square_gradient,
@@ -231,9 +231,9 @@ static bb_status reciprocal_gradient(const bb_grad_call *grad) {
 }
 const bb_op bb_op_reciprocal = {
     .name = "reciprocal",
-    .doc = "1 / x",
-    .inputs = {"x"},
-    .outputs = {"y"},
+    .doc = "1 / input",
+    .inputs = {"input"},
+    .outputs = {"output"},
     .saves_outputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = reciprocal_gradient,

@@ -49,7 +49,8 @@ int bb_cmd_sample(int argc, char **argv) {
         bb_fail(ctx, BB_ERR_DEVICE, "--device: %s", why);
     } else {
         bb_nn_transformer *model = bb_model_load(ctx, device, o.model);
-        const bb_sampling sampling = {o.prompt, o.tokens, o.temperature, o.top_k, (uint64_t)o.seed};
+        const bb_sampling sampling = {o.prompt, o.tokens,         o.temperature,
+                                      o.top_k,  (uint64_t)o.seed, false};
         if (model) bb_sample(model, &sampling, stdout);
     }
     if (bb_error(ctx) != BB_OK) code = bb_report_input(ctx, "sample");

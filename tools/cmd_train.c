@@ -92,16 +92,15 @@ static void introduce(const bb_setup *s, FILE *file) {
     fprintf(file, "\n");
 }
 
-static bb_status evaluate(bb_setup *s, bb_metrics *metrics, int64_t bytes, double lr,
-                          double *loss) {
+static bb_status evaluate(bb_setup *s, bb_metrics *metrics, int64_t bytes, bb_evaluation *e) {
     bb_trainer *t = &s->trainer;
-    double begin = bb_seconds();
-    bb_status status = bb_trainer_evaluate(t, &bytes, loss);
+    double begin = bb_seconds(), lr = bb_schedule_lr(&t->schedule, t->step - 1);
+    bb_status status = bb_trainer_evaluate(t, bytes, e);
     double seconds = bb_seconds() - begin;
     t->elapsed_s += seconds;
     if (status != BB_OK) return status;
-    bb_metrics_add(metrics, &(bb_metrics_row){t->step, "val", *loss, lr, -1,
-                                              (double)bytes / seconds, t->elapsed_s});
+    bb_metrics_add(metrics, &(bb_metrics_row){t->step, "val", e->loss, lr, -1,
+                                              (double)e->bytes / seconds, t->elapsed_s});
     return bb_metrics_flush(t->ctx, metrics);
 }
 
@@ -109,7 +108,8 @@ static bb_status evaluate(bb_setup *s, bb_metrics *metrics, int64_t bytes, doubl
 static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_progress *progress) {
     bb_trainer *t = &s->trainer;
     const bb_train_options *o = &s->options;
-    double tokens = (double)(t->run.batch * t->run.seq), shown_loss = 0, shown_rate = 0, loss;
+    double tokens = (double)(t->run.batch * t->run.seq), shown_loss = 0, shown_rate = 0;
+    bb_evaluation e;
     while (t->step < t->run.steps && !interrupted) {
         bb_step_report r;
         if (bb_trainer_step(t, &r) != BB_OK) return bb_error(t->ctx);
@@ -122,8 +122,8 @@ static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_p
         bb_progress_step(progress, t->step, shown_loss, shown_rate);
         bool last = t->step == t->run.steps;
         if (!last && o->eval_every > 0 && t->step % o->eval_every == 0) {
-            if (evaluate(s, metrics, EVALUATE_BYTES, r.lr, &loss) != BB_OK) return bb_error(t->ctx);
-            bb_progress_note(progress, "step %" PRId64 "  validation loss %.4f", t->step, loss);
+            if (evaluate(s, metrics, EVALUATE_BYTES, &e) != BB_OK) return bb_error(t->ctx);
+            bb_progress_note(progress, "step %" PRId64 "  validation loss %.4f", t->step, e.loss);
         }
         if (!last && o->save_every > 0 && t->step % o->save_every == 0) {
             if (bb_metrics_flush(t->ctx, metrics) != BB_OK) return bb_error(t->ctx);
@@ -146,23 +146,25 @@ static bb_status save_all(bb_setup *s, const output *out, bb_metrics *metrics) {
 
 static void say_where(const bb_setup *s, const output *out) {
     printf("\nmodel    %s\nmetrics  %s\nplot     %s\n", s->out, out->metrics, out->plot);
-    printf("more     bobbin sample --model %s --prompt \"Once \"\n", s->out);
+    printf("more     bobbin sample --model %s\n", s->out);
 }
 
 /* After the last step: the loss that counts, all files, a sample, and where things are. */
 static bb_status finish(bb_setup *s, const output *out, bb_metrics *metrics) {
     bb_trainer *t = &s->trainer;
-    const bb_schedule schedule = {t->run.lr, t->run.min_lr, t->run.warmup, t->run.decay_steps};
-    const bb_sampling sampling = {
-        .prompt = "", .tokens = SAMPLE_BYTES, .temperature = 0.8, .seed = (uint64_t)t->run.seed};
-    double loss;
-    if (evaluate(s, metrics, EVALUATE_LAST_BYTES, bb_schedule_lr(&schedule, t->step - 1), &loss) !=
-        BB_OK)
-        return bb_error(t->ctx);
+    const bb_sampling sampling = {.prompt = "",
+                                  .tokens = SAMPLE_BYTES,
+                                  .temperature = 0.8,
+                                  .seed = (uint64_t)t->run.seed,
+                                  .plain = true};
+    bb_evaluation e;
+    if (evaluate(s, metrics, EVALUATE_LAST_BYTES, &e) != BB_OK) return bb_error(t->ctx);
     if (save_all(s, out, metrics) != BB_OK) return bb_error(t->ctx);
-    printf("loss %.4f nats/byte on held-out text", loss);
+    printf("loss %.4f nats/byte on held-out text", e.loss);
     if (s->corpus.entropy > 0) printf(", the source's entropy is %.4f", s->corpus.entropy);
-    printf(" (%" PRId64 " steps, %.0f s)\n\na sample:\n", t->step, t->elapsed_s);
+    printf("\n(%.4f on bytes with %" PRId64 " or more before them in the window; %" PRId64
+           " steps, %.0f s)\n\na sample:\n",
+           e.late_loss, t->run.seq / 2, t->step, t->elapsed_s);
     fflush(stdout);
     if (bb_sample(t->model, &sampling, stdout) != BB_OK) return bb_error(t->ctx);
     printf("\n");

@@ -77,7 +77,9 @@ static bb_status extend(bb_nn_transformer *model, bb_nn_cache *cache, unsigned c
         if (feed(model, cache, text + fed, count - fed, logits) != BB_OK) break;
         fed = count;
         text[count] = (unsigned char)choose(logits, s, (uint64_t)i);
-        fputc(text[count++], file);
+        unsigned char byte = text[count++];
+        bool control = (byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f;
+        fputc(s->plain && control ? '?' : byte, file);
         fflush(file);
     }
     return bb_error(ctx);

@@ -10,6 +10,7 @@ typedef struct bb_sampling {
     double temperature; /* 0: always the likeliest byte */
     int64_t top_k;      /* draw from the k likeliest bytes only; 0: all */
     uint64_t seed;
+    bool plain; /* write '?' for control characters, which could disturb a terminal */
 } bb_sampling;
 
 /* Writes the prompt and what the model adds to `file`, each byte as soon as it is there. */

@@ -12,23 +12,27 @@
 bb_status bb_trainer_open(bb_trainer *t, bb_context *ctx, bb_device device, const bb_run *run,
                           const bb_corpus *corpus, bb_nn_transformer *model) {
     *t = (bb_trainer){.ctx = ctx, .device = device, .run = *run, .corpus = corpus, .model = model};
+    t->schedule = (bb_schedule){run->lr, run->min_lr, run->warmup, run->decay_steps};
     const bb_adamw_attrs adamw = {
         .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = run->weight_decay};
     if (!t->model) t->model = bb_nn_transformer_new(ctx, device, &run->config);
     if (t->model) t->optimizer = bb_adamw_new(t->model->params, &adamw);
     if (!t->optimizer) return bb_error(ctx);
-    size_t window = (size_t)(run->batch * run->seq) * sizeof *t->inputs;
-    t->inputs = malloc(window);
-    t->targets = malloc(window);
+    size_t count = (size_t)(run->batch * run->seq);
+    t->inputs = malloc(count * sizeof *t->inputs);
+    t->targets = malloc(count * sizeof *t->targets);
+    t->losses = malloc(count * sizeof *t->losses);
     if (run->dtype != BB_F32)
         t->cast_blocks = malloc((size_t)run->config.layers * sizeof *t->cast_blocks);
-    if (t->inputs && t->targets && (run->dtype == BB_F32 || t->cast_blocks)) return BB_OK;
+    if (t->inputs && t->targets && t->losses && (run->dtype == BB_F32 || t->cast_blocks))
+        return BB_OK;
     return bb_fail(ctx, BB_ERR_MEMORY, "training: out of memory for a batch");
 }
 
 void bb_trainer_close(bb_trainer *t) {
     free(t->inputs);
     free(t->targets);
+    free(t->losses);
     free(t->cast_blocks);
     memset(t, 0, sizeof *t);
 }
@@ -39,24 +43,28 @@ static bb_tensor *upload(const bb_trainer *t, const int64_t *values, bb_shape sh
     return tensor;
 }
 
-/* Mean loss of the windows in t->inputs and t->targets. */
-static bb_tensor *forward(const bb_trainer *t, int64_t rows, int64_t window) {
+/* Loss of the windows in t->inputs and t->targets. Computed in f32 from the logits on, whatever the
+ * dtype: a mean rounded to bf16 would hide what a step gained. */
+static bb_tensor *forward(const bb_trainer *t, int64_t rows, int64_t window,
+                          bb_reduction reduction) {
     bb_nn_transformer cast, *model = t->model;
     bb_tensor *inputs = upload(t, t->inputs, BB_SHAPE(rows, window));
     bb_tensor *targets = upload(t, t->targets, BB_SHAPE(rows, window));
     if (t->cast_blocks) model = bb_model_cast(t->model, &cast, t->cast_blocks, t->run.dtype);
-    return model ? bb_nn_transformer_loss(model, inputs, targets) : NULL;
+    bb_scope scope = bb_scope_begin(t->ctx);
+    bb_tensor *logits = bb_nn_transformer_forward(model, inputs);
+    if (t->cast_blocks) logits = bb_cast(logits, BB_F32);
+    return bb_scope_end(t->ctx, scope, bb_cross_entropy(logits, targets, -100, reduction));
 }
 
 bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report) {
     const bb_run *run = &t->run;
-    const bb_schedule schedule = {run->lr, run->min_lr, run->warmup, run->decay_steps};
     double begin = bb_seconds();
     bb_corpus_batch(t->corpus, (uint64_t)run->seed, t->step * run->batch, run->batch, run->seq,
                     t->inputs, t->targets);
-    bb_tensor *loss = forward(t, run->batch, run->seq);
+    bb_tensor *loss = forward(t, run->batch, run->seq, BB_REDUCE_MEAN);
     bb_backward(loss, NULL);
-    report->lr = bb_schedule_lr(&schedule, t->step);
+    report->lr = bb_schedule_lr(&t->schedule, t->step);
     report->grad_norm = bb_clip_grad_norm(t->model->params, run->clip > 0 ? run->clip : INFINITY);
     bb_adamw_step(t->optimizer, report->lr);
     report->loss = bb_error(t->ctx) == BB_OK ? bb_item(loss) : NAN;
@@ -67,11 +75,11 @@ bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report) {
     return bb_error(t->ctx);
 }
 
-bb_status bb_trainer_evaluate(bb_trainer *t, int64_t *bytes, double *loss) {
+bb_status bb_trainer_evaluate(bb_trainer *t, int64_t bytes, bb_evaluation *evaluation) {
     int64_t window = bb_corpus_validation_window(t->corpus, t->run.seq);
     int64_t all = bb_corpus_validation_count(t->corpus, t->run.seq);
-    int64_t wanted = *bytes / window, count = wanted < 1 ? 1 : wanted < all ? wanted : all;
-    double sum = 0;
+    int64_t wanted = bytes / window, count = wanted < 1 ? 1 : wanted < all ? wanted : all;
+    double early = 0, late = 0;
     bool former = bb_set_grad_enabled(t->ctx, false);
     for (int64_t done = 0; done < count && bb_error(t->ctx) == BB_OK;) {
         int64_t rows = count - done < t->run.batch ? count - done : t->run.batch;
@@ -79,12 +87,16 @@ bb_status bb_trainer_evaluate(bb_trainer *t, int64_t *bytes, double *loss) {
             bb_corpus_validation(t->corpus, (done + i) * all / count, window,
                                  t->inputs + i * window, t->targets + i * window);
         }
-        sum += bb_item(forward(t, rows, window)) * (double)rows;
+        bb_read_f64(forward(t, rows, window, BB_REDUCE_NONE), t->losses, rows * window);
+        for (int64_t i = 0; bb_error(t->ctx) == BB_OK && i < rows * window; i++) {
+            *(i % window < window / 2 ? &early : &late) += t->losses[i];
+        }
         bb_end_step(t->ctx);
         done += rows;
     }
     bb_set_grad_enabled(t->ctx, former);
-    *bytes = count * window;
-    *loss = sum / (double)count;
+    evaluation->bytes = count * window;
+    evaluation->loss = (early + late) / (double)(count * window);
+    evaluation->late_loss = late / (double)(count * (window - window / 2));
     return bb_error(t->ctx);
 }

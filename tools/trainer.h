@@ -26,9 +26,11 @@ typedef struct bb_trainer {
     const bb_corpus *corpus;
     bb_nn_transformer *model;
     bb_adamw *optimizer;
+    bb_schedule schedule;
     int64_t step;              /* optimizer steps done */
     double elapsed_s;          /* of training, earlier sittings included */
     int64_t *inputs, *targets; /* (batch, seq) */
+    double *losses;            /* the same */
     bb_nn_block *cast_blocks;  /* for bb_model_cast; NULL: dtype is f32 */
 } bb_trainer;
 
@@ -45,9 +47,16 @@ void bb_trainer_close(bb_trainer *t);
  * changes no parameter. */
 bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report);
 
-/* Mean loss in nats per byte over at most *bytes of the held-out text, in windows spread evenly
- * over it; *bytes gets how many there were. */
-bb_status bb_trainer_evaluate(bb_trainer *t, int64_t *bytes, double *loss);
+/* The held-out text is cut into windows as long as those of training. A model sees nothing of what
+ * came before its window, so `loss` over all bytes is a little too high for it; `late_loss` is that
+ * of the later halves. */
+typedef struct bb_evaluation {
+    int64_t bytes;          /* how many were read */
+    double loss, late_loss; /* nats per byte */
+} bb_evaluation;
+
+/* Reads at most `bytes` of the held-out text, in windows spread evenly over it. */
+bb_status bb_trainer_evaluate(bb_trainer *t, int64_t bytes, bb_evaluation *evaluation);
 
 bb_status bb_trainer_save(bb_trainer *t, const char *path);
 /* Opens a checkpoint and reads what run it is of; then open the corpus and the trainer, and restore

@@ -58,7 +58,8 @@ static void test_refusals(test *t) {
     bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *y = bb_square(x);
     CHECK_INT(t, bb_backward(NULL, NULL), BB_ERR_ARGUMENT);
     CHECK_INT(t, bb_backward(y, NULL), BB_ERR_ARGUMENT);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "loss: expected one element (or a seed gradient), got shape (2,)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "loss: expected one element (or a seed gradient), got shape (2,)");
     CHECK_INT(t, bb_backward(y, bb_zeros(ctx, BB_F64, BB_SHAPE(3))), BB_ERR_ARGUMENT);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "seed: expected f64(2,) like the loss, got f64(3,)");
     CHECK_INT(t, bb_backward(y, bb_zeros(ctx, BB_F32, BB_SHAPE(2))), BB_ERR_ARGUMENT);
@@ -79,7 +80,8 @@ static void test_refusals(test *t) {
 
 static void test_retain(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *y = bb_exp(bb_square(x)), *loss = bb_sum_all(y);
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *y = bb_exp(bb_square(x)),
+              *loss = bb_sum_all(y);
     double e = exp(1), e4 = exp(4);
     CHECK_INT(t, bb_backward_retain(loss, NULL), BB_OK);
     CHECK_INT(t, bb_backward_retain(loss, NULL), BB_OK);
@@ -90,7 +92,8 @@ static void test_retain(test *t) {
     bb_close(ctx);
 }
 
-/* Walking a part that was already walked is an error, and leaves no half-made sum behind for the next one. */
+/* Walking a part that was already walked is an error, and leaves no half-made sum behind for the
+ * next one. */
 static void test_half_walked(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = leaf(ctx, BB_SHAPE(1), (double[]){3}), *shared = bb_square(x);
@@ -106,7 +109,8 @@ static void test_half_walked(test *t) {
 
 static void test_gradients(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *w = leaf(ctx, BB_SHAPE(2), (double[]){5, 7});
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}),
+              *w = leaf(ctx, BB_SHAPE(2), (double[]){5, 7});
     bb_tensor *unused = leaf(ctx, BB_SCALAR, (double[]){0});
     bb_tensor *h = bb_mul(x, w), *y = bb_square(h), *g[4];
     bb_tensor *asked[4] = {w, h, unused, w};
@@ -119,7 +123,8 @@ static void test_gradients(test *t) {
     CHECK_OK(t, ctx);
     bb_tensor *plain = bb_detach(x);
     CHECK_INT(t, bb_gradients(y, NULL, &plain, 1, false, g), BB_ERR_ARGUMENT);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "inputs[0]: expected a tensor with gradient, got one without");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "inputs[0]: expected a tensor with gradient, got one without");
     plain = NULL;
     CHECK_INT(t, bb_gradients(y, NULL, &plain, 1, false, g), BB_ERR_ARGUMENT);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "inputs[0]: expected a tensor with gradient, got NULL");
@@ -162,8 +167,14 @@ static void test_detach(test *t) {
 }
 
 static const test_row rows[] = {
-    {"seed", test_seed},               {"seed is shared", test_seed_is_shared}, {"leaf is loss", test_leaf_is_loss},
-    {"refusals", test_refusals},       {"retain", test_retain},                 {"half walked", test_half_walked},
-    {"gradients", test_gradients},     {"higher order", test_higher_order},     {"detach and no grad", test_detach},
+    {"seed", test_seed},
+    {"seed is shared", test_seed_is_shared},
+    {"leaf is loss", test_leaf_is_loss},
+    {"refusals", test_refusals},
+    {"retain", test_retain},
+    {"half walked", test_half_walked},
+    {"gradients", test_gradients},
+    {"higher order", test_higher_order},
+    {"detach and no grad", test_detach},
 };
 TEST_MAIN(rows)

@@ -18,7 +18,8 @@ static bb_tensor *leaf(bb_context *ctx, bb_shape shape, const double *values) {
 
 static void test_passes(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(2, 2), (double[]){1, -2, 0.5, 3}), leaf(ctx, BB_SHAPE(2), (double[]){4, 5})};
+    bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(2, 2), (double[]){1, -2, 0.5, 3}),
+                        leaf(ctx, BB_SHAPE(2), (double[]){4, 5})};
     bb_gradcheck_report report;
     bb_rng rng = bb_get_rng(ctx);
     int length = bb_tape_length(ctx);
@@ -54,12 +55,18 @@ static bb_status wrong_forward(bb_call *call) {
 }
 static bb_status wrong_gradient(const bb_grad_call *grad) {
     bb_tensor *g = bb_mul_scalar(bb_mul(grad->call->in[0], grad->grad_out[0]), 2);
-    bb_tensor *fault = bb_from_f64(grad->call->ctx, BB_F64, BB_SHAPE(5), (double[]){0, 0, 0, off_by, 0});
+    bb_tensor *fault =
+        bb_from_f64(grad->call->ctx, BB_F64, BB_SHAPE(5), (double[]){0, 0, 0, off_by, 0});
     grad->grad_in[0] = bb_add(g, fault);
     return bb_error(grad->call->ctx);
 }
-static const bb_op wrong_op = {.name = "wrong", .doc = "x^2", .inputs = {"x"}, .outputs = {"y"}, .saves_inputs = 1,
-                               .infer = wrong_infer, .gradient = wrong_gradient};
+static const bb_op wrong_op = {.name = "wrong",
+                               .doc = "x^2",
+                               .inputs = {"x"},
+                               .outputs = {"y"},
+                               .saves_inputs = 1,
+                               .infer = wrong_infer,
+                               .gradient = wrong_gradient};
 static bb_tensor *call_wrong(void *user, bb_tensor *const *in, int n) {
     (void)user, (void)n;
     return bb_add(bb_apply1(bb_context_of(in[0]), &wrong_op, &in[1], 1, NULL), in[0]);
@@ -69,7 +76,8 @@ static void test_catches(test *t) {
     bb_context *ctx = test_open();
     bb_register_op(ctx, &wrong_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"wrong", wrong_forward, NULL, NULL});
-    bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(5), (double[]){1, 1, 1, 1, 1}), leaf(ctx, BB_SHAPE(5), (double[]){1, 2, 3, 4, 5})};
+    bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(5), (double[]){1, 1, 1, 1, 1}),
+                        leaf(ctx, BB_SHAPE(5), (double[]){1, 2, 3, 4, 5})};
     bb_gradcheck_report report;
     off_by = 0.5;
     CHECK_INT(t, bb_gradcheck(ctx, call_wrong, NULL, in, 2, NULL, &report), BB_OK);
@@ -93,7 +101,8 @@ static void test_options(test *t) {
     bb_context *ctx = test_open();
     bb_register_op(ctx, &wrong_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"wrong", wrong_forward, NULL, NULL});
-    bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(5), (double[]){1, 1, 1, 1, 1}), leaf(ctx, BB_SHAPE(5), (double[]){1, 2, 3, 4, 5})};
+    bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(5), (double[]){1, 1, 1, 1, 1}),
+                        leaf(ctx, BB_SHAPE(5), (double[]){1, 2, 3, 4, 5})};
     bb_gradcheck_report report, other;
     off_by = 1e-6;
     CHECK_INT(t, bb_gradcheck(ctx, call_wrong, NULL, in, 2, NULL, &report), BB_OK);
@@ -151,8 +160,13 @@ static bb_status flat_gradient(const bb_grad_call *grad) {
     grad->grad_in[0] = bb_mul_scalar(bb_mul(bb_detach(grad->call->in[0]), grad->grad_out[0]), 2);
     return bb_error(grad->call->ctx);
 }
-static const bb_op flat_op = {.name = "flat", .doc = "x^2", .inputs = {"x"}, .outputs = {"y"}, .saves_inputs = 1,
-                              .infer = wrong_infer, .gradient = flat_gradient};
+static const bb_op flat_op = {.name = "flat",
+                              .doc = "x^2",
+                              .inputs = {"x"},
+                              .outputs = {"y"},
+                              .saves_inputs = 1,
+                              .infer = wrong_infer,
+                              .gradient = flat_gradient};
 static bb_tensor *call_flat(void *user, bb_tensor *const *in, int n) {
     (void)user;
     return bb_mul(bb_apply1(bb_context_of(in[0]), &flat_op, in, n, NULL), in[0]);
@@ -173,7 +187,7 @@ static void test_second(test *t) {
 }
 
 static const test_row rows[] = {
-    {"passes", test_passes},     {"catches", test_catches}, {"options", test_options},
+    {"passes", test_passes},     {"catches", test_catches},     {"options", test_options},
     {"refusals", test_refusals}, {"second order", test_second},
 };
 TEST_MAIN(rows)

@@ -1,5 +1,6 @@
-/* Random graphs of up to 30 ops against finite differences, and the ways to ask for a gradient against each other.
- * A failure prints the seed of its graph; run `autograd.test_random_graphs` under BOBBIN_GRAPH=seed for that one alone. */
+/* Random graphs of up to 30 ops against finite differences, and the ways to ask for a gradient
+ * against each other. A failure prints the seed of its graph; run `autograd.test_random_graphs`
+ * under BOBBIN_GRAPH=seed for that one alone. */
 #include "tests/support/test.h"
 
 enum { GRAPHS = 600, MAX_OPS = 30, LEAVES = 3 };
@@ -45,7 +46,11 @@ static bb_tensor *along_axis(generator *g, bb_tensor *x) {
     case 5: return bb_slice(x, axis, n > 1 ? 1 : 0, n, 2);
     case 6: return bb_cat((bb_tensor *[]){x, bb_slice(x, axis, 0, 1, 1)}, 2, axis);
     case 7: return bb_rank(x) > 1 ? bb_select(x, axis, n - 1) : bb_unsqueeze(x, 0);
-    case 8: return bb_rms_norm(x, bb_slice(bb_select(bb_reshape(x, BB_SHAPE(-1, bb_size(x, -1))), 0, 0), 0, 0, bb_size(x, -1), 1), 0.1);
+    case 8:
+        return bb_rms_norm(x,
+                           bb_slice(bb_select(bb_reshape(x, BB_SHAPE(-1, bb_size(x, -1))), 0, 0), 0,
+                                    0, bb_size(x, -1), 1),
+                           0.1);
     default: return bb_transpose(x, 0, axis);
     }
 }
@@ -67,7 +72,8 @@ static bb_tensor *binary(generator *g, bb_tensor *a, bb_tensor *b) {
     }
 }
 
-/* The graph depends on the seed and on shapes only, so that it is the same function for each value. */
+/* The graph depends on the seed and on shapes only, so that it is the same function for each value.
+ */
 static bb_tensor *graph(void *user, bb_tensor *const *in, int n) {
     generator g = {*(const uint64_t *)user};
     bb_tensor *node[LEAVES + MAX_OPS];
@@ -75,18 +81,24 @@ static bb_tensor *graph(void *user, bb_tensor *const *in, int n) {
     for (int i = 0; i < n; i++) node[i] = in[i];
     for (int i = 0; i < ops; i++) {
         /* Recent nodes more often, so that graphs grow deep as well as wide. */
-        bb_tensor *a = draw(&g, 2) ? node[count - 1] : node[draw(&g, (uint32_t)count)], *b = node[draw(&g, (uint32_t)count)];
+        bb_tensor *a = draw(&g, 2) ? node[count - 1] : node[draw(&g, (uint32_t)count)],
+                  *b = node[draw(&g, (uint32_t)count)];
         uint32_t kind = draw(&g, 10);
-        bb_tensor *y = kind < 3 ? unary(&g, a) : kind < 6 && bb_rank(a) > 0 ? along_axis(&g, a) : binary(&g, a, b);
+        bb_tensor *y = kind < 3                     ? unary(&g, a)
+                       : kind < 6 && bb_rank(a) > 0 ? along_axis(&g, a)
+                                                    : binary(&g, a, b);
         if (bb_count(y) > 60) y = bb_mean_all(y);
-        node[count++] = draw(&g, 3) ? bb_sin(y) : bb_tanh(y); /* bounded, so that chains do not run away */
+        node[count++] =
+            draw(&g, 3) ? bb_sin(y) : bb_tanh(y); /* bounded, so that chains do not run away */
     }
-    return bb_add(node[count - 1], bb_add(bb_mean_all(node[count / 2]), bb_mean_all(in[draw(&g, (uint32_t)n)])));
+    return bb_add(node[count - 1],
+                  bb_add(bb_mean_all(node[count / 2]), bb_mean_all(in[draw(&g, (uint32_t)n)])));
 }
 
 static void make_leaves(bb_context *ctx, uint64_t seed, bb_tensor *leaf[LEAVES]) {
     generator g = {seed ^ 0x5eed};
-    const bb_shape shapes[LEAVES] = {BB_SHAPE(3, 4), draw(&g, 2) ? BB_SHAPE(4) : BB_SHAPE(4, 2), draw(&g, 2) ? BB_SHAPE(3, 1) : BB_SCALAR};
+    const bb_shape shapes[LEAVES] = {BB_SHAPE(3, 4), draw(&g, 2) ? BB_SHAPE(4) : BB_SHAPE(4, 2),
+                                     draw(&g, 2) ? BB_SHAPE(3, 1) : BB_SCALAR};
     for (int i = 0; i < LEAVES; i++) {
         double values[12];
         for (int j = 0; j < 12; j++) values[j] = ((double)draw(&g, 1u << 20) / (1 << 20) - 0.5) * 3;
@@ -94,13 +106,15 @@ static void make_leaves(bb_context *ctx, uint64_t seed, bb_tensor *leaf[LEAVES])
     }
 }
 
-static void check_against(test *t, uint64_t seed, const char *what, bb_tensor *got, bb_tensor *expected) {
+static void check_against(test *t, uint64_t seed, const char *what, bb_tensor *got,
+                          bb_tensor *expected) {
     double a[12] = {0}, b[12] = {0};
     int64_t n = bb_count(expected);
     if (got) bb_read_f64(got, a, n);
     bb_read_f64(expected, b, n);
     for (int64_t i = 0; i < n; i++)
-        CHECK_MSG(t, fabs(a[i] - b[i]) <= 1e-10 * (1 + fabs(b[i])), "graph %llu: %s: element %lld: got %.17g, expected %.17g",
+        CHECK_MSG(t, fabs(a[i] - b[i]) <= 1e-10 * (1 + fabs(b[i])),
+                  "graph %llu: %s: element %lld: got %.17g, expected %.17g",
                   (unsigned long long)seed, what, (long long)i, a[i], b[i]);
 }
 
@@ -109,10 +123,11 @@ static void check_graph(test *t, bb_context *ctx, uint64_t seed) {
     bb_gradcheck_report report;
     bb_set_path(ctx, seed % 3 ? BB_PATH_AUTO : BB_PATH_COMPOSED);
     make_leaves(ctx, seed, leaf);
-    CHECK_MSG(t, bb_gradcheck(ctx, graph, &seed, leaf, LEAVES, NULL, &report) == BB_OK, "graph %llu: %s", (unsigned long long)seed,
-              bb_error_message(ctx));
-    CHECK_MSG(t, report.passed, "graph %llu: input %d element %lld: analytic %.9g, numeric %.9g", (unsigned long long)seed,
-              report.input, (long long)report.element, report.analytic, report.numeric);
+    CHECK_MSG(t, bb_gradcheck(ctx, graph, &seed, leaf, LEAVES, NULL, &report) == BB_OK,
+              "graph %llu: %s", (unsigned long long)seed, bb_error_message(ctx));
+    CHECK_MSG(t, report.passed, "graph %llu: input %d element %lld: analytic %.9g, numeric %.9g",
+              (unsigned long long)seed, report.input, (long long)report.element, report.analytic,
+              report.numeric);
 
     /* bb_gradients, with and without a graph of its own, bb_backward and bb_recompute agree. */
     bb_tensor *y = graph(&seed, leaf, LEAVES), *cotangent = bb_cos(bb_detach(y));
@@ -128,7 +143,8 @@ static void check_graph(test *t, bb_context *ctx, uint64_t seed) {
     CHECK_INT(t, bb_backward(bb_recompute(ctx, graph, &seed, leaf, LEAVES), cotangent), BB_OK);
     for (int i = 0; i < LEAVES; i++)
         if (plain[i]) check_against(t, seed, "bb_recompute", bb_grad(leaf[i]), plain[i]);
-    CHECK_MSG(t, bb_error(ctx) == BB_OK, "graph %llu: %s", (unsigned long long)seed, bb_error_message(ctx));
+    CHECK_MSG(t, bb_error(ctx) == BB_OK, "graph %llu: %s", (unsigned long long)seed,
+              bb_error_message(ctx));
     bb_clear_error(ctx);
     bb_end_step(ctx);
 }

@@ -18,7 +18,8 @@ static bb_tensor *run_segment(void *user, bb_tensor *const *in, int n) {
 
 enum { ROWS = 8, WIDTH = 16 };
 
-static void train(test *t, bool recompute, float *loss_bits, float gx[ROWS * WIDTH], float gw[WIDTH * WIDTH], segment *s) {
+static void train(test *t, bool recompute, float *loss_bits, float gx[ROWS * WIDTH],
+                  float gw[WIDTH * WIDTH], segment *s) {
     bb_context *ctx = bb_open(&(bb_options){.seed = 11});
     bb_tensor *x = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(ROWS, WIDTH)), true);
     s->weight = bb_set_requires_grad(bb_keep(bb_randn(ctx, BB_F32, BB_SHAPE(WIDTH, WIDTH))), true);
@@ -87,7 +88,8 @@ static void test_gradcheck(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *in[2];
     for (int i = 0; i < 2; i++)
-        in[i] = bb_set_requires_grad(bb_from_f64(ctx, BB_F64, BB_SHAPE(3), (double[]){0.3 + i, -0.2, 0.5}), true);
+        in[i] = bb_set_requires_grad(
+            bb_from_f64(ctx, BB_F64, BB_SHAPE(3), (double[]){0.3 + i, -0.2, 0.5}), true);
     bb_gradcheck_report report;
     CHECK_INT(t, bb_gradcheck(ctx, twice_nested, NULL, in, 2, NULL, &report), BB_OK);
     CHECK(t, report.passed);
@@ -108,7 +110,8 @@ static bb_tensor *null(void *user, bb_tensor *const *in, int n) {
 
 static void test_refusals(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(2, 3), 1), true), *none = NULL;
+    bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(2, 3), 1), true),
+              *none = NULL;
     CHECK(t, !bb_recompute(NULL, smooth, NULL, &x, 1));
     CHECK(t, !bb_recompute(ctx, NULL, NULL, &x, 1));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_recompute: fn: expected a function");

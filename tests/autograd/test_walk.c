@@ -29,7 +29,8 @@ static void test_shared(test *t) {
 static void test_doubling(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = leaf(ctx, BB_SHAPE(3), (double[]){1, 2, 3}), *y = x;
-    for (int i = 0; i < 10; i++) y = i % 2 ? bb_add(y, y) : bb_sub(bb_mul_scalar(y, 3), bb_alias(y));
+    for (int i = 0; i < 10; i++)
+        y = i % 2 ? bb_add(y, y) : bb_sub(bb_mul_scalar(y, 3), bb_alias(y));
     CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
     check_grad(t, x, 3, (double[]){1024, 1024, 1024});
     bb_close(ctx);
@@ -37,7 +38,8 @@ static void test_doubling(test *t) {
 
 static void test_dead_branches(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}), *w = leaf(ctx, BB_SHAPE(2), (double[]){1, 1});
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}),
+              *w = leaf(ctx, BB_SHAPE(2), (double[]){1, 1});
     bb_tensor *dead = bb_exp(bb_mul(x, w));
     bb_tensor *y = bb_square(x);
     CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
@@ -58,7 +60,8 @@ static void test_broadcast(test *t) {
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 3; j++)
             for (int k = 0; k < 4; k++) {
-                double av = j + 1, bv = (k % 2 ? -1 : 1) * (i * 2 + k / 2 + 1), g = seed[(i * 3 + j) * 4 + k];
+                double av = j + 1, bv = (k % 2 ? -1 : 1) * (i * 2 + k / 2 + 1),
+                       g = seed[(i * 3 + j) * 4 + k];
                 expected_a[j] += g * bv * 0.5;
                 expected_b[i * 4 + k] += g * av * 0.5;
                 expected_s += g * av * bv;
@@ -82,8 +85,8 @@ static void test_mixed_dtypes(test *t) {
     bb_close(ctx);
 }
 
-/* Windows add in place through the same view of the input's gradient: overlapping ones, whole ones, of a leaf and of
- * a result, before and after other gradients of the same tensor. */
+/* Windows add in place through the same view of the input's gradient: overlapping ones, whole ones,
+ * of a leaf and of a result, before and after other gradients of the same tensor. */
 static void test_windows(test *t) {
     bb_context *ctx = test_open();
     for (int middle = 0; middle < 2; middle++) {
@@ -94,7 +97,8 @@ static void test_windows(test *t) {
         y = bb_add(y, bb_mul_scalar(bb_select(h, 0, -1), 10));
         y = bb_add(y, bb_sum_all(bb_slice(h, 0, 1, 6, 2)));
         CHECK_INT(t, bb_backward(y, NULL), BB_OK);
-        check_grad(t, x, 6, (double[]){3 + 2, 4 + 4 + 1, 1 + 5 + 6, 2 + 6 + 8 + 1, 3 + 10, 4 + 12 + 10 + 1});
+        check_grad(t, x, 6,
+                   (double[]){3 + 2, 4 + 4 + 1, 1 + 5 + 6, 2 + 6 + 8 + 1, 3 + 10, 4 + 12 + 10 + 1});
     }
     /* Two levels, and a part that nothing reads gets zero. */
     bb_tensor *x = leaf(ctx, BB_SHAPE(3, 4), (double[]){1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
@@ -143,7 +147,8 @@ static void test_saved(test *t) {
     bb_drop(h);
     bb_drop(e);
     bb_drop(y);
-    for (int i = 0; i < 8; i++) bb_full(ctx, BB_F64, BB_SHAPE(2), NAN); /* what was given back is used again */
+    for (int i = 0; i < 8; i++)
+        bb_full(ctx, BB_F64, BB_SHAPE(2), NAN); /* what was given back is used again */
     CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
     /* y = 2x exp(2x); y' = 2 exp(2x) (1 + 2x) */
     check_grad(t, x, 2, (double[]){4 * exp(1), 10 * exp(4)});
@@ -158,7 +163,8 @@ static void test_changed(test *t) {
     bb_tensor *y = bb_mul(x, w);
     CHECK_INT(t, bb_write(bb_slice(w, 0, 0, 1, 1), values, 8), BB_OK); /* through a view */
     CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_ERR_STATE);
-    CHECK_ERROR(t, ctx, BB_ERR_STATE, "mul: a tensor it saved was changed in place after the forward pass");
+    CHECK_ERROR(t, ctx, BB_ERR_STATE,
+                "mul: a tensor it saved was changed in place after the forward pass");
     CHECK(t, !bb_grad(x));
     /* add saves nothing, so a change is harmless. */
     y = bb_add(x, w);
@@ -170,7 +176,8 @@ static void test_changed(test *t) {
 
 static void test_tape(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *plain = bb_zeros(ctx, BB_F64, BB_SHAPE(2));
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}),
+              *plain = bb_zeros(ctx, BB_F64, BB_SHAPE(2));
     CHECK_INT(t, bb_tape_length(ctx), 0);
     bb_exp(plain); /* nobody wants its gradient */
     bb_gt(x, plain);
@@ -185,7 +192,8 @@ static void test_tape(test *t) {
     bb_close(ctx);
 }
 
-/* A walk's own tensors are dropped as it goes: memory in use does not grow with the depth of what is behind. */
+/* A walk's own tensors are dropped as it goes: memory in use does not grow with the depth of what
+ * is behind. */
 static void test_memory(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(10000), 0.5), true), *y = x;
@@ -208,10 +216,18 @@ static void test_variadic(test *t) {
 }
 
 static const test_row rows[] = {
-    {"shared nodes", test_shared},         {"doubling", test_doubling},       {"dead branches", test_dead_branches},
-    {"broadcast", test_broadcast},         {"mixed dtypes", test_mixed_dtypes}, {"windows", test_windows},
-    {"accumulation", test_accumulation},   {"retain grad", test_retain_grad}, {"saved", test_saved},
-    {"changed", test_changed},             {"tape", test_tape},               {"memory", test_memory},
+    {"shared nodes", test_shared},
+    {"doubling", test_doubling},
+    {"dead branches", test_dead_branches},
+    {"broadcast", test_broadcast},
+    {"mixed dtypes", test_mixed_dtypes},
+    {"windows", test_windows},
+    {"accumulation", test_accumulation},
+    {"retain grad", test_retain_grad},
+    {"saved", test_saved},
+    {"changed", test_changed},
+    {"tape", test_tape},
+    {"memory", test_memory},
     {"variadic", test_variadic},
 };
 TEST_MAIN(rows)

@@ -51,7 +51,8 @@ static void test_environment(test *t) {
 /* Contexts share nothing: steps, errors, numbers and gradients of one do not show in the other. */
 static void test_two(test *t) {
     bb_context *a = test_open(), *b = test_open();
-    bb_tensor *x = bb_set_requires_grad(bb_scalar(a, BB_F64, 3), true), *y = bb_scalar(b, BB_F64, 4);
+    bb_tensor *x = bb_set_requires_grad(bb_scalar(a, BB_F64, 3), true),
+              *y = bb_scalar(b, BB_F64, 4);
     bb_tensor *z = bb_square(x);
     bb_fail(b, BB_ERR_IO, "only b");
     bb_rand(b, BB_F32, BB_SHAPE(10));
@@ -72,7 +73,8 @@ static void test_threads(test *t) {
     static float one[N * N], many[N * N];
     for (int threads = 1; threads <= 3; threads += 2) {
         bb_context *ctx = bb_open(&(bb_options){.seed = 5, .threads = threads});
-        bb_tensor *x = bb_randn(ctx, BB_F32, BB_SHAPE(N, N)), *w = bb_rand(ctx, BB_F32, BB_SHAPE(N));
+        bb_tensor *x = bb_randn(ctx, BB_F32, BB_SHAPE(N, N)),
+                  *w = bb_rand(ctx, BB_F32, BB_SHAPE(N));
         bb_tensor *y = bb_softmax(bb_rms_norm(x, w, 1e-5), -1);
         y = bb_add(y, bb_sum(bb_exp(x), BB_INTS(0), true));
         CHECK_INT(t, bb_read(y, threads == 1 ? one : many, sizeof one), BB_OK);
@@ -83,7 +85,7 @@ static void test_threads(test *t) {
 }
 
 static const test_row rows[] = {
-    {"options", test_options},   {"devices", test_devices}, {"environment", test_environment},
+    {"options", test_options},  {"devices", test_devices}, {"environment", test_environment},
     {"two contexts", test_two}, {"threads", test_threads},
 };
 TEST_MAIN(rows)

@@ -44,7 +44,12 @@ static bb_status mute_forward(bb_call *call) {
 }
 
 static const bb_op half_op = {
-    .name = "half", .doc = "x / 2", .inputs = {"x"}, .outputs = {"y"}, .infer = half_infer, .decompose = half_decompose,
+    .name = "half",
+    .doc = "x / 2",
+    .inputs = {"x"},
+    .outputs = {"y"},
+    .infer = half_infer,
+    .decompose = half_decompose,
 };
 
 static bb_context *open_half(bb_kernel kernel) {
@@ -57,7 +62,8 @@ static bb_context *open_half(bb_kernel kernel) {
 }
 
 /* Runs half(4) and its backward; checks values, the kernel's runs, and what is on the tape. */
-static void check_run(test *t, bb_context *ctx, bool with_grad, int forward_runs, int backward_runs, const bb_op *on_tape) {
+static void check_run(test *t, bb_context *ctx, bool with_grad, int forward_runs, int backward_runs,
+                      const bb_op *on_tape) {
     forwards = backwards = 0;
     bb_tensor *x = bb_from_f64(ctx, BB_F32, BB_SHAPE(1), (double[]){4});
     if (with_grad) bb_set_requires_grad(x, true);
@@ -105,7 +111,9 @@ static void test_forced_fused(test *t) {
     check_run(t, ctx, false, 1, 0, NULL);
     bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(1), 1), true);
     CHECK(t, !bb_apply1(ctx, &half_op, &x, 1, NULL));
-    CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "half: path: fused was asked for, but cpu has no fused kernel for this call with gradient");
+    CHECK_ERROR(
+        t, ctx, BB_ERR_UNSUPPORTED,
+        "half: path: fused was asked for, but cpu has no fused kernel for this call with gradient");
     bb_set_grad_enabled(ctx, false);
     CHECK_NEAR(t, bb_item(bb_apply1(ctx, &half_op, &x, 1, NULL)), 0.5, 0);
     CHECK_OK(t, ctx);
@@ -145,7 +153,8 @@ static void test_trace(test *t) {
     FILE *file = tmpfile();
     CHECK(t, file != NULL);
     if (!file) return;
-    bb_tensor *x = bb_full(ctx, BB_F32, BB_SHAPE(2, 3), 1), *b = bb_full(ctx, BB_F64, BB_SHAPE(3), 1);
+    bb_tensor *x = bb_full(ctx, BB_F32, BB_SHAPE(2, 3), 1),
+              *b = bb_full(ctx, BB_F64, BB_SHAPE(3), 1);
     bb_set_trace(ctx, file);
     bb_apply1(ctx, &half_op, &x, 1, NULL);
     bb_set_path(ctx, BB_PATH_COMPOSED);

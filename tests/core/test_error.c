@@ -92,7 +92,10 @@ static void test_message(test *t) {
 }
 
 static const test_row rows[] = {
-    {"sticky", test_sticky},           {"nothing runs", test_refuses}, {"null in, null out", test_null_in},
-    {"other context", test_other_context}, {"message", test_message},
+    {"sticky", test_sticky},
+    {"nothing runs", test_refuses},
+    {"null in, null out", test_null_in},
+    {"other context", test_other_context},
+    {"message", test_message},
 };
 TEST_MAIN(rows)

@@ -45,7 +45,8 @@ static void test_keep(test *t) {
 
 static void test_drop(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *x = bb_from_f64(ctx, BB_F32, BB_SHAPE(2), (double[]){1, 2}), *view = bb_reshape(x, BB_SHAPE(2, 1));
+    bb_tensor *x = bb_from_f64(ctx, BB_F32, BB_SHAPE(2), (double[]){1, 2}),
+              *view = bb_reshape(x, BB_SHAPE(2, 1));
     size_t before = bb_memory_stats(ctx).bytes_in_use;
     bb_drop(x);
     CHECK_INT(t, bb_memory_stats(ctx).bytes_in_use, before); /* the view still holds them */
@@ -99,7 +100,8 @@ static void test_pool(test *t) {
     }
     CHECK_INT(t, bb_memory_stats(ctx).system_allocations, steady);
     CHECK_INT(t, bb_memory_stats(ctx).bytes_in_use, 0);
-    CHECK(t, bb_memory_stats(ctx).bytes_held > 0 && bb_memory_stats(ctx).bytes_peak >= bb_memory_stats(ctx).bytes_held);
+    CHECK(t, bb_memory_stats(ctx).bytes_held > 0 &&
+                 bb_memory_stats(ctx).bytes_peak >= bb_memory_stats(ctx).bytes_held);
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
@@ -114,7 +116,8 @@ static void test_reuse(test *t) {
     CHECK(t, bb_data(bb_empty(ctx, BB_F32, BB_SHAPE(1000))) != data);
     for (int64_t n = 1; n < 5000; n = n * 3 / 2 + 1) {
         bb_tensor *b = bb_empty(ctx, BB_F32, BB_SHAPE(n));
-        CHECK(t, b->storage->bytes >= (size_t)n * 4 && b->storage->bytes <= (size_t)n * 4 * 9 / 8 + 64);
+        CHECK(t, b->storage->bytes >= (size_t)n * 4 &&
+                     b->storage->bytes <= (size_t)n * 4 * 9 / 8 + 64);
         memset(bb_data(b), 0, (size_t)n * 4); /* ASan sees a block that is too short */
     }
     bb_close(ctx);

@@ -1,4 +1,5 @@
-/* core/memory.c, and every place that asks for memory: each allocation of a set of small programs fails in turn. */
+/* core/memory.c, and every place that asks for memory: each allocation of a set of small programs
+ * fails in turn. */
 #include "core/impl.h"
 #include "tests/support/alloc.h"
 
@@ -84,9 +85,14 @@ static void registering(bb_context *ctx) {
     if (bb_find_op(ctx, "copy0")) return; /* the second run in this context */
     for (int i = 0; i < MANY; i++) {
         snprintf(names[i], sizeof names[i], "copy%d", i);
-        ops[i] = (bb_op){.name = names[i], .inputs = {"x"}, .outputs = {"y"}, .infer = copy_infer, .gradient = bb_no_gradient};
+        ops[i] = (bb_op){.name = names[i],
+                         .inputs = {"x"},
+                         .outputs = {"y"},
+                         .infer = copy_infer,
+                         .gradient = bb_no_gradient};
         if (bb_register_op(ctx, &ops[i])) return;
-        if (bb_register_kernel(ctx, BB_CPU, &(bb_kernel){names[i], copy_forward, NULL, NULL})) return;
+        if (bb_register_kernel(ctx, BB_CPU, &(bb_kernel){names[i], copy_forward, NULL, NULL}))
+            return;
     }
 }
 
@@ -127,10 +133,12 @@ static void test_pool_is_emptied(test *t) {
     test_allocator a;
     test_allocator_init(&a);
     bb_context *ctx = bb_open(&(bb_options){.allocator = &a.base});
-    bb_tensor *one = bb_empty(ctx, BB_F32, BB_SHAPE(100)), *two = bb_empty(ctx, BB_F32, BB_SHAPE(100));
+    bb_tensor *one = bb_empty(ctx, BB_F32, BB_SHAPE(100)),
+              *two = bb_empty(ctx, BB_F32, BB_SHAPE(100));
     bb_drop(one);
     bb_drop(two);
-    bb_pool_free(ctx); /* now there are headers to spare, so that the next call asks for the block alone */
+    bb_pool_free(
+        ctx); /* now there are headers to spare, so that the next call asks for the block alone */
     bb_drop(bb_empty(ctx, BB_F32, BB_SHAPE(100)));
     int64_t live = a.live;
     a.fail_at = a.calls + 1;
@@ -148,14 +156,16 @@ static void test_arena(test *t) {
     char *last = NULL;
     for (int i = 0; i < 3000; i++) {
         char *p = bb_arena_allocate(ctx, &arena, (size_t)(i * 7 % 300));
-        CHECK(t, p && (uintptr_t)p % 16 == 0 && (p != last || i * 7 % 300 == 0 || (i - 1) * 7 % 300 == 0));
+        CHECK(t, p && (uintptr_t)p % 16 == 0 &&
+                     (p != last || i * 7 % 300 == 0 || (i - 1) * 7 % 300 == 0));
         if (p) memset(p, i, (size_t)(i * 7 % 300));
         last = p;
     }
     CHECK(t, bb_arena_allocate(ctx, &arena, 1000000) != NULL);
     uint64_t before = bb_memory_stats(ctx).system_allocations;
     bb_arena_reset(&arena);
-    for (int i = 0; i < 3000; i++) CHECK(t, bb_arena_allocate(ctx, &arena, (size_t)(i * 7 % 300)) != NULL);
+    for (int i = 0; i < 3000; i++)
+        CHECK(t, bb_arena_allocate(ctx, &arena, (size_t)(i * 7 % 300)) != NULL);
     CHECK_INT(t, bb_memory_stats(ctx).system_allocations, before);
     CHECK_OK(t, ctx);
     CHECK(t, !bb_arena_allocate(ctx, &arena, SIZE_MAX - 3));

@@ -14,9 +14,11 @@ typedef struct scale_attrs {
 
 static bb_status scale_infer(bb_call *call) {
     const scale_attrs *a = call->attrs;
-    if (a->times < 0) return bb_fail_attr(call, "times", "expected >= 0, got %lld", (long long)a->times);
+    if (a->times < 0)
+        return bb_fail_attr(call, "times", "expected >= 0, got %lld", (long long)a->times);
     if (bb_dtype_of(call->in[0]) != BB_F32)
-        return bb_fail_input(call, 0, "expected f32, got %s", bb_dtype_name(bb_dtype_of(call->in[0])));
+        return bb_fail_input(call, 0, "expected f32, got %s",
+                             bb_dtype_name(bb_dtype_of(call->in[0])));
     call->meta[0] = (bb_meta){BB_F32, bb_shape_of(call->in[0])};
     return BB_OK;
 }
@@ -25,7 +27,8 @@ static bb_status scale_forward(bb_call *call) {
     const scale_attrs *a = call->attrs;
     float *y = bb_data(call->out[0]);
     bb_status status = bb_read(call->in[0], y, (size_t)bb_count(call->in[0]) * sizeof *y);
-    for (int64_t i = 0; status == BB_OK && i < bb_count(call->out[0]); i++) y[i] *= (float)a->factor;
+    for (int64_t i = 0; status == BB_OK && i < bb_count(call->out[0]); i++)
+        y[i] *= (float)a->factor;
     return status;
 }
 
@@ -40,11 +43,22 @@ static const bb_op scale_op = {
     .doc = "factor * x",
     .inputs = {"x"},
     .outputs = {"y"},
-    .attrs = {{.name = "factor", .type = BB_ATTR_FLOAT, .offset = offsetof(scale_attrs, factor), .value = 2.5},
-              {.name = "times", .type = BB_ATTR_INT, .offset = offsetof(scale_attrs, times), .value = 3},
-              {.name = "flip", .type = BB_ATTR_BOOL, .offset = offsetof(scale_attrs, flip), .value = 1},
-              {.name = "axes", .type = BB_ATTR_INTS, .offset = offsetof(scale_attrs, axes), .ints = {2, {4, -1}}},
-              {.name = "mode", .type = BB_ATTR_CHOICE, .offset = offsetof(scale_attrs, mode), .value = 1, .choices = "slow|fast"}},
+    .attrs =
+        {{.name = "factor",
+          .type = BB_ATTR_FLOAT,
+          .offset = offsetof(scale_attrs, factor),
+          .value = 2.5},
+         {.name = "times", .type = BB_ATTR_INT, .offset = offsetof(scale_attrs, times), .value = 3},
+         {.name = "flip", .type = BB_ATTR_BOOL, .offset = offsetof(scale_attrs, flip), .value = 1},
+         {.name = "axes",
+          .type = BB_ATTR_INTS,
+          .offset = offsetof(scale_attrs, axes),
+          .ints = {2, {4, -1}}},
+         {.name = "mode",
+          .type = BB_ATTR_CHOICE,
+          .offset = offsetof(scale_attrs, mode),
+          .value = 1,
+          .choices = "slow|fast"}},
     .attrs_bytes = sizeof(scale_attrs),
     .infer = scale_infer,
     .gradient = scale_gradient,
@@ -76,7 +90,8 @@ static void test_own_op(test *t) {
     CHECK(t, !bb_op_has_kernel(ctx, &scale_op, BB_CPU, true));
     CHECK(t, bb_find_op(ctx, "scale") == &scale_op);
     CHECK_INT(t, bb_op_count(ctx), before + 1);
-    CHECK(t, bb_op_at(ctx, before) == &scale_op && !bb_op_at(ctx, before + 1) && !bb_op_at(ctx, -1));
+    CHECK(t,
+          bb_op_at(ctx, before) == &scale_op && !bb_op_at(ctx, before + 1) && !bb_op_at(ctx, -1));
 
     bb_tensor *x = bb_from_f64(ctx, BB_F32, BB_SHAPE(3), (double[]){1, 2, 3});
     bb_set_requires_grad(x, true);
@@ -197,7 +212,11 @@ static void test_many(test *t) {
 }
 
 static const test_row rows[] = {
-    {"defaults", test_defaults},         {"own op", test_own_op},           {"not registered", test_not_registered},
-    {"bad records", test_bad_records},   {"bad kernels", test_bad_kernels}, {"many ops", test_many},
+    {"defaults", test_defaults},
+    {"own op", test_own_op},
+    {"not registered", test_not_registered},
+    {"bad records", test_bad_records},
+    {"bad kernels", test_bad_kernels},
+    {"many ops", test_many},
 };
 TEST_MAIN(rows)

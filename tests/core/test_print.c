@@ -16,7 +16,8 @@ static void test_small(test *t) {
     bb_context *ctx = test_open();
     CHECK_TEXT(t, printed(bb_scalar(ctx, BB_F32, 1.5)), "f32() 1.5000\n");
     CHECK_TEXT(t, printed(bb_arange(ctx, BB_I64, 0, 5, 1)), "i64(5,) [0, 1, 2, 3, 4]\n");
-    CHECK_TEXT(t, printed(bb_from_f64(ctx, BB_BOOL, BB_SHAPE(2), (double[]){1, 0})), "bool(2,) [ true, false]\n");
+    CHECK_TEXT(t, printed(bb_from_f64(ctx, BB_BOOL, BB_SHAPE(2), (double[]){1, 0})),
+               "bool(2,) [ true, false]\n");
     CHECK_TEXT(t, printed(bb_zeros(ctx, BB_F32, BB_SHAPE(0))), "f32(0,) []\n");
     CHECK_TEXT(t, printed(bb_zeros(ctx, BB_F32, BB_SHAPE(2, 0))), "f32(2, 0)\n[[],\n []]\n");
     CHECK_TEXT(t, printed(NULL), "NULL\n");
@@ -35,16 +36,20 @@ static void test_small(test *t) {
 
 static void test_wide_range(test *t) {
     bb_context *ctx = test_open();
-    CHECK_TEXT(t, printed(bb_from_f64(ctx, BB_F32, BB_SHAPE(4), (double[]){1e-9, NAN, -INFINITY, 3})),
+    CHECK_TEXT(t,
+               printed(bb_from_f64(ctx, BB_F32, BB_SHAPE(4), (double[]){1e-9, NAN, -INFINITY, 3})),
                "f32(4,) [1.0000e-09,        nan,       -inf, 3.0000e+00]\n");
-    CHECK_TEXT(t, printed(bb_from_f64(ctx, BB_F32, BB_SHAPE(1), (double[]){2e9})), "f32(1,) [2.0000e+09]\n");
+    CHECK_TEXT(t, printed(bb_from_f64(ctx, BB_F32, BB_SHAPE(1), (double[]){2e9})),
+               "f32(1,) [2.0000e+09]\n");
     bb_close(ctx);
 }
 
 static void test_abridged(test *t) {
     bb_context *ctx = test_open();
-    CHECK_TEXT(t, printed(bb_arange(ctx, BB_F32, 0, 6, 1)), "f32(6,) [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]\n");
-    CHECK_TEXT(t, printed(bb_arange(ctx, BB_F32, 0, 20, 1)), "f32(20,) [ 0.0,  1.0,  2.0, ..., 17.0, 18.0, 19.0]\n");
+    CHECK_TEXT(t, printed(bb_arange(ctx, BB_F32, 0, 6, 1)),
+               "f32(6,) [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]\n");
+    CHECK_TEXT(t, printed(bb_arange(ctx, BB_F32, 0, 20, 1)),
+               "f32(20,) [ 0.0,  1.0,  2.0, ..., 17.0, 18.0, 19.0]\n");
     CHECK_TEXT(t, printed(bb_reshape(bb_arange(ctx, BB_I32, 0, 200, 1), BB_SHAPE(10, 20))),
                "i32(10, 20)\n"
                "[[  0,   1,   2, ...,  17,  18,  19],\n"
@@ -78,6 +83,9 @@ static void test_no_values(test *t) {
 }
 
 static const test_row rows[] = {
-    {"small", test_small}, {"wide range", test_wide_range}, {"abridged", test_abridged}, {"no values", test_no_values},
+    {"small", test_small},
+    {"wide range", test_wide_range},
+    {"abridged", test_abridged},
+    {"no values", test_no_values},
 };
 TEST_MAIN(rows)

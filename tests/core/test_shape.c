@@ -18,8 +18,11 @@ static void check_count(test *t, bb_shape shape, bool ok, int64_t expected) {
     int64_t n = -1;
     char text[BB_SHAPE_TEXT];
     bb_shape_text(&shape, text);
-    CHECK_MSG(t, bb_shape_count(&shape, &n) == ok, "%s: expected %s", text, ok ? "a count" : "a refusal");
-    if (ok) CHECK_MSG(t, n == expected, "%s: got %lld, expected %lld", text, (long long)n, (long long)expected);
+    CHECK_MSG(t, bb_shape_count(&shape, &n) == ok, "%s: expected %s", text,
+              ok ? "a count" : "a refusal");
+    if (ok)
+        CHECK_MSG(t, n == expected, "%s: got %lld, expected %lld", text, (long long)n,
+                  (long long)expected);
 }
 
 static void test_count(test *t) {
@@ -57,7 +60,8 @@ static void check_broadcast(test *t, bb_shape a, bb_shape b, bool ok, bb_shape e
     for (int swap = 0; swap < 2; swap++) {
         bool got = bb_shape_broadcast(&both[swap], &both[1 - swap], &out);
         CHECK_MSG(t, got == ok && (!ok || bb_shape_equal(&out, &expected)), "%s with %s: got %s",
-                  bb_shape_text(&a, text[0]), bb_shape_text(&b, text[1]), got ? bb_shape_text(&out, text[2]) : "refused");
+                  bb_shape_text(&a, text[0]), bb_shape_text(&b, text[1]),
+                  got ? bb_shape_text(&out, text[2]) : "refused");
     }
 }
 
@@ -93,8 +97,9 @@ static void test_dtypes(test *t) {
         const char *name;
         size_t bytes;
         bool is_float;
-    } expected[BB_DTYPE_COUNT] = {{"f64", 8, true}, {"f32", 4, true},  {"f16", 2, true}, {"bf16", 2, true},
-                                  {"i64", 8, false}, {"i32", 4, false}, {"u8", 1, false}, {"bool", 1, false}};
+    } expected[BB_DTYPE_COUNT] = {{"f64", 8, true},  {"f32", 4, true},  {"f16", 2, true},
+                                  {"bf16", 2, true}, {"i64", 8, false}, {"i32", 4, false},
+                                  {"u8", 1, false},  {"bool", 1, false}};
     char choices[128] = "";
     for (int i = 0; i < BB_DTYPE_COUNT; i++) {
         bb_dtype found = BB_DTYPE_COUNT;

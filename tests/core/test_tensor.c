@@ -96,7 +96,8 @@ static void test_bad_arguments(test *t) {
     bb_close(ctx);
 }
 
-/* Views read the right elements whatever their strides, and writing through one changes the base. */
+/* Views read the right elements whatever their strides, and writing through one changes the base.
+ */
 static void test_views(test *t) {
     bb_context *ctx = test_open();
     double values[24], got[24];
@@ -109,7 +110,8 @@ static void test_views(test *t) {
     CHECK_INT(t, bb_read_f64(p, got, 24), BB_OK);
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 2; j++)
-            for (int k = 0; k < 3; k++) CHECK_NEAR(t, got[(i * 2 + j) * 3 + k], (j * 3 + k) * 4 + i, 0);
+            for (int k = 0; k < 3; k++)
+                CHECK_NEAR(t, got[(i * 2 + j) * 3 + k], (j * 3 + k) * 4 + i, 0);
 
     bb_tensor *s = bb_slice(x, 2, 1, 4, 2);
     CHECK_INT(t, bb_count(s), 12);
@@ -138,7 +140,8 @@ static void test_views(test *t) {
 /* bb_from_f64 rounds once, to nearest even; every dtype converts both ways. */
 static void test_conversion(test *t) {
     bb_context *ctx = test_open();
-    double tie = 1 + 0x1p-11, above = 1 + 0x1p-11 + 0x1p-40; /* in f32 the latter is the former: two roundings show */
+    double tie = 1 + 0x1p-11,
+           above = 1 + 0x1p-11 + 0x1p-40; /* in f32 the latter is the former: two roundings show */
     CHECK_NEAR(t, bb_item(bb_scalar(ctx, BB_F16, tie)), 1, 0);
     CHECK_NEAR(t, bb_item(bb_scalar(ctx, BB_F16, above)), 1 + 0x1p-10, 0);
     CHECK_NEAR(t, bb_item(bb_scalar(ctx, BB_F16, 1 + 3 * 0x1p-11)), 1 + 0x1p-9, 0);
@@ -175,7 +178,12 @@ static void test_grad_flag(test *t) {
 }
 
 static const test_row rows[] = {
-    {"make", test_make},   {"empty", test_empty},           {"null", test_null},       {"bad arguments", test_bad_arguments},
-    {"views", test_views}, {"conversion", test_conversion}, {"gradient flag", test_grad_flag},
+    {"make", test_make},
+    {"empty", test_empty},
+    {"null", test_null},
+    {"bad arguments", test_bad_arguments},
+    {"views", test_views},
+    {"conversion", test_conversion},
+    {"gradient flag", test_grad_flag},
 };
 TEST_MAIN(rows)

@@ -153,12 +153,12 @@ static void test_errors(test *t) {
     bb_t x = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)), flag = bb_zeros(ctx, BB_BOOL, BB_SHAPE(2));
     CHECK(t, bb_add(x, bb_zeros(ctx, BB_F32, BB_SHAPE(2))) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                "add: y: expected a shape that broadcasts with (2, 3), got (2,)");
+                "add: other: expected a shape that broadcasts with (2, 3), got (2,)");
     CHECK(t, bb_sub(flag, flag) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sub: x: expected a number dtype, got bool");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sub: input: expected a number dtype, got bool");
     bb_tensor *in[] = {x, bb_zeros(ctx, BB_F64, BB_SHAPE(2, 3))};
     CHECK(t, bb_apply1(ctx, bb_find_op(ctx, "add"), in, 2, NULL) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "add: y: expected dtype f32, got f64");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "add: other: expected dtype f32, got f64");
     CHECK(t, bb_add(x, NULL) == NULL);
     bb_clear_error(ctx);
     CHECK(t, bb_add(NULL, NULL) == NULL);

@@ -159,10 +159,10 @@ static void test_errors(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "where: condition: expected dtype bool, got f32");
     CHECK(t, bb_where(flag, x, bb_zeros(ctx, BB_F32, BB_SHAPE(4))) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                "where: y: expected a shape that broadcasts with (2, 3), got (4,)");
+                "where: other: expected a shape that broadcasts with (2, 3), got (4,)");
     CHECK(t, bb_lt(x, bb_zeros(ctx, BB_F32, BB_SHAPE(4))) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                "lt: y: expected a shape that broadcasts with (2, 3), got (4,)");
+                "lt: other: expected a shape that broadcasts with (2, 3), got (4,)");
     CHECK(t, bb_where(flag, NULL, x) == NULL);
     bb_close(ctx);
 }

@@ -2,6 +2,7 @@
  * same bytes for any number of threads, indices out of range. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 #define S(...)                                                                                     \
@@ -207,6 +208,17 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
+/* Wide sums of bf16, indices that are widened, a weight that is not contiguous. */
+static void out_of_memory(bb_context *ctx) {
+    bb_t w = bb_set_requires_grad(bb_randn(ctx, BB_BF16, BB_SHAPE(3, 4)), true);
+    bb_t index = bb_from(ctx, BB_I32, BB_SHAPE(3), (const int32_t[]){1, 0, 1});
+    bb_t turned = bb_index_select(bb_transpose(w, 0, 1), 1, index);
+    bb_t rows = bb_add(bb_embedding(w, index), bb_transpose(turned, 0, 1));
+    bb_t picked = bb_gather(rows, 0, bb_expand(bb_reshape(index, BB_SHAPE(3, 1)), BB_SHAPE(3, 4)));
+    bb_backward(bb_sum_all(picked), NULL);
+}
+static void test_memory(test *t) { alloc_failure_loop(t, out_of_memory); }
+
 static const test_row rows[] = {
     {"gather", test_gather},
     {"scatter_add", test_scatter_add},
@@ -215,6 +227,7 @@ static const test_row rows[] = {
     {"threads", test_threads},
     {"half_sums", test_half_sums},
     {"layouts", test_layouts},
+    {"memory", test_memory},
     {"errors", test_errors},
 };
 TEST_MAIN(rows)

@@ -1,5 +1,7 @@
 /* cat, stack, pad: cases against index arithmetic, other dtypes, errors. */
+#include "autograd/autograd.h"
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 #define S(...)                                                                                     \
@@ -141,8 +143,16 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
+static void out_of_memory(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(2, 3)), true);
+    bb_t y = bb_cat((bb_t[]){x, bb_transpose(bb_reshape(x, BB_SHAPE(3, 2)), 0, 1)}, 2, 0);
+    y = bb_pad(bb_stack((bb_t[]){y, y}, 2, 1), BB_INTS(1, 0, 0), BB_INTS(0, 0, 2), 1);
+    bb_backward(bb_sum_all(y), NULL);
+}
+static void test_memory(test *t) { alloc_failure_loop(t, out_of_memory); }
+
 static const test_row rows[] = {
     {"cat", test_cat},           {"stack", test_stack},   {"pad", test_pad},
-    {"integers", test_integers}, {"errors", test_errors},
+    {"integers", test_integers}, {"memory", test_memory}, {"errors", test_errors},
 };
 TEST_MAIN(rows)

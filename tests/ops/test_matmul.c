@@ -1,6 +1,8 @@
 /* matmul against three nested loops: vectors, matrices, batches that broadcast, sizes at the
  * thresholds of the products, integers, transposed and strided operands, threads, errors. */
+#include "autograd/autograd.h"
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 static void ref_matmul(const op_case *c, const double *const *in, const bb_shape *out_shape,
@@ -181,24 +183,34 @@ static void test_errors(test *t) {
     bb_t a = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)), b = bb_zeros(ctx, BB_F32, BB_SHAPE(4, 5));
     CHECK(t, bb_matmul(a, b) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                "matmul: b: expected inner size 3, got 4 (shapes (2, 3) and (4, 5))");
+                "matmul: other: expected inner size 3, got 4 (shapes (2, 3) and (4, 5))");
     CHECK(t, bb_matmul(bb_scalar(ctx, BB_F32, 1), a) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "matmul: a: expected at least 1 axes, got 0");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "matmul: input: expected at least 1 axes, got 0");
     CHECK(t, bb_matmul(bb_zeros(ctx, BB_F32, BB_SHAPE(2, 2, 3)),
                        bb_zeros(ctx, BB_F32, BB_SHAPE(3, 3, 2))) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                "matmul: b: expected batch axes that broadcast with (2, 2, 3), got (3, 3, 2)");
+                "matmul: other: expected batch axes that broadcast with (2, 2, 3), got (3, 3, 2)");
     CHECK(t, bb_matmul(bb_zeros(ctx, BB_BOOL, BB_SHAPE(2, 2)),
                        bb_zeros(ctx, BB_BOOL, BB_SHAPE(2, 2))) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "matmul: a: expected a number dtype, got bool");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "matmul: input: expected a number dtype, got bool");
     CHECK(t, bb_matmul(a, NULL) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "matmul: b");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "matmul: other");
     bb_close(ctx);
 }
+
+/* Copies of f16 batches, of strided operands, and their gradients. */
+static void out_of_memory(bb_context *ctx) {
+    bb_t a = bb_set_requires_grad(bb_randn(ctx, BB_F16, BB_SHAPE(2, 3, 4)), true);
+    bb_t b = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(4, 10)), true);
+    bb_t y = bb_matmul(bb_transpose(bb_matmul(bb_transpose(a, 1, 2), a), 1, 2),
+                       bb_slice(b, 1, 0, 10, 2));
+    bb_backward(bb_sum_all(y), NULL);
+}
+static void test_memory(test *t) { alloc_failure_loop(t, out_of_memory); }
 
 static const test_row rows[] = {
     {"cases", test_cases},       {"sizes", test_sizes},       {"half", test_half},
     {"integers", test_integers}, {"promotes", test_promotes}, {"batches", test_batches},
-    {"errors", test_errors},
+    {"memory", test_memory},     {"errors", test_errors},
 };
 TEST_MAIN(rows)

@@ -3,6 +3,7 @@
  * bytes for any number of threads, errors. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 #define AXES(keep, ...)                                                                            \
@@ -360,6 +361,15 @@ static void test_empty_and_errors(test *t) {
     bb_close(ctx);
 }
 
+/* Long enough for partial sums in scratch. */
+static void out_of_memory(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(300, 400)), true);
+    bb_t y = bb_add(bb_sum_all(bb_cumsum(bb_amax(x, BB_INTS(1), false), 0)),
+                    bb_mean_all(bb_sum(x, BB_INTS(0), false)));
+    bb_backward(bb_add(y, bb_sum_squares(x)), NULL);
+}
+static void test_memory(test *t) { alloc_failure_loop(t, out_of_memory); }
+
 static const test_row rows[] = {
     {"sum", test_sum},
     {"mean", test_mean},
@@ -374,6 +384,7 @@ static const test_row rows[] = {
     {"nan", test_nan},
     {"ties", test_ties},
     {"integers", test_integers},
+    {"memory", test_memory},
     {"empty_and_errors", test_empty_and_errors},
 };
 TEST_MAIN(rows)

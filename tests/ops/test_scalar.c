@@ -119,7 +119,7 @@ static void test_integers(test *t) {
     CHECK(t, bb_pow(bb_scalar(ctx, BB_I32, 2), -1) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "pow: value: expected an exponent >= 0 for i32, got -1");
     CHECK(t, bb_mul_scalar(bb_scalar(ctx, BB_BOOL, 1), 2) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "mul_scalar: x: expected a number dtype, got bool");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "mul_scalar: input: expected a number dtype, got bool");
     CHECK(t, bb_clamp(bb_scalar(ctx, BB_F32, 1), NAN, 1) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "clamp: min: expected a number, got NaN");
     CHECK(t, bb_pow(NULL, 2) == NULL);

@@ -118,7 +118,7 @@ static void test_integers(test *t) {
             bb_t y = u->call(bb_from_f64(ctx, dtypes[d], BB_SHAPE(6), x));
             if (!u->integers) {
                 CHECK(t, y == NULL);
-                CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "x: expected a float dtype, got i");
+                CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "input: expected a float dtype, got i");
                 continue;
             }
             bb_read_f64(y, got, 6);
@@ -136,13 +136,12 @@ static void test_integers(test *t) {
     CHECK_INT(t, u8, 400 % 256);
     CHECK_OK(t, ctx);
     CHECK(t, bb_neg(bb_zeros(ctx, BB_BOOL, BB_SHAPE(2))) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "neg: x: expected a number dtype, got bool");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "neg: input: expected a number dtype, got bool");
     CHECK(t, bb_exp(NULL) == NULL);
     bb_close(ctx);
 }
 
-/* Gradients where a formula could go wrong: at kinks and where the incoming gradient is infinite.
- */
+/* Gradients where a formula could go wrong: at kinks, and where dy is infinite. */
 static void test_gradients_at_kinks(test *t) {
     static const float zeros[] = {0, -1, 1}, seed[] = {2, INFINITY, 3};
     float got[3] = {0};

@@ -5,6 +5,7 @@
 #include "core/impl.h"
 #include "ops/ops.h"
 #include "ops/table.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 #define S(...)                                                                                     \
@@ -289,6 +290,15 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
+static void out_of_memory(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(3, 4)), true);
+    bb_t y = bb_reshape(bb_transpose(x, 0, 1), BB_SHAPE(6, 2));
+    y = bb_mul(bb_select(y, 0, 1),
+               bb_slice(bb_reshape(bb_permute(y, BB_INTS(1, 0)), BB_SHAPE(12)), 0, 0, 4, 2));
+    bb_backward(bb_sum_all(bb_expand(bb_unsqueeze(y, 0), BB_SHAPE(3, 2))), NULL);
+}
+static void test_memory(test *t) { alloc_failure_loop(t, out_of_memory); }
+
 static const test_row rows[] = {
     {"reshape", test_reshape},
     {"permute", test_permute},
@@ -300,6 +310,7 @@ static const test_row rows[] = {
     {"sharing", test_sharing},
     {"reshape_record_copies", test_reshape_record_copies},
     {"gradient_chain", test_gradient_chain},
+    {"memory", test_memory},
     {"errors", test_errors},
 };
 TEST_MAIN(rows)

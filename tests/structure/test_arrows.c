@@ -1,4 +1,5 @@
-/* The house: who may include whom. Reads the #include lines of all sources; an arrow that is not drawn here fails.
+/* The house: who may include whom. Reads the #include lines of all sources; an arrow that is not
+ * drawn here fails.
  *
  *         examples   tools   tests            may use everything
  *              \       |      /
@@ -31,13 +32,16 @@ static const char *problem_of(const char *path, const char *included) {
     if (!path[folder]) return NULL; /* bobbin.c and bobbin.h wire the house */
     for (size_t i = 0; i < sizeof anything_goes / sizeof anything_goes[0]; i++)
         if (strncmp(path, anything_goes[i], folder) == 0 && !anything_goes[i][folder])
-            return strchr(included, '/') || strcmp(included, "bobbin.h") == 0 ? NULL : "not written from the root";
+            return strchr(included, '/') || strcmp(included, "bobbin.h") == 0
+                       ? NULL
+                       : "not written from the root";
     for (size_t i = 0; i < sizeof arrows / sizeof arrows[0]; i++) {
         if (strncmp(path, arrows[i].from, folder) != 0 || arrows[i].from[folder]) continue;
         for (const char *const *to = arrows[i].to; *to; to++) {
             size_t n = strlen(*to);
             bool whole_folder = (*to)[n - 1] == '/';
-            if (whole_folder ? strncmp(included, *to, n) == 0 : strcmp(included, *to) == 0) return NULL;
+            if (whole_folder ? strncmp(included, *to, n) == 0 : strcmp(included, *to) == 0)
+                return NULL;
         }
         return "an arrow that is not drawn";
     }
@@ -65,7 +69,8 @@ static void check_file(void *user, const char *path, const char *text) {
 }
 
 static void test_tree(test *t) {
-    static const char *const folders[] = {"core", "backends", "ops", "autograd", "nn", "io", "tools", "examples", "tests"};
+    static const char *const folders[] = {"core", "backends", "ops",      "autograd", "nn",
+                                          "io",   "tools",    "examples", "tests"};
     int files = 0;
     for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
         files += each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_file, t);
@@ -74,18 +79,32 @@ static void test_tree(test *t) {
 
 /* It must be able to fail. */
 static void test_planted(test *t) {
-    CHECK_INT(t, count_problems(t, "core/op.c", "#include \"core/impl.h\"\n#include <string.h>\n", false), 0);
+    CHECK_INT(
+        t, count_problems(t, "core/op.c", "#include \"core/impl.h\"\n#include <string.h>\n", false),
+        0);
     CHECK_INT(t, count_problems(t, "core/op.c", "/* x */\n#include \"ops/ops.h\"\n", false), 1);
     CHECK_INT(t, count_problems(t, "core/op.c", "  #  include \"bobbin.h\"\n", false), 1);
     CHECK_INT(t, count_problems(t, "core/op.c", "#include \"impl.h\"\n", false), 1);
-    CHECK_INT(t, count_problems(t, "backends/cpu/norm.c", "#include \"ops/attrs.h\"\n#include \"backends/cpu/cpu.h\"\n", false), 0);
+    CHECK_INT(t,
+              count_problems(t, "backends/cpu/norm.c",
+                             "#include \"ops/attrs.h\"\n#include \"backends/cpu/cpu.h\"\n", false),
+              0);
     CHECK_INT(t, count_problems(t, "backends/cpu/norm.c", "#include \"ops/ops.h\"\n", false), 1);
-    CHECK_INT(t, count_problems(t, "backends/cpu/norm.c", "#include \"autograd/autograd.h\"\n", false), 1);
-    CHECK_INT(t, count_problems(t, "ops/add.c", "#include \"autograd/autograd.h\"\n#include \"backends/cpu/cpu.h\"\n", false), 2);
+    CHECK_INT(t,
+              count_problems(t, "backends/cpu/norm.c", "#include \"autograd/autograd.h\"\n", false),
+              1);
+    CHECK_INT(t,
+              count_problems(t, "ops/add.c",
+                             "#include \"autograd/autograd.h\"\n#include \"backends/cpu/cpu.h\"\n",
+                             false),
+              2);
     CHECK_INT(t, count_problems(t, "nn/linear.c", "#include \"io/io.h\"\n", false), 1);
     CHECK_INT(t, count_problems(t, "io/json.c", "#include \"nn/nn.h\"\n", false), 1);
     CHECK_INT(t, count_problems(t, "io/json.c", "#include \"tools/args.h\"\n", false), 1);
-    CHECK_INT(t, count_problems(t, "tools/main.c", "#include \"bobbin.h\"\n#include \"core/impl.h\"\n", false), 0);
+    CHECK_INT(t,
+              count_problems(t, "tools/main.c", "#include \"bobbin.h\"\n#include \"core/impl.h\"\n",
+                             false),
+              0);
     CHECK_INT(t, count_problems(t, "tools/main.c", "#include \"args.h\"\n", false), 1);
     CHECK_INT(t, count_problems(t, "extra/x.c", "#include \"core/core.h\"\n", false), 1);
     CHECK_INT(t, count_problems(t, "bobbin.c", "#include \"nn/nn.h\"\n", false), 0);

@@ -2,7 +2,9 @@
 #include "tests/support/files.h"
 #include "tests/support/test.h"
 
-static const char *const public_headers[] = {"bobbin.h", "core/core.h", "ops/ops.h", "ops/attrs.h", "autograd/autograd.h", "nn/nn.h", "io/io.h"};
+static const char *const public_headers[] = {"bobbin.h",    "core/core.h",         "ops/ops.h",
+                                             "ops/attrs.h", "autograd/autograd.h", "nn/nn.h",
+                                             "io/io.h"};
 static const char warnings[] = "-Wall -Wextra -Wpedantic -Werror";
 
 typedef struct compiler {
@@ -13,11 +15,13 @@ typedef struct compiler {
 } compiler;
 
 /* True if `#include "header"` and what follows it compile. */
-static bool compiles(const compiler *c, const char *header, const char *more, char *out, size_t size) {
+static bool compiles(const compiler *c, const char *header, const char *more, char *out,
+                     size_t size) {
     char path[128], source[512], command[1024];
     snprintf(path, sizeof path, "%s/header%s", c->folder, c->suffix);
     snprintf(source, sizeof source, "#include \"%s\"\n%s\n", header, more);
-    snprintf(command, sizeof command, "%s -I '%s' -fsyntax-only '%s'", c->command, BOBBIN_SOURCE_DIR, path);
+    snprintf(command, sizeof command, "%s -I '%s' -fsyntax-only '%s'", c->command,
+             BOBBIN_SOURCE_DIR, path);
     return write_text(path, source) && run_command(command, out, size) == 0;
 }
 
@@ -35,22 +39,32 @@ static void check_internal(void *user, const char *path, const char *text) {
 }
 
 static void test_c(test *t) {
-    compiler c = {.t = t, .command = BOBBIN_C_COMPILER " -std=c11 -Wstrict-prototypes -Wall -Wextra -Wpedantic -Werror", .suffix = ".c"};
+    compiler c = {.t = t,
+                  .command = BOBBIN_C_COMPILER
+                  " -std=c11 -Wstrict-prototypes -Wall -Wextra -Wpedantic -Werror",
+                  .suffix = ".c"};
     if (!make_folder(c.folder)) return;
     const char *use = "bb_shape shape(void); bb_shape shape(void) { return BB_SHAPE(2, 3); }";
-    for (size_t i = 0; i < sizeof public_headers / sizeof public_headers[0]; i++) check_header(&c, public_headers[i], use);
+    for (size_t i = 0; i < sizeof public_headers / sizeof public_headers[0]; i++)
+        check_header(&c, public_headers[i], use);
     char out[1024];
-    CHECK(t, !compiles(&c, "core/core.h", "bb_shape shape() { return 1; }", out, sizeof out)); /* it can fail */
+    CHECK(t, !compiles(&c, "core/core.h", "bb_shape shape() { return 1; }", out,
+                       sizeof out)); /* it can fail */
     remove_folder(c.folder);
 }
 
 static void test_internal(test *t) {
-    static const char *const folders[] = {"core", "ops", "autograd", "backends", "nn", "io", "tools", "tests"};
+    static const char *const folders[] = {"core", "ops", "autograd", "backends",
+                                          "nn",   "io",  "tools",    "tests"};
     static const char *const suffixes[] = {".h", NULL};
-    compiler c = {.t = t, .command = BOBBIN_C_COMPILER " -std=c11 -D_GNU_SOURCE -Wall -Wextra "
-                                               "-DBOBBIN_BIN='\"\"' -DBOBBIN_SOURCE_DIR='\"\"' -DBOBBIN_BINARY_DIR='\"\"'", .suffix = ".c"};
+    compiler c = {.t = t,
+                  .command = BOBBIN_C_COMPILER
+                  " -std=c11 -D_GNU_SOURCE -Wall -Wextra "
+                  "-DBOBBIN_BIN='\"\"' -DBOBBIN_SOURCE_DIR='\"\"' -DBOBBIN_BINARY_DIR='\"\"'",
+                  .suffix = ".c"};
     if (!make_folder(c.folder)) return;
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_internal, &c);
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+        each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_internal, &c);
     remove_folder(c.folder);
 }
 
@@ -64,9 +78,11 @@ static void test_cpp(test *t) {
     compiler c = {.t = t, .command = command, .suffix = ".cpp"};
     if (!make_folder(c.folder)) return;
     const char *use = "bb_shape shape(); bb_shape shape() { return BB_SHAPE(2, 3); }";
-    for (size_t i = 0; i < sizeof public_headers / sizeof public_headers[0]; i++) check_header(&c, public_headers[i], use);
+    for (size_t i = 0; i < sizeof public_headers / sizeof public_headers[0]; i++)
+        check_header(&c, public_headers[i], use);
     check_header(&c, "bobbin.h",
-                 "bb_tensor *f(bb_context *ctx); bb_tensor *f(bb_context *ctx) { bb_tensor *x = bb_full(ctx, BB_F32, BB_SCALAR, 1);"
+                 "bb_tensor *f(bb_context *ctx); bb_tensor *f(bb_context *ctx) { bb_tensor *x = "
+                 "bb_full(ctx, BB_F32, BB_SCALAR, 1);"
                  " return bb_sum(x, BB_INTS(0, 1), false); }");
     remove_folder(c.folder);
 }

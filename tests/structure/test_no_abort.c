@@ -1,5 +1,5 @@
-/* The library never aborts, exits, jumps or prints, and asks its context for memory. Looks for the names of the calls
- * that would, outside comments and strings. */
+/* The library never aborts, exits, jumps or prints, and asks its context for memory. Looks for the
+ * names of the calls that would, outside comments and strings. */
 #include <ctype.h>
 
 #include "tests/support/files.h"
@@ -10,10 +10,11 @@ static const char *const suffixes[] = {".c", ".h", ".cu", ".cuh", NULL};
 
 /* A trailing '(' means: as a call. */
 static const char *const banned[] = {
-    "abort(",   "exit(",    "_exit(",    "_Exit(",   "quick_exit(", "longjmp(", "setjmp(",  "raise(",         "printf(",
-    "vprintf(", "puts(",    "putchar(",  "perror(",  "stdout",      "stderr",   "malloc(",  "calloc(",        "realloc(",
-    "free(",    "strdup(",  "asprintf(", "alloca(",  "system(",     "strtok(",  "strcpy(",  "aligned_alloc(", "posix_memalign(",
-    "sprintf(", "gets(",    "strcat(",
+    "abort(",  "exit(",          "_exit(",          "_Exit(",   "quick_exit(", "longjmp(",
+    "setjmp(", "raise(",         "printf(",         "vprintf(", "puts(",       "putchar(",
+    "perror(", "stdout",         "stderr",          "malloc(",  "calloc(",     "realloc(",
+    "free(",   "strdup(",        "asprintf(",       "alloca(",  "system(",     "strtok(",
+    "strcpy(", "aligned_alloc(", "posix_memalign(", "sprintf(", "gets(",       "strcat(",
 };
 
 /* The default allocator, and the trace that a user asked for by BOBBIN_TRACE. */
@@ -43,8 +44,10 @@ static int count_problems(test *t, const char *path, const char *source, bool te
         bool call = banned[i][n - 1] == '(';
         n -= call;
         for (const char *p = text; *p; p++) {
-            if (strncmp(p, banned[i], n) != 0 || name_char(p[n]) || (p > text && name_char(p[-1]))) continue;
-            if (p > text && (p[-1] == '.' || (p[-1] == '>' && p > text + 1 && p[-2] == '-'))) continue; /* a field */
+            if (strncmp(p, banned[i], n) != 0 || name_char(p[n]) || (p > text && name_char(p[-1])))
+                continue;
+            if (p > text && (p[-1] == '.' || (p[-1] == '>' && p > text + 1 && p[-2] == '-')))
+                continue; /* a field */
             if (call && p[n] != '(') continue;
             if (is_allowed(path, banned[i])) continue;
             problems++;
@@ -72,10 +75,22 @@ static void test_library(test *t) {
 
 static void test_planted(test *t) {
     CHECK_INT(t, count_problems(t, "ops/x.c", "void f(void) { abort(); }", false), 1);
-    CHECK_INT(t, count_problems(t, "ops/x.c", "if (x) exit(1); printf(\"%d\", 1); fputs(\"\", stderr);", false), 3);
+    CHECK_INT(t,
+              count_problems(t, "ops/x.c",
+                             "if (x) exit(1); printf(\"%d\", 1); fputs(\"\", stderr);", false),
+              3);
     CHECK_INT(t, count_problems(t, "ops/x.c", "void *p = malloc(3); free(p);", false), 2);
-    CHECK_INT(t, count_problems(t, "ops/x.c", "/* abort() */ // exit(1)\nconst char *s = \"printf(\\\" exit(\";", false), 0);
-    CHECK_INT(t, count_problems(t, "ops/x.c", "snprintf(a, 3, b); fprintf(f, c); bb_free(x); tape->free(y); on_exit_code(1);", false), 0);
+    CHECK_INT(t,
+              count_problems(t, "ops/x.c",
+                             "/* abort() */ // exit(1)\nconst char *s = \"printf(\\\" exit(\";",
+                             false),
+              0);
+    CHECK_INT(t,
+              count_problems(
+                  t, "ops/x.c",
+                  "snprintf(a, 3, b); fprintf(f, c); bb_free(x); tape->free(y); on_exit_code(1);",
+                  false),
+              0);
     CHECK_INT(t, count_problems(t, "core/context.c", "free(block);", false), 0);
     CHECK_INT(t, count_problems(t, "core/op.c", "free(block);", false), 1);
 }

@@ -44,25 +44,28 @@ static bool run_once(test *t, void (*fn)(bb_context *ctx), int64_t n, bool for_g
     bb_options options = {.allocator = &a.base};
     bb_context *ctx = bb_open(&options);
     if (ctx) {
-        CHECK_MSG(t, a.failures == 0, "allocation %lld failed in bb_open, which went on", (long long)n);
+        CHECK_MSG(t, a.failures == 0, "allocation %lld failed in bb_open, which went on",
+                  (long long)n);
         fn(ctx);
         bb_status got = bb_error(ctx), expected = a.failures ? BB_ERR_MEMORY : BB_OK;
         /* One refusal may be made good: the pool is emptied and the system asked again. */
-        CHECK_MSG(t, got == expected || (!for_good && got == BB_OK), "allocation %lld: got %s (\"%s\"), expected %s",
-                  (long long)n, bb_status_name(got), bb_error_message(ctx), bb_status_name(expected));
+        CHECK_MSG(t, got == expected || (!for_good && got == BB_OK),
+                  "allocation %lld: got %s (\"%s\"), expected %s", (long long)n,
+                  bb_status_name(got), bb_error_message(ctx), bb_status_name(expected));
         a.fail_at = 0;
         bb_clear_error(ctx);
         bb_end_step(ctx);
         fn(ctx);
-        CHECK_MSG(t, bb_error(ctx) == BB_OK, "after the failure of allocation %lld: %s", (long long)n,
-                  bb_error_message(ctx));
+        CHECK_MSG(t, bb_error(ctx) == BB_OK, "after the failure of allocation %lld: %s",
+                  (long long)n, bb_error_message(ctx));
     } else {
         CHECK_MSG(t, a.failures > 0, "bb_open gave NULL though no allocation failed");
     }
     bb_close(ctx);
-    CHECK_MSG(t, a.live == 0, "allocation %lld: %lld blocks leaked", (long long)n, (long long)a.live);
-    CHECK_MSG(t, a.misuses == 0, "allocation %lld: %lld blocks released with a wrong size", (long long)n,
-              (long long)a.misuses);
+    CHECK_MSG(t, a.live == 0, "allocation %lld: %lld blocks leaked", (long long)n,
+              (long long)a.live);
+    CHECK_MSG(t, a.misuses == 0, "allocation %lld: %lld blocks released with a wrong size",
+              (long long)n, (long long)a.misuses);
     return a.failures > 0;
 }
 

@@ -16,9 +16,10 @@ typedef struct test_allocator {
 } test_allocator;
 void test_allocator_init(test_allocator *a);
 
-/* Opens a context and runs fn, over and over; the Nth run has its Nth allocation fail (bb_open's included), until a
- * run needs fewer than N. Checks each time: bb_open gives NULL, or fn leaves BB_ERR_MEMORY behind; fn succeeds in the
- * same context once there is memory again; bb_close leaves no block behind. Twice: fail once, fail from N on. */
+/* Opens a context and runs fn, over and over; the Nth run has its Nth allocation fail (bb_open's
+ * included), until a run needs fewer than N. Checks each time: bb_open gives NULL, or fn leaves
+ * BB_ERR_MEMORY behind; fn succeeds in the same context once there is memory again; bb_close leaves
+ * no block behind. Twice: fail once, fail from N on. */
 void alloc_failure_loop(test *t, void (*fn)(bb_context *ctx));
 
 #endif

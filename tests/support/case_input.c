@@ -1,5 +1,5 @@
-/* Values and layouts of a case's inputs (checker.h). A layout is made with view ops on a leaf, so a gradient check
- * of the leaf covers the layout too. */
+/* Values and layouts of a case's inputs (checker.h). A layout is made with view ops on a leaf, so a
+ * gradient check of the leaf covers the layout too. */
 #include "ops/ops.h"
 #include "tests/support/checker.h"
 
@@ -22,7 +22,8 @@ double draw_normal(uint64_t *state) {
 
 uint64_t case_seed(const checker *k) {
     uint64_t h = 1469598103934665603u;
-    for (const char *p = k->plan->op; *p; p++) h = (h ^ (uint64_t)(unsigned char)*p) * 1099511628211u;
+    for (const char *p = k->plan->op; *p; p++)
+        h = (h ^ (uint64_t)(unsigned char)*p) * 1099511628211u;
     return (h ^ (uint64_t)k->index) % 1000000007u;
 }
 
@@ -32,8 +33,9 @@ typedef struct float_format {
 } float_format;
 
 static const float_format *format_of(bb_dtype dtype) {
-    static const float_format f64 = {53, -1021, 1.7976931348623157e308}, f32 = {24, -125, 3.4028234663852886e38},
-                              f16 = {11, -13, 65504}, bf16 = {8, -125, 3.3895313892515355e38};
+    static const float_format f64 = {53, -1021, 1.7976931348623157e308},
+                              f32 = {24, -125, 3.4028234663852886e38}, f16 = {11, -13, 65504},
+                              bf16 = {8, -125, 3.3895313892515355e38};
     return dtype == BB_F32 ? &f32 : dtype == BB_F16 ? &f16 : dtype == BB_BF16 ? &bf16 : &f64;
 }
 
@@ -69,13 +71,16 @@ double largest(int64_t n, const double *x) {
 
 /* ---- Layouts: where element `index` of the input lies in its leaf */
 
-bool input_is_float(const case_input *in) { return in->fill != FILL_INDEX && in->fill != FILL_BOOL; }
+bool input_is_float(const case_input *in) {
+    return in->fill != FILL_INDEX && in->fill != FILL_BOOL;
+}
 
 bool input_wants_grad(const op_case *c, int i) {
     return !c->in[i].absent && !c->in[i].no_grad && input_is_float(&c->in[i]);
 }
 
-/* The axis that is repeated with stride 0; -1: none. Odd inputs take the last one, even ones the first. */
+/* The axis that is repeated with stride 0; -1: none. Odd inputs take the last one, even ones the
+ * first. */
 static int broadcast_axis(const bb_shape *shape, int input) {
     int found = -1;
     for (int a = 0; a < shape->rank; a++) {
@@ -107,7 +112,8 @@ static bb_shape leaf_shape(const bb_shape *shape, layout l, int input) {
     bb_shape leaf = *shape;
     for (int a = 0; a < shape->rank; a++) {
         if (l == TRANSPOSED) leaf.size[a] = shape->size[shape->rank - 1 - a];
-        if (l == SLICED) leaf.size[a] = a == shape->rank - 1 ? 2 * shape->size[a] + 1 : shape->size[a] + 1;
+        if (l == SLICED)
+            leaf.size[a] = a == shape->rank - 1 ? 2 * shape->size[a] + 1 : shape->size[a] + 1;
         if (l == BROADCAST && a == broadcast_axis(shape, input)) leaf.size[a] = 1;
     }
     return leaf;
@@ -126,7 +132,8 @@ static int64_t leaf_offset(const bb_shape *shape, layout l, int input, int64_t f
     return ref_offset(&leaf, moved);
 }
 
-static double draw(const case_input *in, int input, int64_t i, int64_t n, const int64_t *shuffled, uint64_t *state) {
+static double draw(const case_input *in, int input, int64_t i, int64_t n, const int64_t *shuffled,
+                   uint64_t *state) {
     double x;
     switch (in->fill) {
     case FILL_POSITIVE: return 0.5 + 1.5 * draw_uniform(state);
@@ -199,8 +206,10 @@ bb_tensor *input_leaf(const checker *k, const setup *s, const inputs *in, int i)
     bb_shape_count(&shape, &n);
     double *value = malloc((size_t)(n + 1) * sizeof *value);
     if (!value) return NULL;
-    for (int64_t j = 0; j < n; j++) value[j] = input_is_float(c) ? NAN : c->fill == FILL_INDEX ? -12345 : 1;
-    for (int64_t j = 0; j < in->count[i]; j++) value[leaf_offset(&c->shape, l, i, j)] = in->value[i][j];
+    for (int64_t j = 0; j < n; j++)
+        value[j] = input_is_float(c) ? NAN : c->fill == FILL_INDEX ? -12345 : 1;
+    for (int64_t j = 0; j < in->count[i]; j++)
+        value[leaf_offset(&c->shape, l, i, j)] = in->value[i][j];
     bb_dtype dtype = input_is_float(c) ? s->dtype : c->fill == FILL_INDEX ? BB_I64 : BB_BOOL;
     bb_tensor *leaf = bb_from_f64(k->ctx, dtype, shape, value);
     free(value);

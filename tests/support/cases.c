@@ -1,4 +1,5 @@
-/* run_op_cases: the loop over a case table (cases.h, checker.h), and index arithmetic for references. */
+/* run_op_cases: the loop over a case table (cases.h, checker.h), and index arithmetic for
+ * references. */
 #include "tests/support/cases.h"
 
 #include <stdarg.h>
@@ -6,13 +7,17 @@
 #include "tests/support/checker.h"
 
 const char *const check_mode_names[CHECK_MODES] = {
-    [CHECK_FORWARD] = "forward",           [CHECK_PATHS] = "fused against composed",
-    [CHECK_GRADIENT] = "gradcheck",        [CHECK_SECOND] = "gradgradcheck",
-    [CHECK_COMBINATIONS] = "combinations", [CHECK_SAVED] = "saved tensors",
+    [CHECK_FORWARD] = "forward",
+    [CHECK_PATHS] = "fused against composed",
+    [CHECK_GRADIENT] = "gradcheck",
+    [CHECK_SECOND] = "gradgradcheck",
+    [CHECK_COMBINATIONS] = "combinations",
+    [CHECK_SAVED] = "saved tensors",
     [CHECK_LOW_GRADIENT] = "low-precision gradient",
 };
 
-static const char *const layout_names[LAYOUTS] = {"contiguous", "transposed", "sliced", "broadcast"};
+static const char *const layout_names[LAYOUTS] = {"contiguous", "transposed", "sliced",
+                                                  "broadcast"};
 static const char *const path_names[] = {"auto", "fused", "composed"};
 
 bool expect(checker *k, bool ok, check_mode mode, const setup *s, const char *format, ...) {
@@ -25,9 +30,10 @@ bool expect(checker *k, bool ok, check_mode mode, const setup *s, const char *fo
     va_start(arguments, format);
     vsnprintf(detail, sizeof detail, format, arguments);
     va_end(arguments);
-    snprintf(line, sizeof line, "%s, case %d \"%s\", %s, %s, %s, %s: %s (seed %llu)", k->plan->op, k->index,
-             k->c->name ? k->c->name : "", check_mode_names[mode], bb_dtype_name(s->dtype), path_names[s->path],
-             layout_names[s->layout], detail, (unsigned long long)case_seed(k));
+    snprintf(line, sizeof line, "%s, case %d \"%s\", %s, %s, %s, %s: %s (seed %llu)", k->plan->op,
+             k->index, k->c->name ? k->c->name : "", check_mode_names[mode],
+             bb_dtype_name(s->dtype), path_names[s->path], layout_names[s->layout], detail,
+             (unsigned long long)case_seed(k));
     k->plan->tell(k->plan->user, line);
     return false;
 }
@@ -37,19 +43,23 @@ void expect_no_error(checker *k, check_mode mode, const setup *s) {
     bb_clear_error(k->ctx);
 }
 
-bool expect_close(checker *k, check_mode mode, const setup *s, const char *what, int64_t n, const double *got,
-                  const double *expected, double bound) {
+bool expect_close(checker *k, check_mode mode, const setup *s, const char *what, int64_t n,
+                  const double *got, const double *expected, double bound) {
     for (int64_t i = 0; i < n; i++) {
         bool same = got[i] == expected[i] || (isnan(got[i]) && isnan(expected[i]));
         if (same || fabs(got[i] - expected[i]) <= bound) continue;
-        return expect(k, false, mode, s, "%s: element %lld: got %.9g, expected %.9g within %.3g", what, (long long)i,
-                      got[i], expected[i], bound);
+        return expect(k, false, mode, s, "%s: element %lld: got %.9g, expected %.9g within %.3g",
+                      what, (long long)i, got[i], expected[i], bound);
     }
     return expect(k, true, mode, s, "%s", what);
 }
 
 static void check_case(const check_plan *plan, int index, check_result *result) {
-    checker k = {.plan = plan, .result = result, .c = &plan->cases[index], .index = index, .ctx = test_open()};
+    checker k = {.plan = plan,
+                 .result = result,
+                 .c = &plan->cases[index],
+                 .index = index,
+                 .ctx = test_open()};
     setup s = {BB_F64, BB_PATH_AUTO, CONTIGUOUS};
     if (plan->prepare) plan->prepare(k.ctx);
     k.op = bb_find_op(k.ctx, plan->op);
@@ -74,8 +84,14 @@ static void tell_test(void *user, const char *problem) {
     test_check(user, false, __FILE__, __LINE__, "%s", problem);
 }
 
-void run_op_cases(test *t, const char *op, const op_case *cases, int count, case_reference reference) {
-    check_plan plan = {.op = op, .cases = cases, .count = count, .reference = reference, .tell = tell_test, .user = t};
+void run_op_cases(test *t, const char *op, const op_case *cases, int count,
+                  case_reference reference) {
+    check_plan plan = {.op = op,
+                       .cases = cases,
+                       .count = count,
+                       .reference = reference,
+                       .tell = tell_test,
+                       .user = t};
     check_result result;
     count_op_problems(&plan, &result);
     CHECK_MSG(t, result.checks > 0, "%s: no case checked anything", op);

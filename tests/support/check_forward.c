@@ -1,12 +1,15 @@
-/* Forward of a case, in each dtype, path and layout, against its reference; fused against composed (checker.h). */
+/* Forward of a case, in each dtype, path and layout, against its reference; fused against composed
+ * (checker.h). */
 #include "tests/support/checker.h"
 
 /* Runs the case once and reads its first output. Returns a malloc'd array, or NULL. */
-static double *forward(checker *k, const setup *s, const inputs *in, bb_shape *shape, bb_dtype *dtype) {
+static double *forward(checker *k, const setup *s, const inputs *in, bb_shape *shape,
+                       bb_dtype *dtype) {
     bb_tensor *view[CASE_MAX_INPUTS] = {NULL};
     double *got = NULL;
     bb_set_path(k->ctx, BB_PATH_AUTO);
-    for (int i = 0; i < k->c->n_in; i++) view[i] = input_view(k, s->layout, input_leaf(k, s, in, i), i);
+    for (int i = 0; i < k->c->n_in; i++)
+        view[i] = input_view(k, s->layout, input_leaf(k, s, in, i), i);
     bb_set_path(k->ctx, s->path);
     bb_tensor *out = run_case(k, view);
     if (s->path == BB_PATH_FUSED && bb_error(k->ctx) == BB_ERR_UNSUPPORTED) {
@@ -49,14 +52,17 @@ static void check_paths(checker *k, bb_dtype dtype, layout l) {
             k->plan->reference(k->c, value, &shape, reference);
             /* Beyond the type's largest number the right answer is infinity. */
             for (int64_t i = 0; bb_dtype_is_float(out_dtype) && i < n; i++)
-                if (isinf(round_to(out_dtype, reference[i]))) reference[i] = round_to(out_dtype, reference[i]);
+                if (isinf(round_to(out_dtype, reference[i])))
+                    reference[i] = round_to(out_dtype, reference[i]);
             double bound = error_bound(k->c, out_dtype, largest(n, reference));
             expect_close(k, CHECK_FORWARD, &s, "forward", n, got, reference, bound);
             if (kept) expect_close(k, CHECK_PATHS, &s, "composed and fused", n, got, kept, bound);
         }
         free(reference);
-        if (path == BB_PATH_FUSED) kept = got;
-        else free(got);
+        if (path == BB_PATH_FUSED)
+            kept = got;
+        else
+            free(got);
     }
     free(kept);
     inputs_free(&in);

@@ -1,10 +1,10 @@
 /* Gradients of a case (checker.h).
- *   f64, each path and layout: finite differences with a random cotangent. Inputs of many elements are checked along
- *     random directions instead of element by element: x + sign * c[group], the gradient of c is compared.
- *   Each requires_grad combination must then give the same gradients as all of them together.
- *   The op inside a scope that drops its inputs and its output must give the same gradients: what backward reads
- *     must have been saved.
- *   f32, f16 and bf16 are held against f64 on the same rounded values. */
+ *   f64, each path and layout: finite differences with a random cotangent. Inputs of many elements
+ * are checked along random directions instead of element by element: x + sign * c[group], the
+ * gradient of c is compared. Each requires_grad combination must then give the same gradients as
+ * all of them together. The op inside a scope that drops its inputs and its output must give the
+ * same gradients: what backward reads must have been saved. f32, f16 and bf16 are held against f64
+ * on the same rounded values. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
 #include "tests/support/checker.h"
@@ -31,7 +31,8 @@ static unsigned wanted_inputs(const op_case *c) {
 }
 
 /* A random cotangent, the same for each dtype but for its rounding. round_as: see check_low. */
-static bb_tensor *cotangent(const checker *k, bb_tensor *out, bb_dtype round_as, double *magnitude) {
+static bb_tensor *cotangent(const checker *k, bb_tensor *out, bb_dtype round_as,
+                            double *magnitude) {
     uint64_t state = case_seed(k) * 64 + 63;
     int64_t n = bb_count(out);
     double *value = malloc((size_t)(n + 1) * sizeof *value);
@@ -43,13 +44,16 @@ static bb_tensor *cotangent(const checker *k, bb_tensor *out, bb_dtype round_as,
     return seed;
 }
 
-/* The op, its inputs made by another op, and its output read by another op, all inside a scope: after it the tape
- * alone holds what backward needs. New tensors then take the storage that was given back. */
-static bb_tensor *run_in_scope(const checker *k, const setup *s, const inputs *in, bb_tensor *const *leaf) {
+/* The op, its inputs made by another op, and its output read by another op, all inside a scope:
+ * after it the tape alone holds what backward needs. New tensors then take the storage that was
+ * given back. */
+static bb_tensor *run_in_scope(const checker *k, const setup *s, const inputs *in,
+                               bb_tensor *const *leaf) {
     bb_tensor *made[CASE_MAX_INPUTS] = {NULL};
     bb_scope scope = bb_scope_begin(k->ctx);
     for (int i = 0; i < k->c->n_in; i++)
-        made[i] = leaf[i] && input_is_float(&k->c->in[i]) ? bb_mul_scalar(leaf[i], 1) : input_leaf(k, s, in, i);
+        made[i] = leaf[i] && input_is_float(&k->c->in[i]) ? bb_mul_scalar(leaf[i], 1)
+                                                          : input_leaf(k, s, in, i);
     bb_tensor *out = bb_mul_scalar(run_case(k, made), 1);
     out = bb_scope_end(k->ctx, scope, out);
     for (int twice = 0; out && twice < 2; twice++) {
@@ -60,10 +64,10 @@ static bb_tensor *run_in_scope(const checker *k, const setup *s, const inputs *i
     return out;
 }
 
-/* Forward and backward with gradients for the inputs in `mask`. False: the kernel does not take this, or it failed
- * (which is then counted as a problem of `mode`). */
-static bool backward(checker *k, check_mode mode, const setup *s, const inputs *in, unsigned mask, bool scoped,
-                     bb_dtype round_as, gradients *g) {
+/* Forward and backward with gradients for the inputs in `mask`. False: the kernel does not take
+ * this, or it failed (which is then counted as a problem of `mode`). */
+static bool backward(checker *k, check_mode mode, const setup *s, const inputs *in, unsigned mask,
+                     bool scoped, bb_dtype round_as, gradients *g) {
     bb_tensor *leaf[CASE_MAX_INPUTS] = {NULL}, *view[CASE_MAX_INPUTS] = {NULL};
     memset(g, 0, sizeof *g);
     bb_set_path(k->ctx, BB_PATH_AUTO);
@@ -84,7 +88,8 @@ static bool backward(checker *k, check_mode mode, const setup *s, const inputs *
         if (!leaf[i]) continue;
         bb_tensor *grad = bb_grad(leaf[i]);
         bool wanted = mask >> i & 1;
-        expect(k, wanted == (grad != NULL), mode, s, "input %d: gradient wanted %d, got %d", i, wanted, grad != NULL);
+        expect(k, wanted == (grad != NULL), mode, s, "input %d: gradient wanted %d, got %d", i,
+               wanted, grad != NULL);
         if (!wanted || !grad) continue;
         g->count[i] = bb_count(grad);
         g->value[i] = malloc((size_t)(g->count[i] + 1) * sizeof(double));
@@ -92,21 +97,24 @@ static bool backward(checker *k, check_mode mode, const setup *s, const inputs *
         expect(k, bb_dtype_of(grad) == s->dtype, mode, s, "input %d: gradient of dtype %s", i,
                bb_dtype_name(bb_dtype_of(grad)));
     }
-    if (unsupported) bb_clear_error(k->ctx);
-    else expect_no_error(k, mode, s);
+    if (unsupported)
+        bb_clear_error(k->ctx);
+    else
+        expect_no_error(k, mode, s);
     bb_end_step(k->ctx);
     if (!ok) gradients_free(g);
     return ok;
 }
 
-static void compare(checker *k, check_mode mode, const setup *s, const gradients *got, const gradients *expected,
-                    const op_case *tolerance) {
+static void compare(checker *k, check_mode mode, const setup *s, const gradients *got,
+                    const gradients *expected, const op_case *tolerance) {
     for (int i = 0; i < CASE_MAX_INPUTS; i++) {
         if (!got->value[i] || !expected->value[i]) continue;
         char what[64];
         snprintf(what, sizeof what, "gradient of input %d", i);
         /* Terms of the cotangent's size may cancel to a small gradient; their rounding does not. */
-        double scale = fmax(largest(expected->count[i], expected->value[i]), 0.25 * expected->cotangent);
+        double scale =
+            fmax(largest(expected->count[i], expected->value[i]), 0.25 * expected->cotangent);
         expect_close(k, mode, s, what, got->count[i], got->value[i], expected->value[i],
                      4 * error_bound(tolerance, s->dtype, scale));
     }
@@ -119,7 +127,8 @@ typedef struct check_run {
     const setup *s;
     int input[CASE_MAX_INPUTS]; /* which input each checked tensor stands for */
     bb_tensor *leaf[CASE_MAX_INPUTS];
-    bb_tensor *group[CASE_MAX_INPUTS], *sign[CASE_MAX_INPUTS]; /* of directions; NULL: element by element */
+    bb_tensor *group[CASE_MAX_INPUTS],
+        *sign[CASE_MAX_INPUTS]; /* of directions; NULL: element by element */
 } check_run;
 
 static bb_tensor *call_case(void *user, bb_tensor *const *in, int n) {
@@ -136,7 +145,8 @@ static bb_tensor *call_case(void *user, bb_tensor *const *in, int n) {
             leaf[i] = bb_add(run->leaf[i], bb_reshape(step, bb_shape_of(run->leaf[i])));
         }
     }
-    for (int i = 0; i < run->k->c->n_in; i++) view[i] = input_view(run->k, run->s->layout, leaf[i], i);
+    for (int i = 0; i < run->k->c->n_in; i++)
+        view[i] = input_view(run->k, run->s->layout, leaf[i], i);
     return run_case(run->k, view);
 }
 
@@ -179,14 +189,16 @@ static void check_differences(checker *k, const setup *s, const inputs *in, bool
     bb_set_path(k->ctx, s->path);
     bb_gradcheck_report report = {0};
     bb_gradcheck_options options = {.seed = case_seed(k)};
-    bb_status status = second ? bb_gradgradcheck(k->ctx, call_case, &run, checked, n, &options, &report)
-                              : bb_gradcheck(k->ctx, call_case, &run, checked, n, &options, &report);
+    bb_status status =
+        second ? bb_gradgradcheck(k->ctx, call_case, &run, checked, n, &options, &report)
+               : bb_gradcheck(k->ctx, call_case, &run, checked, n, &options, &report);
     if (s->path == BB_PATH_FUSED && status == BB_ERR_UNSUPPORTED) {
         bb_clear_error(k->ctx);
     } else if (status == BB_OK) {
-        expect(k, report.passed, mode, s, "input %d element %lld: analytic %.9g, numeric %.9g, error %.3g",
-               run.input[report.input < n ? report.input : 0], (long long)report.element, report.analytic,
-               report.numeric, report.error);
+        expect(k, report.passed, mode, s,
+               "input %d element %lld: analytic %.9g, numeric %.9g, error %.3g",
+               run.input[report.input < n ? report.input : 0], (long long)report.element,
+               report.analytic, report.numeric, report.error);
         expect(k, second || report.checked == elements, mode, s, "checked %lld elements of %lld",
                (long long)report.checked, (long long)elements);
     }
@@ -200,7 +212,9 @@ static void check_combinations(checker *k, const setup *s, const inputs *in, con
     unsigned wanted = wanted_inputs(k->c);
     for (unsigned mask = 1; mask < wanted; mask++) {
         gradients some;
-        if ((mask & wanted) != mask || !backward(k, CHECK_COMBINATIONS, s, in, mask, false, BB_F64, &some)) continue;
+        if ((mask & wanted) != mask ||
+            !backward(k, CHECK_COMBINATIONS, s, in, mask, false, BB_F64, &some))
+            continue;
         compare(k, CHECK_COMBINATIONS, s, &some, all, k->c);
         gradients_free(&some);
     }
@@ -212,7 +226,8 @@ static void check_f64(checker *k, bb_path path, layout l, gradients *result) {
     memset(result, 0, sizeof *result);
     if (!inputs_draw(k, &s, &in)) return;
     check_differences(k, &s, &in, false);
-    if (backward(k, CHECK_GRADIENT, &s, &in, wanted_inputs(k->c), false, BB_F64, result) && l == CONTIGUOUS) {
+    if (backward(k, CHECK_GRADIENT, &s, &in, wanted_inputs(k->c), false, BB_F64, result) &&
+        l == CONTIGUOUS) {
         gradients scoped;
         check_combinations(k, &s, &in, result);
         if (backward(k, CHECK_SAVED, &s, &in, wanted_inputs(k->c), true, BB_F64, &scoped)) {

@@ -1,9 +1,8 @@
-/* The machine behind cases.h: runs a table of cases and counts the problems, without failing a test, so that the
- * canary (test_canary.c) can show that each mode catches a planted fault.
- *   cases.c           the loop over cases, run_op_cases, index arithmetic for references
- *   case_input.c      values, layouts, rounding to a dtype
- *   check_forward.c   forward against the reference, fused against composed
- *   check_gradient.c  everything about gradients */
+/* The machine behind cases.h: runs a table of cases and counts the problems, without failing a
+ * test, so that the canary (test_canary.c) can show that each mode catches a planted fault. cases.c
+ * the loop over cases, run_op_cases, index arithmetic for references case_input.c      values,
+ * layouts, rounding to a dtype check_forward.c   forward against the reference, fused against
+ * composed check_gradient.c  everything about gradients */
 #ifndef BOBBIN_TESTS_CHECKER_H
 #define BOBBIN_TESTS_CHECKER_H
 
@@ -14,8 +13,9 @@ typedef enum check_mode {
     CHECK_PATHS,        /* fused against composed: outputs and gradients */
     CHECK_GRADIENT,     /* bb_gradcheck in f64, by path and layout */
     CHECK_SECOND,       /* bb_gradgradcheck */
-    CHECK_COMBINATIONS, /* each requires_grad combination gives the gradients that passed CHECK_GRADIENT */
-    CHECK_SAVED,        /* inputs and outputs dropped before backward: saves_inputs, saves_outputs */
+    CHECK_COMBINATIONS, /* each requires_grad combination gives the gradients that passed
+                           CHECK_GRADIENT */
+    CHECK_SAVED, /* inputs and outputs dropped before backward: saves_inputs, saves_outputs */
     CHECK_LOW_GRADIENT, /* gradients in f32, f16, bf16 against f64 */
     CHECK_MODES
 } check_mode;
@@ -28,7 +28,7 @@ typedef struct check_plan {
     const op_case *cases;
     int count;
     case_reference reference;
-    void (*prepare)(bb_context *ctx);             /* NULL, or registers ops and kernels in a new context */
+    void (*prepare)(bb_context *ctx); /* NULL, or registers ops and kernels in a new context */
     void (*tell)(void *user, const char *problem); /* NULL: silent */
     void *user;
 } check_plan;
@@ -60,7 +60,7 @@ typedef struct setup {
 } setup;
 
 typedef struct inputs {
-    double *value[CASE_MAX_INPUTS];   /* row-major, as the op sees them; NULL: absent */
+    double *value[CASE_MAX_INPUTS]; /* row-major, as the op sees them; NULL: absent */
     int64_t count[CASE_MAX_INPUTS];
 } inputs;
 
@@ -70,8 +70,8 @@ bool expect(checker *k, bool ok, check_mode mode, const setup *s, const char *fo
 /* An op failed: reports the context's error as a problem and clears it. */
 void expect_no_error(checker *k, check_mode mode, const setup *s);
 /* |got - expected| <= bound for all elements (equal infinities, NaN for NaN). */
-bool expect_close(checker *k, check_mode mode, const setup *s, const char *what, int64_t n, const double *got,
-                  const double *expected, double bound);
+bool expect_close(checker *k, check_mode mode, const setup *s, const char *what, int64_t n,
+                  const double *got, const double *expected, double bound);
 
 /* Draws the values of the case, rounded to the dtype, for the layout. False: no memory. */
 bool inputs_draw(const checker *k, const setup *s, inputs *in);

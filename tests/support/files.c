@@ -52,7 +52,9 @@ int each_source(const char *root, const char *folder, const char *const *suffixe
         struct stat info;
         if (entry->d_name[0] == '.') continue;
         snprintf(path, sizeof path, "%s%s%s", folder, folder[0] ? "/" : "", entry->d_name);
-        if (snprintf(full, sizeof full, "%s/%s", root, path) >= (int)sizeof full || stat(full, &info)) continue;
+        if (snprintf(full, sizeof full, "%s/%s", root, path) >= (int)sizeof full ||
+            stat(full, &info))
+            continue;
         if (S_ISDIR(info.st_mode)) {
             count += each_source(root, path, suffixes, fn, user);
         } else if (ends_in(path, suffixes)) {

@@ -22,16 +22,22 @@ bool test_check(test *t, bool ok, const char *file, int line, const char *format
     return false;
 }
 
-bool test_check_int(test *t, int64_t got, int64_t expected, const char *what, const char *file, int line) {
-    return test_check(t, got == expected, file, line, "%s: got %lld, expected %lld", what, (long long)got, (long long)expected);
+bool test_check_int(test *t, int64_t got, int64_t expected, const char *what, const char *file,
+                    int line) {
+    return test_check(t, got == expected, file, line, "%s: got %lld, expected %lld", what,
+                      (long long)got, (long long)expected);
 }
-bool test_check_near(test *t, double got, double expected, double tolerance, const char *what, const char *file, int line) {
+bool test_check_near(test *t, double got, double expected, double tolerance, const char *what,
+                     const char *file, int line) {
     bool ok = got == expected || fabs(got - expected) <= tolerance;
-    return test_check(t, ok, file, line, "%s: got %.17g, expected %.17g within %g", what, got, expected, tolerance);
+    return test_check(t, ok, file, line, "%s: got %.17g, expected %.17g within %g", what, got,
+                      expected, tolerance);
 }
-bool test_check_text(test *t, const char *got, const char *expected, const char *what, const char *file, int line) {
+bool test_check_text(test *t, const char *got, const char *expected, const char *what,
+                     const char *file, int line) {
     bool ok = got && strcmp(got, expected) == 0;
-    return test_check(t, ok, file, line, "%s: got \"%s\", expected \"%s\"", what, got ? got : "(NULL)", expected);
+    return test_check(t, ok, file, line, "%s: got \"%s\", expected \"%s\"", what,
+                      got ? got : "(NULL)", expected);
 }
 
 void test_skip(test *t, const char *reason) {
@@ -39,10 +45,11 @@ void test_skip(test *t, const char *reason) {
     fprintf(stderr, "skipped: %s: %s\n", t->name, reason);
 }
 
-void test_error(test *t, bb_context *ctx, bb_status status, const char *part, const char *file, int line) {
+void test_error(test *t, bb_context *ctx, bb_status status, const char *part, const char *file,
+                int line) {
     bb_status got = bb_error(ctx);
-    test_check(t, got == status, file, line, "status: got %s (\"%s\"), expected %s", bb_status_name(got),
-               bb_error_message(ctx), bb_status_name(status));
+    test_check(t, got == status, file, line, "status: got %s (\"%s\"), expected %s",
+               bb_status_name(got), bb_error_message(ctx), bb_status_name(status));
     test_check(t, strstr(bb_error_message(ctx), part) != NULL, file, line,
                "error message \"%s\" does not contain \"%s\"", bb_error_message(ctx), part);
     bb_clear_error(ctx);
@@ -52,23 +59,32 @@ int test_main(int argc, char **argv, const test_row *rows, int count) {
     const char *only = NULL;
     bool verbose = false;
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "-v") == 0) verbose = true;
-        else only = argv[i];
+        if (strcmp(argv[i], "-v") == 0)
+            verbose = true;
+        else
+            only = argv[i];
     }
     int passed = 0, failed = 0, skipped = 0;
     for (int i = 0; i < count; i++) {
         if (only && !strstr(rows[i].name, only)) continue;
         test t = {.name = rows[i].name};
         rows[i].run(&t);
-        if (t.checks == 0 && !t.skipped) test_check(&t, false, __FILE__, __LINE__, "the test checked nothing");
+        if (t.checks == 0 && !t.skipped)
+            test_check(&t, false, __FILE__, __LINE__, "the test checked nothing");
         if (t.failures > MAX_PRINTED)
             fprintf(stderr, "%s: %d more failures\n", t.name, t.failures - MAX_PRINTED);
-        if (t.failures) failed++;
-        else if (t.skipped) skipped++;
-        else passed++;
+        if (t.failures)
+            failed++;
+        else if (t.skipped)
+            skipped++;
+        else
+            passed++;
         if (t.failures || verbose)
-            fprintf(stderr, "%s: %s (%d checks)\n", t.failures ? "FAILED" : t.skipped ? "skipped" : "passed", t.name,
-                    t.checks);
+            fprintf(stderr, "%s: %s (%d checks)\n",
+                    t.failures  ? "FAILED"
+                    : t.skipped ? "skipped"
+                                : "passed",
+                    t.name, t.checks);
     }
     if (passed + failed + skipped == 0) {
         fprintf(stderr, "no test is named \"%s\"\n", only ? only : "");

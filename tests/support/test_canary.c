@@ -1,5 +1,5 @@
-/* The canary: an op with a planted fault must be caught by the mode of the checker that is meant to catch it, and the
- * same op without a fault must pass every mode.
+/* The canary: an op with a planted fault must be caught by the mode of the checker that is meant to
+ * catch it, and the same op without a fault must pass every mode.
  *
  * canary(x, w) = x^2 w, once as a composite with fused kernels and once as a primitive. */
 #include "autograd/autograd.h"
@@ -9,7 +9,7 @@
 
 typedef enum fault {
     NO_FAULT = 0,
-    FORWARD_OFF,     /* one part in a hundred, at one element in four */
+    FORWARD_OFF,     /* one part in twenty, at one element in four */
     FORWARD_OFF_F16, /* the same, in f16 only */
     FORWARD_STRIDES, /* wrong for inputs with strides */
     DECOMPOSITION_OFF,
@@ -26,7 +26,7 @@ static fault planted; /* tests run one after the other */
 
 static bb_tensor *formula(bb_tensor *x, bb_tensor *w) { return bb_mul(bb_mul(x, x), w); }
 
-/* t with every fourth element off by a hundredth. */
+/* t with every fourth element off by a twentieth. */
 static bb_tensor *off(bb_tensor *t) {
     int64_t n = bb_count(t);
     double *value = malloc((size_t)(n + 1) * sizeof *value);
@@ -60,7 +60,8 @@ static bb_status forward(bb_call *call) {
     bool grad = bb_set_grad_enabled(ctx, false);
     bb_tensor *y = formula(call->in[0], call->in[1]);
     bool f16 = bb_dtype_of(y) == BB_F16, strides = !bb_is_contiguous(call->in[0]);
-    if (planted == FORWARD_OFF || (planted == FORWARD_OFF_F16 && f16) || (planted == FORWARD_STRIDES && strides))
+    if (planted == FORWARD_OFF || (planted == FORWARD_OFF_F16 && f16) ||
+        (planted == FORWARD_STRIDES && strides))
         y = off(y);
     bb_set_grad_enabled(ctx, grad);
     return finish(y, call->out[0]);
@@ -92,7 +93,8 @@ static bb_status backward(const bb_grad_call *grad) {
 }
 
 static bb_status gradient(const bb_grad_call *grad) {
-    bb_tensor *x = grad->call->in[0], *w = grad->call->in[1], *y = grad->call->out[0], *g = grad->grad_out[0];
+    bb_tensor *x = grad->call->in[0], *w = grad->call->in[1], *y = grad->call->out[0],
+              *g = grad->grad_out[0];
     if (planted == GRADIENT_FLAT) x = bb_detach(x);
     if (grad->want[0]) grad->grad_in[0] = gradient_x(x, w, g);
     if (grad->want[1]) grad->grad_in[1] = bb_div(bb_mul(y, g), w);
@@ -100,12 +102,23 @@ static bb_status gradient(const bb_grad_call *grad) {
 }
 
 static const bb_op composite_op = {
-    .name = "canary", .doc = "x^2 w", .inputs = {"x", "w"}, .outputs = {"y"}, .saves_inputs = 3,
-    .infer = infer, .decompose = decompose,
+    .name = "canary",
+    .doc = "x^2 w",
+    .inputs = {"x", "w"},
+    .outputs = {"y"},
+    .saves_inputs = 3,
+    .infer = infer,
+    .decompose = decompose,
 };
 static const bb_op primitive_op = {
-    .name = "canary_primitive", .doc = "x^2 w", .inputs = {"x", "w"}, .outputs = {"y"}, .saves_inputs = 3,
-    .saves_outputs = 1, .infer = infer, .gradient = gradient,
+    .name = "canary_primitive",
+    .doc = "x^2 w",
+    .inputs = {"x", "w"},
+    .outputs = {"y"},
+    .saves_inputs = 3,
+    .saves_outputs = 1,
+    .infer = infer,
+    .gradient = gradient,
 };
 static bb_op forgets_input, forgets_output; /* filled in prepare */
 
@@ -114,12 +127,15 @@ static void prepare(bb_context *ctx) {
     forgets_input.saves_inputs = 1;
     forgets_output.saves_outputs = 0;
     bb_register_op(ctx, &composite_op);
-    bb_register_op(ctx, planted == SAVED_INPUT ? &forgets_input : planted == SAVED_OUTPUT ? &forgets_output : &primitive_op);
+    bb_register_op(ctx, planted == SAVED_INPUT    ? &forgets_input
+                        : planted == SAVED_OUTPUT ? &forgets_output
+                                                  : &primitive_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"canary", forward, backward, NULL});
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"canary_primitive", forward, NULL, NULL});
 }
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *shape,
+                      double *out) {
     int64_t n = 0;
     (void)c;
     bb_shape_count(shape, &n);
@@ -128,8 +144,14 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
 
 /* The second case has too many elements for a check of each. */
 static const op_case cases[] = {
-    {.name = "small", .in = {{.fill = FILL_POSITIVE, .shape = {2, {3, 5}}}, {.fill = FILL_POSITIVE, .shape = {2, {3, 5}}}}, .n_in = 2},
-    {.name = "large", .in = {{.fill = FILL_APART, .shape = {2, {20, 19}}}, {.fill = FILL_APART, .shape = {2, {20, 19}}}}, .n_in = 2},
+    {.name = "small",
+     .in = {{.fill = FILL_POSITIVE, .shape = {2, {3, 5}}},
+            {.fill = FILL_POSITIVE, .shape = {2, {3, 5}}}},
+     .n_in = 2},
+    {.name = "large",
+     .in = {{.fill = FILL_APART, .shape = {2, {20, 19}}},
+            {.fill = FILL_APART, .shape = {2, {20, 19}}}},
+     .n_in = 2},
 };
 
 static void print_problem(void *user, const char *problem) {
@@ -140,7 +162,8 @@ static void print_problem(void *user, const char *problem) {
 static void run(test *t, const char *op, fault f, check_mode mode) {
     planted = f;
     for (int i = 0; i < 2; i++) {
-        check_plan plan = {.op = op, .cases = &cases[i], .count = 1, .reference = reference, .prepare = prepare};
+        check_plan plan = {
+            .op = op, .cases = &cases[i], .count = 1, .reference = reference, .prepare = prepare};
         check_result result;
         if (f == NO_FAULT) plan.tell = print_problem;
         int problems = count_op_problems(&plan, &result);
@@ -148,7 +171,8 @@ static void run(test *t, const char *op, fault f, check_mode mode) {
             CHECK_INT(t, problems, 0);
             CHECK(t, result.checks > 30);
         } else {
-            CHECK_MSG(t, result.problems[mode] > 0, "%s, fault %d: mode \"%s\" did not catch it", op, f, check_mode_names[mode]);
+            CHECK_MSG(t, result.problems[mode] > 0, "%s, fault %d: mode \"%s\" did not catch it",
+                      op, f, check_mode_names[mode]);
         }
     }
     planted = NO_FAULT;

@@ -176,7 +176,7 @@ static void refuses_wrong_input(test *t) {
         {"matmul --input missing", 2, "missing: cannot open: No such file"},
         {"matmul --input .", 2, "expected a regular file, got a folder"},
         {"matmul --input junk", 2, "junk: header: expected"},
-        {"matmul", 2, "matmul: a: expected a tensor of this name in --input, got none"},
+        {"matmul", 2, "matmul: input: expected a tensor of this name in --input, got none"},
         {"neg --input ab", 2, "expected tensors named after the inputs of neg, got"},
         {"matmul --input bad_shapes", 2, "matmul: "},
         {"matmul --input ab --grad", 2,

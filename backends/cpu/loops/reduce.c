@@ -291,17 +291,34 @@ static void finish(int dtype, int64_t count, const void *acc, double divisor, vo
                    int64_t step) {
     const double *f = acc;
     const int64_t *whole = acc;
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t at = i * step;
-        switch (dtype) {
-        case BB_F64: ((double *)y)[at] = f[i] / divisor; break;
-        case BB_F32: ((float *)y)[at] = (float)(f[i] / divisor); break;
-        case BB_F16: ((uint16_t *)y)[at] = bb_f32_to_f16((float)(f[i] / divisor)); break;
-        case BB_BF16: ((uint16_t *)y)[at] = bb_f32_to_bf16((float)(f[i] / divisor)); break;
-        case BB_I64: ((int64_t *)y)[at] = whole[i]; break;
-        case BB_I32: ((int32_t *)y)[at] = (int32_t)whole[i]; break;
-        default: ((uint8_t *)y)[at] = (uint8_t)whole[i]; break;
-        }
+    double *y64 = y;
+    float *y32 = y;
+    uint16_t *y16 = y;
+    int64_t *y_i64 = y;
+    int32_t *y_i32 = y;
+    uint8_t *y_u8 = y;
+    switch (dtype) {
+    case BB_F64:
+        for (int64_t i = 0; i < count; i++) y64[i * step] = f[i] / divisor;
+        break;
+    case BB_F32:
+        for (int64_t i = 0; i < count; i++) y32[i * step] = (float)(f[i] / divisor);
+        break;
+    case BB_F16:
+        for (int64_t i = 0; i < count; i++) y16[i * step] = bb_f32_to_f16((float)(f[i] / divisor));
+        break;
+    case BB_BF16:
+        for (int64_t i = 0; i < count; i++) y16[i * step] = bb_f32_to_bf16((float)(f[i] / divisor));
+        break;
+    case BB_I64:
+        for (int64_t i = 0; i < count; i++) y_i64[i * step] = whole[i];
+        break;
+    case BB_I32:
+        for (int64_t i = 0; i < count; i++) y_i32[i * step] = (int32_t)whole[i];
+        break;
+    default:
+        for (int64_t i = 0; i < count; i++) y_u8[i * step] = (uint8_t)whole[i];
+        break;
     }
 }
 
