@@ -49,8 +49,9 @@ const bb_story_source bb_story_grammar[] = {
                "{animal}.|"
                "And {=friend} and {=hero} ate {count} {food} and {count} {color} {food}."},
 
-    {"song", "{syllable}{verse}"},
-    {"verse", "3*-{syllable}-{syllable}| {syllable}, {syllable} {syllable}"},
+    /* Animals sing a line twice: the shortest lesson in copying. */
+    {"song", "{x:syllable}{verse}"},
+    {"verse", "3*-{y:syllable}-{z:syllable}, {=x}-{=y}-{=z}| {y:syllable}, {=x} {=y}"},
 
     /* forms: name / she / She / her */
     {"hero", "Anna/she/She/her|Bella/she/She/her|Clara/she/She/her|Dora/she/She/her|"

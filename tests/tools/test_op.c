@@ -182,7 +182,7 @@ static void refuses_wrong_input(test *t) {
         {"matmul --input ab --grad", 2,
          "matmul: --grad: expected a tensor 'grad.output' in ab, got none"},
         {"argmax --input x --grad", 2, "argmax: --grad: the op has no gradient"},
-        {"cat --input ab", 2, "expected tensors named after the inputs of cat, got 'a'"},
+        {"cat --input ab", 2, "expected tensors named after the inputs of cat, got 'input'"},
         {"cat", 2, "cat: input.0: expected a tensor of this name"},
         {"matmul --input ab --attrs x", 2, "attributes: byte 0: expected a value, got 'x'"},
         {"matmul --input ab --attrs '[]'", 2, "attributes: expected an object, got an array"},
@@ -209,8 +209,8 @@ static void refuses_wrong_input(test *t) {
     scratch s = scratch_open();
     said r;
     file_rows ab = {.n = 0}, x = {.n = 0};
-    add_row(&ab, bb_from_f64(ctx, BB_F32, BB_SHAPE(2), (const double[]){1, 2}), "%s", "a", 0);
-    add_row(&ab, bb_from_f64(ctx, BB_F32, BB_SHAPE(3), (const double[]){1, 2, 3}), "%s", "b", 0);
+    add_row(&ab, bb_from_f64(ctx, BB_F32, BB_SHAPE(2), (const double[]){1, 2}), "%s", "input", 0);
+    add_row(&ab, bb_from_f64(ctx, BB_F32, BB_SHAPE(3), (const double[]){1, 2, 3}), "%s", "other", 0);
     save(ctx, scratch_path(&s, "bad_shapes"), &ab);
     ab.row[1].tensor = ab.row[0].tensor;
     save(ctx, scratch_path(&s, "ab"), &ab);
