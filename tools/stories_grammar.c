@@ -8,18 +8,18 @@
 const bb_story_source bb_story_grammar[] = {
     {"story", "{opening}{plot}{ending}\n\n"},
 
-    {"opening", "Once there was {trait} {color} {animal} called {hero:hero}. {=hero.2} had "
+    {"opening", "Once there was {trait} {color} {animal} called {hero:hero}. {=hero} had "
                 "{count} {things} and {count} {things}. |"
                 "{hero:hero}, {trait} {color} {animal}, lived {home} with {count} {color} "
                 "{things}. |"
                 "Far away, {home}, lived {trait} {size} {animal}: \"{song}!\" That means: my "
-                "name is {hero:hero}. "},
+                "name is {hero:hero}, {=hero}, {=hero}! "},
 
     {"plot", "3*{lost}|3*{market}|2*{spell}|2*{letter}"},
 
     {"lost", "One {weather} {day} {=hero.3} {toy:toy} was gone. {search} {trait.2} {size} "
-             "{animal} named {friend:friend} sang: \"{song}!\" And there was the {=toy}! Until "
-             "{hour} {=hero} and {=friend} {=toy.1}. "},
+             "{animal} named {friend:friend} came. {=friend} sang: \"{song}!\" And there was "
+             "the {=toy}! Until {hour} {=hero} and {=friend} {=toy.1}. "},
     {"search", "Under the {low} lay {count} {color} {things}, {count} {food} and {trait} "
                "{animal}, but no {=toy}.|"
                "Behind the {high} sat {trait} {color} {animal}, in the {box} {trait} {size} "
@@ -29,7 +29,7 @@ const bb_story_source bb_story_grammar[] = {
     {"market", "On {day} {=hero} bought {count} {color} {food}, {count} {food}, {trait} {gift} "
                "and {trait} {color} {gift:gift}. {meeting} "},
     {"meeting", "\"I am so {sad:sad}!\" {said} {friend:friend}, {trait} {color} {animal}. So "
-                "{=hero} gave {=friend} the {=gift} and a song: \"{song}, {song}!\"|"
+                "{=hero} gave {=friend} the {=gift} and a song: \"{song}!\"|"
                 "But {trait} {size} {animal} named {friend:friend} stole the {=gift}! "
                 "\"{song}!\" {said} {=hero}. \"{song}!\" {said} {=friend}.|"
                 "There stood {friend:friend} the {animal} with {count} {color} {things} and "

@@ -5,8 +5,8 @@
  * (2008): a block of B, KC x NC, is copied into slivers of NR columns that fill the L2 cache; the
  * micro-kernel multiplies MR rows of A with a sliver, MR x NR sums in registers. Rows of A stay
  * where they are or, stored by columns, are copied to the L1 cache. Each element of C adds its
- * products in the order of k, whatever the position of the element, so any cut of C into tiles
- * gives the same bytes. */
+ * products in the order of k, whatever the position of the element, so any cut of C into tiles of
+ * more than THIN rows gives the same bytes. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -18,8 +18,8 @@ enum { VECTOR_BYTES = 32, MR = 6 };
 #else
 enum { VECTOR_BYTES = 16, MR = 6 };
 #endif
-/* 256 KiB of B and at most 24 KiB of A, on the stack. A_STEP keeps rows of A off each other's cache
- * sets. */
+/* 256 KiB of B and about 26 KiB of A at most, on the stack. A_STEP keeps rows of A off each other's
+ * cache sets. */
 enum {
     LANES = VECTOR_BYTES / sizeof(REAL),
     NR = 2 * LANES,
