@@ -1,4 +1,4 @@
-/* layer_norm: zero mean, unit variance over axes, then an affine map.
+/* LayerNorm: zero mean, unit variance over axes, then an affine map.
  *
  *     mean   = mean(x over axes)         rstd = 1 / sqrt(mean((x - mean)^2 over axes) + eps)
  *     output = round((x - mean) * rstd * weight + bias)
@@ -60,7 +60,7 @@ static bb_status decompose(bb_call *call) {
 }
 
 const bb_op bb_op_layer_norm = {
-    .name = "layer_norm",
+    .name = "LayerNorm",
     .doc = "(input - mean) / sqrt(variance + eps) * weight + bias, statistics over axes",
     .inputs = {"input", "weight", "bias"},
     .outputs = {"output", "mean", "rstd"},

@@ -107,8 +107,8 @@ const bb_op_case bb_op_cases[] = {
 
     {"RMSNormImpl", NULL, 2, {NORMAL(3, 5), POSITIVE(5)}},
     {"RMSNormImpl", "{\"axes\": [0, -1], \"eps\": 0.1}", 2, {NORMAL(2, 3, 4), POSITIVE(3, 4)}},
-    {"layer_norm", NULL, 3, {NORMAL(3, 5), POSITIVE(5), NORMAL(5)}},
-    {"layer_norm", NULL, 3, {NORMAL(3, 5), ABSENT, ABSENT}},
+    {"LayerNorm", NULL, 3, {NORMAL(3, 5), POSITIVE(5), NORMAL(5)}},
+    {"LayerNorm", NULL, 3, {NORMAL(3, 5), ABSENT, ABSENT}},
     {"softmax", NULL, 1, {NORMAL(3, 5)}},
     {"softmax", "{\"axis\": 0}", 1, {NORMAL(3, 4)}},
     {"log_softmax", NULL, 1, {NORMAL(3, 5)}},

@@ -8,18 +8,18 @@
 const bb_story_source bb_story_grammar[] = {
     {"story", "{opening}{plot}{ending}\n\n"},
 
-    {"opening", "Once there was {trait} {color} {animal} called {hero:hero}. {=hero} had "
+    {"opening", "Once there was {trait} {color} {animal} called {hero:hero}. {=hero.2} had "
                 "{count} {things} and {count} {things}. |"
                 "{hero:hero}, {trait} {color} {animal}, lived {home} with {count} {color} "
                 "{things}. |"
                 "Far away, {home}, lived {trait} {size} {animal}: \"{song}!\" That means: my "
-                "name is {hero:hero}, {=hero}, {=hero}! "},
+                "name is {hero:hero}. "},
 
     {"plot", "3*{lost}|3*{market}|2*{spell}|2*{letter}"},
 
     {"lost", "One {weather} {day} {=hero.3} {toy:toy} was gone. {search} {trait.2} {size} "
-             "{animal} named {friend:friend} came. {=friend} sang: \"{song}!\" And there was "
-             "the {=toy}! Until {hour} {=hero} and {=friend} {=toy.1}. "},
+             "{animal} named {friend:friend} sang: \"{song}!\" And there was the {=toy}! Until "
+             "{hour} they {=toy.1}. "},
     {"search", "Under the {low} lay {count} {color} {things}, {count} {food} and {trait} "
                "{animal}, but no {=toy}.|"
                "Behind the {high} sat {trait} {color} {animal}, in the {box} {trait} {size} "
@@ -29,23 +29,23 @@ const bb_story_source bb_story_grammar[] = {
     {"market", "On {day} {=hero} bought {count} {color} {food}, {count} {food}, {trait} {gift} "
                "and {trait} {color} {gift:gift}. {meeting} "},
     {"meeting", "\"I am so {sad:sad}!\" {said} {friend:friend}, {trait} {color} {animal}. So "
-                "{=hero} gave {=friend} the {=gift} and a song: \"{song}!\"|"
+                "{=hero.1} gave {=friend} the {=gift} and a song: \"{song}!\"|"
                 "But {trait} {size} {animal} named {friend:friend} stole the {=gift}! "
-                "\"{song}!\" {said} {=hero}. \"{song}!\" {said} {=friend}.|"
+                "\"{song}!\" {said} {=hero}. \"{song}!\" {said} the {animal}.|"
                 "There stood {friend:friend} the {animal} with {count} {color} {things} and "
                 "{count} {things}, and {said}: \"{song}!\""},
 
     {"spell", "At {hour} {trait} {color} {animal} {said}: \"Say {a:syllable}-{b:syllable}, and "
-              "{wish:wish}.\" {=hero} {said} \"{=a}-{=b}\" {times}, and {=wish.1}! Only "
+              "{wish:wish}.\" {=hero.2} {said} \"{=a}-{=b}\" {times}, and {=wish.1}! Only "
               "{friend:friend} {said} \"{song}\" {times}. "},
 
     {"letter", "\"Dear {=hero}, come at {hour} with {count:count} {food:food}, {count} {things} "
-               "and {trait} {gift}! {song}! Your {trait.1} {friend:friend}.\" {=hero} packed "
+               "and {trait} {gift}! {song}! Your {trait.1} {friend:friend}.\" {=hero.2} packed "
                "{=count} {=food} and {walked} past {trait} {animal} and the {high}. "},
 
     {"ending", "That night {=hero.1} dreamed of {count} {color} {things}.|"
-               "{=hero} {said}: \"{song}!\" {=friend} {said}: \"{song}!\"|"
-               "\"What a {weather} {day}!\" {said} {=friend}, and {=hero} laughed like {trait} "
+               "{=hero.2} {said}: \"{song}!\" {=friend} {said}: \"{song}!\"|"
+               "\"What a {weather} {day}!\" {said} {=friend}, and {=hero.1} laughed like {trait} "
                "{animal}.|"
                "And {=friend} and {=hero} ate {count} {food} and {count} {color} {food}."},
 

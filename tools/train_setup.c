@@ -1,6 +1,7 @@
 /* Makes a trainer out of flags. See tools/train_setup.h. */
 #include "tools/train_setup.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -37,10 +38,10 @@ static const bb_flag flags[] = {
      .help = "where results go; left out: runs/MODEL"},
     {.name = "resume", .type = BB_FLAG_TEXT, AT(resume), GIVEN(RESUME), .value = "DIR",
      .help = "go on with the run saved there"},
-    {.name = "lr", .type = BB_FLAG_NUMBER, AT(lr), GIVEN(LR), .fallback = "1e-3",
-     .help = "highest learning rate"},
-    {.name = "min-lr", .type = BB_FLAG_NUMBER, AT(min_lr), GIVEN(MIN_LR), .fallback = "1e-4",
-     .help = "last learning rate"},
+    {.name = "lr", .type = BB_FLAG_NUMBER, AT(lr), GIVEN(LR), .fallback = "0",
+     .help = "highest learning rate; 0: 2e-3, less for models wider than 128"},
+    {.name = "min-lr", .type = BB_FLAG_NUMBER, AT(min_lr), GIVEN(MIN_LR),
+     .help = "last learning rate; left out: a tenth of --lr"},
     {.name = "warmup", .type = BB_FLAG_INT, AT(warmup), GIVEN(WARMUP), .fallback = "100",
      .help = "steps up to --lr"},
     {.name = "decay-steps", .type = BB_FLAG_INT, AT(decay_steps), GIVEN(DECAY), .fallback = "0",
@@ -124,6 +125,11 @@ static bb_status choose_model(bb_setup *s, bb_context *ctx, bb_device device, bb
 static bb_status open_corpus(bb_setup *s, bb_context *ctx, bb_run *run) {
     if (strlen(run->data) + 1 >= sizeof run->data)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "--data: the name is too long");
+    /* A name that checkpoints could not hold must show now, not at the first of them. */
+    bb_json_writer w;
+    bb_json_open(&w, ctx, 0);
+    bb_json_put_string(&w, run->data);
+    bb_json_close(&w);
     return bb_corpus_open(ctx, *run->data ? run->data : NULL, run->seq, &s->corpus);
 }
 
@@ -145,6 +151,11 @@ static bb_status open_new(bb_setup *s, bb_context *ctx, bb_device device) {
     if (choose_model(s, ctx, device, &run, &model) != BB_OK || open_corpus(s, ctx, &run) != BB_OK)
         return bb_error(ctx);
     run.fingerprint = s->corpus.fingerprint;
+    if (run.lr == 0) run.lr = 2e-3 * fmin(1, sqrt(128 / (double)run.config.dim));
+    if (!o->given[MIN_LR]) run.min_lr = run.lr / 10;
+    if (run.min_lr > run.lr)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "--min-lr: expected at most --lr %g, got %g", run.lr,
+                       run.min_lr);
     s->out = o->out ? strdup(o->out) : bb_path_join(ctx, "runs", s->name);
     return bb_trainer_open(&s->trainer, ctx, device, &run, &s->corpus, model);
 }
@@ -187,9 +198,6 @@ static int check_flags(const bb_train_options *o) {
             return bb_usage_error("train", "--%s: --resume goes on with the run's own",
                                   flags[row - 1].name);
     }
-    if (o->min_lr > o->lr)
-        return bb_usage_error("train", "--min-lr: expected at most --lr %g, got %g", o->lr,
-                              o->min_lr);
     return BB_ARGS_GO;
 }
 

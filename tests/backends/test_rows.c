@@ -29,7 +29,7 @@ static const struct {
     const char *name;
     op_fn fn;
 } ops[] = {{"rms_norm", rms},
-           {"layer_norm", layer},
+           {"LayerNorm", layer},
            {"softmax", soft},
            {"log_softmax", log_soft},
            {"cross_entropy", entropy}};

@@ -66,13 +66,13 @@ static void test_shapes(test *t) {
         ABSENT("no weight", SH(3, 4), SH(4), true, SH(4), false),
         ABSENT("neither", SH(3, 4), SH(4), true, SH(4), true),
     };
-    run_op_cases(t, "layer_norm", cases, COUNT(cases), reference);
+    run_op_cases(t, "LayerNorm", cases, COUNT(cases), reference);
 }
 
 static void test_dimensions(test *t) {
     const op_case cases[] = {DIM(2),   DIM(31),  DIM(32),  DIM(33),   DIM(63),   DIM(64),  DIM(65),
                              DIM(255), DIM(256), DIM(257), DIM(1023), DIM(1024), DIM(1025)};
-    run_op_cases(t, "layer_norm", cases, COUNT(cases), reference);
+    run_op_cases(t, "LayerNorm", cases, COUNT(cases), reference);
 }
 
 static void test_attributes(test *t) {
@@ -92,7 +92,7 @@ static void test_attributes(test *t) {
          .in = {{.shape = SH(4, 3)}, {.shape = SH(3)}, {.shape = SH(3)}},
          .n_in = 3},
     };
-    run_op_cases(t, "layer_norm", cases, COUNT(cases), reference);
+    run_op_cases(t, "LayerNorm", cases, COUNT(cases), reference);
 }
 
 /* A large common offset must not cost the variance its digits. */
@@ -156,7 +156,7 @@ static void test_errors(test *t) {
     bb_context *ctx = test_open();
     bb_t x = bb_ones(ctx, BB_F16, SH(2, 3)), weight = bb_ones(ctx, BB_F16, SH(3));
     CHECK(t, !bb_layer_norm(x, weight, NULL, -1));
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "layer_norm: eps: expected a number >= 0, got -1");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "LayerNorm: eps: expected a number >= 0, got -1");
     CHECK(t, !bb_layer_norm(x, bb_ones(ctx, BB_F16, SH(2)), NULL, 1e-5));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
                 "weight: expected a shape that broadcasts to input (2, 3), got (2,)");
@@ -164,9 +164,9 @@ static void test_errors(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
                 "bias: expected a shape that broadcasts to input (2, 3), got (4, 1, 3)");
     CHECK(t, !bb_layer_norm(x, bb_ones(ctx, BB_BF16, SH(3)), NULL, 1e-5));
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "layer_norm: weight: expected dtype f16 or f32, got bf16");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "LayerNorm: weight: expected dtype f16 or f32, got bf16");
     CHECK(t, !bb_layer_norm(bb_ones(ctx, BB_I32, SH(2, 3)), NULL, NULL, 1e-5));
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "layer_norm: input: expected a floating dtype, got i32");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "LayerNorm: input: expected a floating dtype, got i32");
     bb_close(ctx);
 }
 

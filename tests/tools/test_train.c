@@ -222,6 +222,7 @@ static void wrong_use(test *t) {
         {"--data .", "folder", 2},
         {"--data empty", "expected at least", 2},
         {"--data short", "expected at least", 2},
+        {"--data '\xff'", "UTF-8", 2},
         {"--data text --steps 0", "--steps", 2},
         {"--data text --steps x", "--steps", 2},
         {"--data text --lr 0.1 --min-lr 0.2", "--min-lr", 2},
@@ -244,6 +245,7 @@ static void wrong_use(test *t) {
     scratch_write(&f, "other", "abcdefgh", 8);
     scratch_write(&f, "empty", "", 0);
     scratch_write(&f, "short", "abc", 3);
+    scratch_write(&f, "\xff", "a name that a checkpoint cannot hold", 36);
     scratch_write(&f, "bad.json", "{", 1);
 #define CONFIG                                                                                     \
     "{\"hidden_size\": 32, \"num_hidden_layers\": 1, \"num_attention_heads\": 4, "                 \

@@ -14,6 +14,7 @@ enum { LANES = VECTOR_BYTES / sizeof(REAL) };
 typedef REAL vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef REAL vector_loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline)) /* large when unrolled: once is enough */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -66,7 +67,7 @@ INLINE void column_block(int rows, int vectors, int64_t m, int64_t k, operand a,
 }
 
 /* C (m, n) = A (m, k) B (k, n), or added to C. Rows of B and C are contiguous; sums are in the order of k. */
-static void product(int64_t m, int64_t n, int64_t k, operand a, const REAL *b, int64_t ldb, bool add, REAL *c,
+APART void product(int64_t m, int64_t n, int64_t k, operand a, const REAL *b, int64_t ldb, bool add, REAL *c,
                     int64_t ldc) {
     int64_t j = 0;
     for (; j + VECTORS * LANES <= n; j += VECTORS * LANES) column_block(4, VECTORS, m, k, a, b + j, ldb, add, c + j, ldc);
@@ -109,7 +110,7 @@ INLINE void transpose_8x8(const REAL *from, int64_t ldf, REAL *to, int64_t ldt) 
 }
 
 /* to[p * ldt + j] = from[j * ldf + p] for `rows` rows of `width` elements. */
-static void transpose(int64_t rows, int64_t width, const REAL *from, int64_t ldf, REAL *to, int64_t ldt) {
+APART void transpose(int64_t rows, int64_t width, const REAL *from, int64_t ldf, REAL *to, int64_t ldt) {
     const int64_t whole_rows = rows / 8 * 8, whole_width = width / 8 * 8;
     for (int64_t j = 0; j < whole_rows; j += 8) {
         for (int64_t p = 0; p < whole_width; p += 8) transpose_8x8(from + j * ldf + p, ldf, to + p * ldt + j, ldt);
