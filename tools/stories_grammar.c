@@ -31,7 +31,7 @@ const bb_story_source bb_story_grammar[] = {
     {"meeting", "\"I am so {sad:sad}!\" {said} {friend:friend}, {trait} {color} {animal}. So "
                 "{=hero.1} gave {=friend} the {=gift} and a song: \"{song}!\"|"
                 "But {trait} {size} {animal} named {friend:friend} stole the {=gift}! "
-                "\"{song}!\" {said} {=hero}. \"{song}!\" {said} the {animal}.|"
+                "\"{song}!\" {said} {=hero}. \"{song}!\" {said} {=friend}.|"
                 "There stood {friend:friend} the {animal} with {count} {color} {things} and "
                 "{count} {things}, and {said}: \"{song}!\""},
 

@@ -166,7 +166,12 @@ static void test_changed(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_STATE,
                 "mul: a tensor it saved was changed in place after the forward pass");
     CHECK(t, !bb_grad(x));
-    /* add saves nothing, so a change is harmless. */
+    /* A change before the forward pass is nobody's business, */
+    y = bb_mul(x, w);
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    check_grad(t, x, 2, (double[]){7, 8});
+    bb_zero_grad(x);
+    /* and add saves nothing, so a change after it is harmless. */
     y = bb_add(x, w);
     bb_write(w, values, 16);
     CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);

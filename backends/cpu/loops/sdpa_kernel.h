@@ -41,11 +41,11 @@ static bool next_tile(const bb_sdpa_head *h, tile *t) {
 }
 
 /* A tile on the diagonal is worked on in groups of keys, leaving out the lanes that see none of the group. */
-INLINE int64_t group_size(const tile *t, int64_t j) {
+static inline int64_t group_size(const tile *t, int64_t j) {
     if (!t->diagonal) return t->keys;
     return t->keys - j < GROUP ? t->keys - j : GROUP;
 }
-INLINE int64_t first_lane(const tile *t, int64_t j) {
+static inline int64_t first_lane(const tile *t, int64_t j) {
     if (!t->diagonal) return 0;
     int64_t lane = t->first + j / GROUP * GROUP - t->shift - t->begin;
     return lane < 0 ? 0 : lane / LANES * LANES;

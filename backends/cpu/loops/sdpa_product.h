@@ -13,8 +13,10 @@ enum { LANES = VECTOR_BYTES / sizeof(REAL) };
 
 typedef REAL vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef REAL vector_loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
-#define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline)) /* large when unrolled: once is enough */
+/* A sanitizer's check of every index in unrolled code takes a compiler minutes. */
+#define UNCHECKED __attribute__((no_sanitize("pointer-overflow"), no_sanitize("signed-integer-overflow")))
+#define INLINE static inline UNCHECKED __attribute__((always_inline))
+#define APART static UNCHECKED __attribute__((noinline)) /* large when unrolled: once is enough */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
