@@ -41,7 +41,7 @@ static const bb_flag flags[] = {
     {.name = "lr", .type = BB_FLAG_NUMBER, AT(lr), GIVEN(LR), .fallback = "0",
      .help = "highest learning rate; 0: 2e-3, less for models wider than 128"},
     {.name = "min-lr", .type = BB_FLAG_NUMBER, AT(min_lr), GIVEN(MIN_LR),
-     .help = "last learning rate; left out: a tenth of --lr"},
+     .help = "last learning rate; left out: a twentieth of --lr"},
     {.name = "warmup", .type = BB_FLAG_INT, AT(warmup), GIVEN(WARMUP), .fallback = "100",
      .help = "steps up to --lr"},
     {.name = "decay-steps", .type = BB_FLAG_INT, AT(decay_steps), GIVEN(DECAY), .fallback = "0",
@@ -152,7 +152,7 @@ static bb_status open_new(bb_setup *s, bb_context *ctx, bb_device device) {
         return bb_error(ctx);
     run.fingerprint = s->corpus.fingerprint;
     if (run.lr == 0) run.lr = 2e-3 * fmin(1, sqrt(128 / (double)run.config.dim));
-    if (!o->given[MIN_LR]) run.min_lr = run.lr / 10;
+    if (!o->given[MIN_LR]) run.min_lr = run.lr / 20;
     if (run.min_lr > run.lr)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "--min-lr: expected at most --lr %g, got %g", run.lr,
                        run.min_lr);
