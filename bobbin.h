@@ -1,6 +1,6 @@
-/* Bobbin: a small tensor library in C with a tape. This header brings in all the others, each the manual of its
- * folder: core (contexts, tensors, op records), ops (every op as a function), autograd (gradients and their
- * checks), nn (layers and optimizers), io (files). */
+/* Bobbin: a small tensor library in C with a tape. This header brings in all the others, each the
+ * manual of its folder: core (contexts, tensors, op records), ops (every op as a function),
+ * autograd (gradients and their checks), nn (layers and optimizers), io (files). */
 #ifndef BOBBIN_H
 #define BOBBIN_H
 

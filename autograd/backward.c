@@ -1,4 +1,5 @@
-/* The calls that start a walk: bb_backward, bb_gradients, and running a piece of the forward pass again. */
+/* The calls that start a walk: bb_backward, bb_gradients, and running a piece of the forward pass
+ * again. */
 #include <string.h>
 
 #include "autograd/tape.h"
@@ -11,22 +12,26 @@ static bb_tensor *cotangent(bb_tensor *output, bb_tensor *seed, bool create_grap
     char a[BB_SHAPE_TEXT], b[BB_SHAPE_TEXT];
     if (!seed) {
         if (output->count != 1) {
-            bb_fail(ctx, BB_ERR_ARGUMENT, "bb_backward: loss: expected one element (or a seed gradient), got shape %s",
+            bb_fail(ctx, BB_ERR_ARGUMENT,
+                    "bb_backward: loss: expected one element (or a seed gradient), got shape %s",
                     bb_shape_text(&shape, a));
             return NULL;
         }
-        bb_tensor *one = bb_tensor_new(ctx, (bb_device)output->device, (bb_dtype)output->dtype, &shape);
+        bb_tensor *one =
+            bb_tensor_new(ctx, (bb_device)output->device, (bb_dtype)output->dtype, &shape);
         if (one && ctx->backend[one->device]->fill(ctx->backend[one->device], one, 1)) return NULL;
         return one;
     }
     bb_shape got = bb_shape_of_tensor(seed);
     if (seed->ctx != ctx || !bb_tensor_usable(seed)) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_backward: seed: expected a live tensor of the loss's context");
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_backward: seed: expected a live tensor of the loss's context");
         return NULL;
     }
     if (!bb_shape_equal(&shape, &got) || seed->dtype != output->dtype) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_backward: seed: expected %s%s like the loss, got %s%s", bb_dtype_name((bb_dtype)output->dtype),
-                bb_shape_text(&shape, a), bb_dtype_name((bb_dtype)seed->dtype), bb_shape_text(&got, b));
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_backward: seed: expected %s%s like the loss, got %s%s",
+                bb_dtype_name((bb_dtype)output->dtype), bb_shape_text(&shape, a),
+                bb_dtype_name((bb_dtype)seed->dtype), bb_shape_text(&got, b));
         return NULL;
     }
     return create_graph ? seed : bb_detach_header(seed);
@@ -37,7 +42,9 @@ static bool startable(bb_tensor *output) {
     if (ctx->status) return false;
     if (output->life == BB_LIFE_DEAD) return bb_tensor_usable(output);
     if (!output->requires_grad)
-        bb_fail(ctx, BB_ERR_STATE, "bb_backward: loss: expected a result that depends on a tensor with gradient, got one that does not");
+        bb_fail(ctx, BB_ERR_STATE,
+                "bb_backward: loss: expected a result that depends on a tensor with gradient, got "
+                "one that does not");
     return output->requires_grad;
 }
 
@@ -52,13 +59,16 @@ static bb_status backward(bb_tensor *loss, bb_tensor *seed, bool retain) {
     if (loss->node < 0) { /* a leaf is its own loss */
         if (!loss->grad) {
             bb_shape shape = bb_shape_of_tensor(loss);
-            loss->grad = loss->life == BB_LIFE_CONTEXT ? bb_tensor_context(ctx, (bb_device)loss->device, (bb_dtype)loss->dtype, &shape)
-                                                       : bb_tensor_new(ctx, (bb_device)loss->device, (bb_dtype)loss->dtype, &shape);
+            loss->grad =
+                loss->life == BB_LIFE_CONTEXT
+                    ? bb_tensor_context(ctx, (bb_device)loss->device, (bb_dtype)loss->dtype, &shape)
+                    : bb_tensor_new(ctx, (bb_device)loss->device, (bb_dtype)loss->dtype, &shape);
             loss->grad_empty = true;
             if (!loss->grad) return ctx->status;
         }
         bb_backend *backend = ctx->backend[loss->device];
-        bb_status status = loss->grad_empty ? bb_copy_into(g, loss->grad) : backend->add(backend, g, loss->grad);
+        bb_status status =
+            loss->grad_empty ? bb_copy_into(g, loss->grad) : backend->add(backend, g, loss->grad);
         loss->grad_empty = false;
         return status;
     }
@@ -67,16 +77,20 @@ static bb_status backward(bb_tensor *loss, bb_tensor *seed, bool retain) {
 }
 
 bb_status bb_backward(bb_tensor *loss, bb_tensor *seed) { return backward(loss, seed, false); }
-bb_status bb_backward_retain(bb_tensor *loss, bb_tensor *seed) { return backward(loss, seed, true); }
+bb_status bb_backward_retain(bb_tensor *loss, bb_tensor *seed) {
+    return backward(loss, seed, true);
+}
 
-/* ---- Captures: gradients of chosen tensors -------------------------------------------------------------- */
+/* ---- Captures: gradients of chosen tensors
+ * -------------------------------------------------------------- */
 
 static bb_status push_captures(bb_tape *tape, int n) {
     if (tape->capture_count + n > tape->capture_capacity) {
         int capacity = (tape->capture_count + n) * 2;
         bb_tensor **grown = bb_host_allocate(tape->ctx, (size_t)capacity * sizeof *grown);
         if (!grown) return tape->ctx->status;
-        if (tape->capture_count) memcpy(grown, tape->captures, (size_t)tape->capture_count * sizeof *grown);
+        if (tape->capture_count)
+            memcpy(grown, tape->captures, (size_t)tape->capture_count * sizeof *grown);
         bb_host_release(tape->ctx, tape->captures, (size_t)tape->capture_capacity * sizeof *grown);
         tape->captures = grown;
         tape->capture_capacity = capacity;
@@ -85,14 +99,16 @@ static bb_status push_captures(bb_tape *tape, int n) {
     return BB_OK;
 }
 
-/* Walks from output to the inputs, whose gradients land in gradients[]. An input named twice gets its gradient twice. */
-static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, bb_tensor *g, bb_tensor *const *inputs, int n, int bound,
-                               bb_tensor **gradients) {
+/* Walks from output to the inputs, whose gradients land in gradients[]. An input named twice gets
+ * its gradient twice. */
+static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, bb_tensor *g,
+                               bb_tensor *const *inputs, int n, int bound, bb_tensor **gradients) {
     bb_context *ctx = tape->ctx;
     int base = tape->capture_count;
     int32_t before[BB_MAX_INPUTS + 56];
     if (n > (int)(sizeof before / sizeof before[0]))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_gradients: inputs: expected at most %d, got %d", (int)(sizeof before / sizeof before[0]), n);
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_gradients: inputs: expected at most %d, got %d",
+                       (int)(sizeof before / sizeof before[0]), n);
     if (push_captures(tape, n)) return ctx->status;
     for (int i = 0; i < n; i++) {
         before[i] = inputs[i] ? inputs[i]->capture : -1;
@@ -120,23 +136,28 @@ static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, 
     return status;
 }
 
-bb_status bb_gradients(bb_tensor *output, bb_tensor *seed, bb_tensor *const *inputs, int n, bool create_graph, bb_tensor **gradients) {
+bb_status bb_gradients(bb_tensor *output, bb_tensor *seed, bb_tensor *const *inputs, int n,
+                       bool create_graph, bb_tensor **gradients) {
     for (int i = 0; i < n; i++) gradients[i] = NULL;
     if (!output) return BB_ERR_ARGUMENT;
     if (!startable(output)) return output->ctx->status;
     bb_context *ctx = output->ctx;
     for (int i = 0; i < n; i++)
         if (!inputs[i] || !inputs[i]->requires_grad)
-            return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_gradients: inputs[%d]: expected a tensor with gradient, got %s", i, inputs[i] ? "one without" : "NULL");
+            return bb_fail(ctx, BB_ERR_ARGUMENT,
+                           "bb_gradients: inputs[%d]: expected a tensor with gradient, got %s", i,
+                           inputs[i] ? "one without" : "NULL");
     bb_tensor *g = cotangent(output, seed, create_graph);
     if (!g) return ctx->status;
     walk w = {.create_graph = create_graph};
     return captured_walk(bb_tape_of(ctx), &w, output, g, inputs, n, 0, gradients);
 }
 
-/* ---- Running a piece again ---------------------------------------------------------------------------- */
+/* ---- Running a piece again
+ * ---------------------------------------------------------------------------- */
 
-bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user, const bb_grad_call *grad) {
+bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
+                   const bb_grad_call *grad) {
     bb_context *ctx = tape->ctx;
     const bb_call *call = grad->call;
     int n = call->n_in, before_run = tape->count, wanted = 0;
@@ -147,7 +168,8 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user, co
     for (int i = 0; i < n; i++) {
         again[i] = call->in[i];
         if (!grad->want[i]) continue;
-        again[i] = w->create_graph ? bb_alias(call->in[i]) : bb_set_requires_grad(bb_detach_header(call->in[i]), true);
+        again[i] = w->create_graph ? bb_alias(call->in[i])
+                                   : bb_set_requires_grad(bb_detach_header(call->in[i]), true);
         targets[wanted++] = again[i];
     }
     bb_status status = ctx->status;
@@ -166,7 +188,8 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user, co
     return status ? status : ctx->status;
 }
 
-/* ---- Small things -------------------------------------------------------------------------------------- */
+/* ---- Small things
+ * -------------------------------------------------------------------------------------- */
 
 bb_tensor *bb_detach(bb_tensor *t) { return !t || t->ctx->status ? NULL : bb_detach_header(t); }
 void bb_retain_grad(bb_tensor *t) {

@@ -1,5 +1,6 @@
-/* Gradient checks: central differences of sum(u * f(x)) with a random cotangent u, element by element, against the
- * tape. The second-order check is the first-order one applied to the gradient itself. */
+/* Gradient checks: central differences of sum(u * f(x)) with a random cotangent u, element by
+ * element, against the tape. The second-order check is the first-order one applied to the gradient
+ * itself. */
 #include <math.h>
 #include <string.h>
 
@@ -8,7 +9,8 @@
 
 enum { INPUTS_MAX = 32 };
 
-/* Standard normal numbers from a generator of its own, so that a check does not disturb the context's. */
+/* Standard normal numbers from a generator of its own, so that a check does not disturb the
+ * context's. */
 static double normal(uint64_t seed, uint64_t i) {
     uint32_t r[4];
     bb_philox(seed ^ 0xC0FFEEu, i, r);
@@ -32,8 +34,10 @@ static bb_status wrong(const check *c, const char *what, const char *got) {
     return bb_fail(c->ctx, BB_ERR_ARGUMENT, "bb_gradcheck: %s, got %s", what, got);
 }
 
-/* fn with input `which` replaced by a contiguous copy whose `element` is moved by delta; its values go to out. */
-static bb_status evaluate(const check *c, int which, double *base, int64_t element, double delta, double *out) {
+/* fn with input `which` replaced by a contiguous copy whose `element` is moved by delta; its values
+ * go to out. */
+static bb_status evaluate(const check *c, int which, double *base, int64_t element, double delta,
+                          double *out) {
     bb_context *ctx = c->ctx;
     bb_tensor *inputs[INPUTS_MAX];
     bb_scope scope = bb_scope_begin(ctx);
@@ -46,7 +50,8 @@ static bb_status evaluate(const check *c, int which, double *base, int64_t eleme
     base[element] = kept;
     bb_tensor *y = inputs[which] ? c->fn(c->user, inputs, c->n) : NULL;
     bb_status status = ctx->status;
-    if (!status && (!y || bb_count(y) != c->output_count)) status = wrong(c, "fn: expected the same output shape each time", y ? "another" : "NULL");
+    if (!status && (!y || bb_count(y) != c->output_count))
+        status = wrong(c, "fn: expected the same output shape each time", y ? "another" : "NULL");
     if (!status) status = bb_read_f64(y, out, c->output_count);
     bb_set_grad_enabled(ctx, before);
     bb_tape_truncate(bb_tape_of(ctx), mark);
@@ -76,7 +81,8 @@ static bb_status check_input(check *c, int which, const double *analytic) {
         status = evaluate(c, which, base, e, c->o.eps, c->value);
         if (!status) status = evaluate(c, which, base, e, -c->o.eps, low);
         double difference = 0;
-        for (int64_t k = 0; k < c->output_count && !status; k++) difference += c->cotangent[k] * (c->value[k] - low[k]);
+        for (int64_t k = 0; k < c->output_count && !status; k++)
+            difference += c->cotangent[k] * (c->value[k] - low[k]);
         if (!status) compare(c, which, e, analytic[e], difference / (2 * c->o.eps));
     }
     bb_host_release(ctx, low, out_bytes);
@@ -85,7 +91,8 @@ static bb_status check_input(check *c, int which, const double *analytic) {
 }
 
 /* The tape's gradients, then each input's differences. */
-static bb_status check_all(check *c, bb_tensor *output, bb_tensor *const *leaves, const int *which, int wanted) {
+static bb_status check_all(check *c, bb_tensor *output, bb_tensor *const *leaves, const int *which,
+                           int wanted) {
     bb_context *ctx = c->ctx;
     bb_tensor *gradients[INPUTS_MAX];
     for (int64_t k = 0; k < c->output_count; k++) c->cotangent[k] = normal(c->o.seed, (uint64_t)k);
@@ -112,8 +119,11 @@ static bb_status run_check(check *c) {
     for (int i = 0; i < c->n; i++) {
         inputs[i] = c->inputs[i];
         if (!inputs[i] || !inputs[i]->requires_grad) continue;
-        if (inputs[i]->dtype != BB_F64) return wrong(c, "inputs: expected f64 where a gradient is required", bb_dtype_name((bb_dtype)inputs[i]->dtype));
-        inputs[i] = bb_set_requires_grad(bb_detach_header(inputs[i]), true); /* whatever history it has stays out */
+        if (inputs[i]->dtype != BB_F64)
+            return wrong(c, "inputs: expected f64 where a gradient is required",
+                         bb_dtype_name((bb_dtype)inputs[i]->dtype));
+        inputs[i] = bb_set_requires_grad(bb_detach_header(inputs[i]),
+                                         true); /* whatever history it has stays out */
         if (!inputs[i]) return ctx->status;
         which[wanted] = i;
         leaves[wanted++] = inputs[i];
@@ -124,8 +134,10 @@ static bb_status run_check(check *c) {
     bb_tensor *y = c->fn(c->user, inputs, c->n);
     bb_status status = ctx->status;
     if (!status && !y) status = wrong(c, "fn: expected a tensor", "NULL");
-    if (!status && y->dtype != BB_F64) status = wrong(c, "fn: expected an f64 result", bb_dtype_name((bb_dtype)y->dtype));
-    if (!status && !y->requires_grad) status = wrong(c, "fn: expected a result that depends on the inputs", "one that does not");
+    if (!status && y->dtype != BB_F64)
+        status = wrong(c, "fn: expected an f64 result", bb_dtype_name((bb_dtype)y->dtype));
+    if (!status && !y->requires_grad)
+        status = wrong(c, "fn: expected a result that depends on the inputs", "one that does not");
     if (!status) {
         c->output_count = y->count;
         size_t bytes = (size_t)c->output_count * sizeof(double);
@@ -140,14 +152,21 @@ static bb_status run_check(check *c) {
     return status;
 }
 
-bb_status bb_gradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs, int n,
-                       const bb_gradcheck_options *options, bb_gradcheck_report *report) {
+bb_status bb_gradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
+                       int n, const bb_gradcheck_options *options, bb_gradcheck_report *report) {
     bb_gradcheck_report unused;
     if (!ctx) return BB_ERR_ARGUMENT;
-    check c = {.ctx = ctx, .fn = fn, .user = user, .inputs = inputs, .n = n, .report = report ? report : &unused};
+    check c = {.ctx = ctx,
+               .fn = fn,
+               .user = user,
+               .inputs = inputs,
+               .n = n,
+               .report = report ? report : &unused};
     *c.report = (bb_gradcheck_report){.passed = false};
     if (ctx->status) return ctx->status;
-    if (!fn || n < 1 || n > INPUTS_MAX) return wrong(&c, "inputs: expected a function and 1 to 32 inputs", fn ? "another number" : "NULL");
+    if (!fn || n < 1 || n > INPUTS_MAX)
+        return wrong(&c, "inputs: expected a function and 1 to 32 inputs",
+                     fn ? "another number" : "NULL");
     if (options) c.o = *options;
     if (!(c.o.eps > 0)) c.o.eps = 1e-6;
     if (!(c.o.atol > 0)) c.o.atol = 1e-5;
@@ -160,14 +179,15 @@ bb_status bb_gradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor 
     return status;
 }
 
-/* ---- Second order: fn's gradients, made scalar with fixed random weights, as a function of inputs and cotangent -- */
+/* ---- Second order: fn's gradients, made scalar with fixed random weights, as a function of inputs
+ * and cotangent -- */
 
 typedef struct gradient_of {
     bb_context *ctx;
     bb_segment_fn fn;
     void *user;
     const bool *want;
-    int n;         /* of fn's own inputs; the cotangent is input n */
+    int n; /* of fn's own inputs; the cotangent is input n */
     uint64_t seed;
 } gradient_of;
 
@@ -203,13 +223,15 @@ static bb_tensor *gradient_value(void *user, bb_tensor *const *inputs, int n) {
         leaves[wanted++] = x[i];
     }
     bb_tensor *y = q->fn(q->user, x, q->n), *total = NULL;
-    if (y && !bb_gradients(y, inputs[q->n], leaves, wanted, true, g)) total = weighted_sum(q, g, wanted);
+    if (y && !bb_gradients(y, inputs[q->n], leaves, wanted, true, g))
+        total = weighted_sum(q, g, wanted);
     bb_set_grad_enabled(q->ctx, before);
     return total;
 }
 
-bb_status bb_gradgradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs, int n,
-                           const bb_gradcheck_options *options, bb_gradcheck_report *report) {
+bb_status bb_gradgradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
+                           int n, const bb_gradcheck_options *options,
+                           bb_gradcheck_report *report) {
     bb_gradcheck_report first;
     bool want[INPUTS_MAX];
     bb_tensor *all[INPUTS_MAX];
@@ -232,7 +254,8 @@ bb_status bb_gradgradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_ten
     for (int64_t k = 0; k < y->count; k++) u[k] = normal(q.seed, (uint64_t)k + (1u << 30));
     all[n] = bb_set_requires_grad(bb_from_f64(ctx, BB_F64, bb_shape_of(y), u), true);
     bb_host_release(ctx, u, bytes);
-    status = all[n] ? bb_gradcheck(ctx, gradient_value, &q, all, n + 1, options, report) : ctx->status;
+    status =
+        all[n] ? bb_gradcheck(ctx, gradient_value, &q, all, n + 1, options, report) : ctx->status;
     bb_scope_end(ctx, scope, NULL);
     return status;
 }

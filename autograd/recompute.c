@@ -1,5 +1,5 @@
-/* Activation checkpointing: a segment leaves one node that keeps its inputs; the walk runs the segment again, with
- * the random numbers of the first time, and takes the gradients of that run. */
+/* Activation checkpointing: a segment leaves one node that keeps its inputs; the walk runs the
+ * segment again, with the random numbers of the first time, and takes the gradients of that run. */
 #include "autograd/tape.h"
 
 typedef struct recompute_attrs {
@@ -8,7 +8,10 @@ typedef struct recompute_attrs {
     bb_rng rng;
 } recompute_attrs;
 
-static bb_status infer(bb_call *call) { return bb_fail(call->ctx, BB_ERR_ARGUMENT, "recompute: expected to be called through bb_recompute"); }
+static bb_status infer(bb_call *call) {
+    return bb_fail(call->ctx, BB_ERR_ARGUMENT,
+                   "recompute: expected to be called through bb_recompute");
+}
 
 static bb_tensor *run_again(void *user, bb_tensor *const *inputs, int n) {
     const recompute_attrs *a = user;
@@ -39,7 +42,8 @@ const bb_op bb_op_recompute = {
     .gradient = gradient,
 };
 
-bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs, int n) {
+bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
+                        int n) {
     if (!ctx || ctx->status) return NULL;
     if (!fn || n < 0) {
         bb_fail(ctx, BB_ERR_ARGUMENT, "bb_recompute: fn: expected a function and n >= 0 inputs");
@@ -47,7 +51,8 @@ bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor
     }
     for (int i = 0; i < n; i++)
         if (!inputs[i] || !bb_tensor_usable(inputs[i])) {
-            bb_fail(ctx, BB_ERR_ARGUMENT, "bb_recompute: inputs[%d]: expected a tensor, got NULL", i);
+            bb_fail(ctx, BB_ERR_ARGUMENT, "bb_recompute: inputs[%d]: expected a tensor, got NULL",
+                    i);
             return NULL;
         }
     recompute_attrs a = {fn, user, bb_get_rng(ctx)};
@@ -63,7 +68,14 @@ bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor
     bb_tensor *out = bb_scope_end(ctx, scope, bb_detach_header(result));
     if (!out || !before || !bb_dtype_is_float((bb_dtype)out->dtype)) return out;
     bb_tape *tape = bb_tape_of(ctx);
-    bb_call call = {.ctx = ctx, .op = &bb_op_recompute, .attrs = &a, .device = (bb_device)out->device, .n_in = n, .n_out = 1,
-                    .in = inputs, .out = {out}, .needs_grad = true};
+    bb_call call = {.ctx = ctx,
+                    .op = &bb_op_recompute,
+                    .attrs = &a,
+                    .device = (bb_device)out->device,
+                    .n_in = n,
+                    .n_out = 1,
+                    .in = inputs,
+                    .out = {out},
+                    .needs_grad = true};
     return tape->recorder.record(&tape->recorder, &call) ? NULL : out;
 }

@@ -1,10 +1,12 @@
-/* The tape: a recorder that keeps one node per op whose result needs a gradient. The walk is walk.c. */
+/* The tape: a recorder that keeps one node per op whose result needs a gradient. The walk is
+ * walk.c. */
 #include <string.h>
 
 #include "autograd/tape.h"
 
 static saved_value save(const bb_tensor *t) {
-    return (saved_value){bb_storage_ref(t->storage), (size_t)(t->data - (char *)t->storage->data), t->storage->version};
+    return (saved_value){bb_storage_ref(t->storage), (size_t)(t->data - (char *)t->storage->data),
+                         t->storage->version};
 }
 
 void bb_tape_release(tape_node *node) {
@@ -32,14 +34,17 @@ static bb_status reserve(bb_tape *tape) {
 }
 
 /* Bit of input i in an op's masks: all tensors of a variadic name share the name's bit. */
-static bool input_bit(const bb_op *op, int names, unsigned mask, int i) { return mask >> (op->variadic && i >= names ? names - 1 : i) & 1; }
+static bool input_bit(const bb_op *op, int names, unsigned mask, int i) {
+    return mask >> (op->variadic && i >= names ? names - 1 : i) & 1;
+}
 
 static tape_node *new_node(bb_tape *tape, const bb_call *call) {
     size_t in_bytes = (size_t)call->n_in * sizeof(bb_tensor *);
     size_t saved_bytes = (size_t)(call->n_in + call->n_out) * sizeof(saved_value);
     size_t attrs_bytes = (call->op->attrs_bytes + 7) & ~(size_t)7;
     char *block = bb_arena_allocate(tape->ctx, &tape->ctx->arena,
-                                    sizeof(tape_node) + saved_bytes + in_bytes + attrs_bytes + (size_t)call->n_in);
+                                    sizeof(tape_node) + saved_bytes + in_bytes + attrs_bytes +
+                                        (size_t)call->n_in);
     if (!block) return NULL;
     tape_node *node = (tape_node *)(void *)block;
     block += sizeof *node;
@@ -59,13 +64,15 @@ static bb_status record(bb_recorder *self, const bb_call *call) {
     if (reserve(tape)) return tape->ctx->status;
     tape_node *node = new_node(tape, call);
     if (!node) return tape->ctx->status;
-    node->op = op, node->device = call->device, node->n_in = call->n_in, node->n_out = call->n_out, node->done = false;
+    node->op = op, node->device = call->device, node->n_in = call->n_in, node->n_out = call->n_out,
+    node->done = false;
     int names = op->variadic ? bb_op_input_count(op) : call->n_in;
     for (int i = 0; i < call->n_in; i++) {
         bb_tensor *t = call->in[i];
         node->in[i] = t;
         node->want[i] = t && t->requires_grad;
-        node->saved[i] = t && input_bit(op, names, op->saves_inputs, i) ? save(t) : (saved_value){NULL, 0, 0};
+        node->saved[i] =
+            t && input_bit(op, names, op->saves_inputs, i) ? save(t) : (saved_value){NULL, 0, 0};
     }
     int index = tape->count++;
     tape->nodes[index] = node;
@@ -74,7 +81,8 @@ static bb_status record(bb_recorder *self, const bb_call *call) {
         node->out[i] = t;
         node->slot[i] = NULL;
         node->meta[i] = (bb_meta){(bb_dtype)t->dtype, bb_shape_of_tensor(t)};
-        node->saved[call->n_in + i] = op->saves_outputs >> i & 1 ? save(t) : (saved_value){NULL, 0, 0};
+        node->saved[call->n_in + i] =
+            op->saves_outputs >> i & 1 ? save(t) : (saved_value){NULL, 0, 0};
         if (i >= call->n_out - op->hidden) {
             bb_drop(t); /* nobody else has this handle; the tape holds the bytes */
         } else if (bb_dtype_is_float((bb_dtype)t->dtype)) {
@@ -101,7 +109,8 @@ bb_status bb_attach_tape(bb_context *ctx) {
     bb_tape *tape = bb_host_allocate(ctx, sizeof *tape);
     if (!tape) return ctx->status;
     memset(tape, 0, sizeof *tape);
-    tape->recorder = (bb_recorder){.record = record, .end_step = end_step, .close = close_tape, .gradients_only = true};
+    tape->recorder = (bb_recorder){
+        .record = record, .end_step = end_step, .close = close_tape, .gradients_only = true};
     tape->ctx = ctx;
     ctx->tape = tape;
     if (bb_attach_recorder(ctx, &tape->recorder)) {
@@ -113,5 +122,6 @@ bb_status bb_attach_tape(bb_context *ctx) {
 
 int bb_tape_length(const bb_context *ctx) { return ctx ? bb_tape_of(ctx)->count : 0; }
 const bb_op *bb_tape_op(const bb_context *ctx, int node) {
-    return ctx && node >= 0 && node < bb_tape_of(ctx)->count ? bb_tape_of(ctx)->nodes[node]->op : NULL;
+    return ctx && node >= 0 && node < bb_tape_of(ctx)->count ? bb_tape_of(ctx)->nodes[node]->op
+                                                             : NULL;
 }

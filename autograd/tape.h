@@ -1,12 +1,13 @@
-/* The inside of autograd. tape.c records, walk.c walks, recompute.c and gradcheck.c build on them. */
+/* The inside of autograd. tape.c records, walk.c walks, recompute.c and gradcheck.c build on them.
+ */
 #ifndef BOBBIN_AUTOGRAD_TAPE_H
 #define BOBBIN_AUTOGRAD_TAPE_H
 
 #include "autograd/autograd.h"
 #include "core/impl.h"
 
-/* What backward will read of a tensor: its bytes, held here whatever becomes of the handle, and the version they
- * had when the forward pass used them. storage NULL: not saved. */
+/* What backward will read of a tensor: its bytes, held here whatever becomes of the handle, and the
+ * version they had when the forward pass used them. storage NULL: not saved. */
 typedef struct saved_value {
     bb_storage *storage;
     size_t offset;
@@ -17,34 +18,35 @@ typedef struct tape_node {
     const bb_op *op;
     const void *attrs;
     bb_tensor **in;
-    bool *want;           /* which inputs get a gradient */
-    saved_value *saved;   /* n_in of inputs, then n_out of outputs */
+    bool *want;         /* which inputs get a gradient */
+    saved_value *saved; /* n_in of inputs, then n_out of outputs */
     bb_tensor *out[BB_MAX_OUTPUTS];
     bb_tensor *slot[BB_MAX_OUTPUTS]; /* gradient gathered so far; the slot owns its handle */
     bb_meta meta[BB_MAX_OUTPUTS];
     int n_in, n_out;
     bb_device device;
-    bool done;            /* walked, its saved values are gone */
+    bool done; /* walked, its saved values are gone */
 } tape_node;
 
 typedef struct bb_tape {
     bb_recorder recorder; /* first: the recorder is the tape */
     bb_context *ctx;
-    tape_node **nodes;    /* the nodes themselves live in the step's arena */
+    tape_node **nodes; /* the nodes themselves live in the step's arena */
     int count, capacity;
     bb_tensor **captures; /* gradients asked for by bb_gradients, innermost walk last */
     int capture_count, capture_capacity;
-    bool leaves;  /* of the walk under way */
-    int bound;    /* its lowest node */
+    bool leaves;      /* of the walk under way */
+    int bound;        /* its lowest node */
     int own_captures; /* the first capture that belongs to it and not to a walk around it */
 } bb_tape;
 
 static inline bb_tape *bb_tape_of(const bb_context *ctx) { return (bb_tape *)ctx->tape; }
 
-void bb_tape_release(tape_node *node);              /* lets go of what it saved */
-void bb_tape_truncate(bb_tape *tape, int count);    /* forgets the nodes above */
+void bb_tape_release(tape_node *node);           /* lets go of what it saved */
+void bb_tape_truncate(bb_tape *tape, int count); /* forgets the nodes above */
 
-/* One walk over the nodes from `top` down to `bound` (inclusive). Slots and captures are already seeded. */
+/* One walk over the nodes from `top` down to `bound` (inclusive). Slots and captures are already
+ * seeded. */
 typedef struct walk {
     bool create_graph, retain;
     bool leaves; /* add into leaves' bb_grad */
@@ -52,10 +54,12 @@ typedef struct walk {
 } walk;
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound);
 
-/* Runs `run(user, inputs)` again with gradients on and puts d(output)/d(in[i]) for wanted inputs into grad_in. With
- * create_graph the inputs stay connected, so that the result can be differentiated again. */
+/* Runs `run(user, inputs)` again with gradients on and puts d(output)/d(in[i]) for wanted inputs
+ * into grad_in. With create_graph the inputs stay connected, so that the result can be
+ * differentiated again. */
 typedef bb_tensor *(*bb_rerun_fn)(void *user, bb_tensor *const *inputs, int n);
-bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user, const bb_grad_call *grad);
+bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
+                   const bb_grad_call *grad);
 
 extern const bb_op bb_op_recompute;
 

@@ -1,10 +1,10 @@
-/* The walk: nodes in reverse order of recording. Here, and only here, gradients are added and summed down to the
- * shape of a broadcast input.
+/* The walk: nodes in reverse order of recording. Here, and only here, gradients are added and
+ * summed down to the shape of a broadcast input.
  *
- * A slot gathers the gradient of one node output. Each slot owns its tensor handle: a gradient that goes to two
- * places gets a second handle on the same storage. So a storage with a single reference belongs to that slot
- * alone, and the next gradient is added to it in place. Handles in slots are pinned, so that the scope that
- * drops a rule's temporaries leaves them. */
+ * A slot gathers the gradient of one node output. Each slot owns its tensor handle: a gradient that
+ * goes to two places gets a second handle on the same storage. So a storage with a single reference
+ * belongs to that slot alone, and the next gradient is added to it in place. Handles in slots are
+ * pinned, so that the scope that drops a rule's temporaries leaves them. */
 #include <string.h>
 
 #include "autograd/tape.h"
@@ -32,8 +32,8 @@ static bb_tensor *new_like(bb_context *ctx, const bb_tensor *t, bool of_context)
                       : bb_tensor_new(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape);
 }
 
-/* Where the gradient of t is gathered: a node's slot; for a captured tensor that this walk does not go beyond, its
- * capture; NULL for a leaf. */
+/* Where the gradient of t is gathered: a node's slot; for a captured tensor that this walk does not
+ * go beyond, its capture; NULL for a leaf. */
 static bb_tensor **slot_of(bb_tape *tape, const bb_tensor *t) {
     bool ends_here = t->node < 0 || (t->node < tape->bound && t->capture >= tape->own_captures);
     if (t->capture >= 0 && ends_here) return &tape->captures[t->capture];
@@ -82,7 +82,8 @@ static bb_status add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g) {
         return BB_OK;
     }
     if (leaf_grad(ctx, leaf)) return ctx->status;
-    bb_status status = leaf->grad_empty ? bb_copy_into(g, leaf->grad) : backend_add(ctx, g, leaf->grad);
+    bb_status status =
+        leaf->grad_empty ? bb_copy_into(g, leaf->grad) : backend_add(ctx, g, leaf->grad);
     leaf->grad_empty = false;
     return status;
 }
@@ -101,7 +102,8 @@ static bb_status route(bb_tape *tape, const walk *w, bb_tensor *t, bb_tensor *g)
     return BB_OK;
 }
 
-/* ---- Saved values: lent to their handles while the node's rule runs -------------------------------- */
+/* ---- Saved values: lent to their handles while the node's rule runs
+ * -------------------------------- */
 
 typedef struct loan {
     uint8_t life[BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56];
@@ -109,7 +111,9 @@ typedef struct loan {
 } loan;
 enum { LOAN_MAX = BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56 };
 
-static bb_tensor *node_tensor(const tape_node *node, int i) { return i < node->n_in ? node->in[i] : node->out[i - node->n_in]; }
+static bb_tensor *node_tensor(const tape_node *node, int i) {
+    return i < node->n_in ? node->in[i] : node->out[i - node->n_in];
+}
 
 static void take_back(const tape_node *node, const loan *l, int n) {
     for (int i = n - 1; i >= 0; i--) {
@@ -130,7 +134,10 @@ static bb_status lend(bb_context *ctx, const tape_node *node, loan *l) {
         if (!s->storage) continue;
         if (s->version != s->storage->version) {
             take_back(node, l, i < LOAN_MAX ? i : LOAN_MAX);
-            return bb_fail(ctx, BB_ERR_STATE, "bb_backward: %s: a tensor it saved was changed in place after the forward pass", node->op->name);
+            return bb_fail(
+                ctx, BB_ERR_STATE,
+                "bb_backward: %s: a tensor it saved was changed in place after the forward pass",
+                node->op->name);
         }
         if (t->storage || i >= LOAN_MAX) continue;
         l->life[i] = t->life;
@@ -142,9 +149,11 @@ static bb_status lend(bb_context *ctx, const tape_node *node, loan *l) {
     return BB_OK;
 }
 
-/* ---- One node ---------------------------------------------------------------------------------------- */
+/* ---- One node
+ * ---------------------------------------------------------------------------------------- */
 
-/* A window (slice, select): adds through the same view of the input's gradient, with no tensor of zeros. */
+/* A window (slice, select): adds through the same view of the input's gradient, with no tensor of
+ * zeros. */
 static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
     bb_context *ctx = tape->ctx;
     bb_tensor *t = node->in[0], **slot = slot_of(tape, t), *whole;
@@ -164,7 +173,13 @@ static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
         *slot = whole;
     }
     whole->pinned = true;
-    bb_call view = {.ctx = ctx, .op = node->op, .attrs = node->attrs, .device = node->device, .n_in = 1, .n_out = 1, .in = &whole};
+    bb_call view = {.ctx = ctx,
+                    .op = node->op,
+                    .attrs = node->attrs,
+                    .device = node->device,
+                    .n_in = 1,
+                    .n_out = 1,
+                    .in = &whole};
     view.meta[0] = node->meta[0];
     if (node->op->view(&view)) return ctx->status;
     return backend_add(ctx, node->slot[0], view.out[0]);
@@ -182,20 +197,27 @@ static bb_tensor *rerun_composite(void *user, bb_tensor *const *inputs, int n) {
     return status ? NULL : call.out[0];
 }
 
-/* Fused backward: allocates what it writes; a leaf whose gradient is still empty is written directly. */
-static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_fn backward, const bb_grad_call *grad) {
+/* Fused backward: allocates what it writes; a leaf whose gradient is still empty is written
+ * directly. */
+static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_fn backward,
+                                     const bb_grad_call *grad) {
     bb_context *ctx = tape->ctx;
     const bb_call *call = grad->call;
     for (int i = 0; i < call->n_in; i++) {
         bb_tensor *t = call->in[i];
         if (!grad->want[i]) continue;
-        bool direct = !slot_of(tape, t) && w->leaves && t->grad && t->grad_empty && t->grad->contiguous;
-        if (direct) t->grad_empty = false; /* also keeps a second use of the same leaf from writing over it */
+        bool direct =
+            !slot_of(tape, t) && w->leaves && t->grad && t->grad_empty && t->grad->contiguous;
+        if (direct)
+            t->grad_empty =
+                false; /* also keeps a second use of the same leaf from writing over it */
         grad->grad_in[i] = direct ? t->grad : new_like(ctx, t, false);
         if (!grad->grad_in[i]) return ctx->status;
     }
     bb_status status = backward(grad);
-    return status ? (ctx->status ? ctx->status : bb_fail(ctx, status, "%s: backward failed", call->op->name)) : BB_OK;
+    return status ? (ctx->status ? ctx->status
+                                 : bb_fail(ctx, status, "%s: backward failed", call->op->name))
+                  : BB_OK;
 }
 
 static bb_status run_rule(bb_tape *tape, const walk *w, const bb_grad_call *grad) {
@@ -213,9 +235,11 @@ static bb_status run_rule(bb_tape *tape, const walk *w, const bb_grad_call *grad
 }
 
 /* A gradient that is also held elsewhere gets a handle of its own. */
-static bb_tensor *own_handle(const tape_node *node, bb_tensor *const *grad_in, int i, bb_tensor *g) {
+static bb_tensor *own_handle(const tape_node *node, bb_tensor *const *grad_in, int i,
+                             bb_tensor *g) {
     bool elsewhere = false;
-    for (int k = 0; k < node->n_in + node->n_out && !elsewhere; k++) elsewhere = node_tensor(node, k) == g;
+    for (int k = 0; k < node->n_in + node->n_out && !elsewhere; k++)
+        elsewhere = node_tensor(node, k) == g;
     for (int k = 0; k < node->n_out && !elsewhere; k++) elsewhere = node->slot[k] == g;
     for (int k = 0; k < i && !elsewhere; k++) elsewhere = grad_in[k] == g;
     return elsewhere ? bb_detach_header(g) : g;
@@ -238,8 +262,14 @@ static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
         if (!grad_in) return ctx->status;
         memset(grad_in, 0, (size_t)node->n_in * sizeof *grad_in);
     }
-    bb_call call = {.ctx = ctx, .op = node->op, .attrs = node->attrs, .device = node->device, .n_in = node->n_in,
-                    .n_out = node->n_out, .in = node->in, .needs_grad = true};
+    bb_call call = {.ctx = ctx,
+                    .op = node->op,
+                    .attrs = node->attrs,
+                    .device = node->device,
+                    .n_in = node->n_in,
+                    .n_out = node->n_out,
+                    .in = node->in,
+                    .needs_grad = true};
     for (int i = 0; i < node->n_out; i++) {
         call.meta[i] = node->meta[i];
         call.out[i] = node->out[i];
@@ -256,8 +286,8 @@ static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
     return BB_OK;
 }
 
-/* The gradient of a node's outputs is complete when the walk reaches it: outputs in whose gradient somebody is interested
- * get a handle on it. */
+/* The gradient of a node's outputs is complete when the walk reaches it: outputs in whose gradient
+ * somebody is interested get a handle on it. */
 static bb_status show_output_grads(bb_tape *tape, const walk *w, tape_node *node) {
     bb_context *ctx = tape->ctx;
     for (int i = 0; i < node->n_out - node->op->hidden; i++) {
@@ -281,7 +311,10 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     bb_context *ctx = tape->ctx;
     tape_node *node = tape->nodes[index];
     if (node->done)
-        return bb_fail(ctx, BB_ERR_STATE, "bb_backward: %s: its part of the tape was already walked (bb_backward_retain keeps it)", node->op->name);
+        return bb_fail(ctx, BB_ERR_STATE,
+                       "bb_backward: %s: its part of the tape was already walked "
+                       "(bb_backward_retain keeps it)",
+                       node->op->name);
     if (show_output_grads(tape, w, node)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     loan l;

@@ -1,4 +1,5 @@
-/* A context's birth and end. bobbin.c wires ops, backends and the tape into it; core knows none of them. */
+/* A context's birth and end. bobbin.c wires ops, backends and the tape into it; core knows none of
+ * them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,7 +40,8 @@ bb_context *bb_context_new(const bb_options *options) {
     ctx->poison = environment_flag("BOBBIN_POISON");
     ctx->synchronize = environment_flag("BOBBIN_SYNC");
     ctx->trace = environment_flag("BOBBIN_TRACE") ? stderr : NULL;
-    for (int d = 0; d < BB_DEVICE_COUNT; d++) ctx->backend_missing[d] = "this build has no such backend";
+    for (int d = 0; d < BB_DEVICE_COUNT; d++)
+        ctx->backend_missing[d] = "this build has no such backend";
     return ctx;
 }
 
@@ -67,14 +69,17 @@ void bb_context_free(bb_context *ctx) {
     free_slabs(ctx, &ctx->generation[1]);
     bb_arena_free(ctx, &ctx->arena);
     bb_host_release(ctx, ctx->entries, (size_t)ctx->entry_capacity * sizeof *ctx->entries);
-    bb_host_release(ctx, ctx->entry_index, (size_t)ctx->entry_index_size * sizeof *ctx->entry_index);
+    bb_host_release(ctx, ctx->entry_index,
+                    (size_t)ctx->entry_index_size * sizeof *ctx->entry_index);
     ctx->allocator.release(ctx->allocator.user, ctx, sizeof *ctx);
 }
 
 bb_status bb_attach_backend(bb_context *ctx, bb_backend *backend) {
     if (backend->abi != BB_BACKEND_ABI) {
-        ctx->backend_missing[backend->device] = "its module was built for another version of bobbin";
-        return bb_fail(ctx, BB_ERR_DEVICE, "backend %s: ABI: expected %d, got %u", backend->name, BB_BACKEND_ABI, backend->abi);
+        ctx->backend_missing[backend->device] =
+            "its module was built for another version of bobbin";
+        return bb_fail(ctx, BB_ERR_DEVICE, "backend %s: ABI: expected %d, got %u", backend->name,
+                       BB_BACKEND_ABI, backend->abi);
     }
     backend->ctx = ctx;
     ctx->backend[backend->device] = backend;
@@ -86,7 +91,8 @@ bb_status bb_attach_backend(bb_context *ctx, bb_backend *backend) {
 
 bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder) {
     if (ctx->recorder_count == BB_MAX_RECORDERS)
-        return bb_fail(ctx, BB_ERR_STATE, "recorder: expected at most %d, got one more", BB_MAX_RECORDERS);
+        return bb_fail(ctx, BB_ERR_STATE, "recorder: expected at most %d, got one more",
+                       BB_MAX_RECORDERS);
     ctx->recorder[ctx->recorder_count++] = recorder;
     return BB_OK;
 }

@@ -72,9 +72,9 @@ typedef enum bb_dtype {
 /* The names of all dtypes in enum order, for attributes that choose one. */
 #define BB_DTYPE_CHOICES "f64|f32|f16|bf16|i64|i32|u8|bool"
 
-BB_API const char *bb_dtype_name(bb_dtype dtype);       /* "f32" */
-BB_API size_t bb_dtype_bytes(bb_dtype dtype);           /* bytes of one element */
-BB_API bool bb_dtype_is_float(bb_dtype dtype);          /* f64, f32, f16, bf16 */
+BB_API const char *bb_dtype_name(bb_dtype dtype);             /* "f32" */
+BB_API size_t bb_dtype_bytes(bb_dtype dtype);                 /* bytes of one element */
+BB_API bool bb_dtype_is_float(bb_dtype dtype);                /* f64, f32, f16, bf16 */
 BB_API bool bb_dtype_find(const char *name, bb_dtype *dtype); /* false: no such name */
 
 enum { BB_MAX_RANK = 8 };
@@ -95,7 +95,7 @@ template <typename... T> inline bb_shape bb_make_shape(T... size) {
 #define BB_SHAPE(...) bb_make_shape(__VA_ARGS__)
 #define BB_SCALAR (bb_shape{0, {0}})
 #else
-#define BB_SHAPE(...) \
+#define BB_SHAPE(...)                                                                              \
     ((bb_shape){(int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
 #define BB_SCALAR ((bb_shape){0, {0}})
 #endif
@@ -109,21 +109,26 @@ typedef struct bb_ints {
 
 #ifdef __cplusplus
 extern "C++" {
-template <typename... T> inline bb_ints bb_make_ints(T... v) { return bb_ints{int(sizeof...(T)), {int64_t(v)...}}; }
+template <typename... T> inline bb_ints bb_make_ints(T... v) {
+    return bb_ints{int(sizeof...(T)), {int64_t(v)...}};
+}
 }
 #define BB_INTS(...) bb_make_ints(__VA_ARGS__)
 #else
-#define BB_INTS(...) \
+#define BB_INTS(...)                                                                               \
     ((bb_ints){(int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
 #endif
 
-/* Shape arithmetic. All of it is checked: false means overflow or mismatch, never a wrapped value. */
+/* Shape arithmetic. All of it is checked: false means overflow or mismatch, never a wrapped value.
+ */
 BB_API bool bb_checked_add(size_t a, size_t b, size_t *sum);
 BB_API bool bb_checked_mul(size_t a, size_t b, size_t *product);
-BB_API bool bb_shape_count(const bb_shape *shape, int64_t *count);  /* elements; false: overflow or a negative size */
+BB_API bool bb_shape_count(const bb_shape *shape,
+                           int64_t *count); /* elements; false: overflow or a negative size */
 BB_API bool bb_shape_bytes(const bb_shape *shape, bb_dtype dtype, size_t *bytes);
 BB_API bool bb_shape_equal(const bb_shape *a, const bb_shape *b);
-BB_API bool bb_shape_broadcast(const bb_shape *a, const bb_shape *b, bb_shape *out); /* NumPy's rule */
+BB_API bool bb_shape_broadcast(const bb_shape *a, const bb_shape *b,
+                               bb_shape *out); /* NumPy's rule */
 
 /* Text of a shape, "(2, 3)", written into text and returned. */
 enum { BB_SHAPE_TEXT = 200 };
@@ -147,16 +152,16 @@ typedef struct bb_allocator {
 
 /* All zero means the defaults. */
 typedef struct bb_options {
-    uint64_t seed;                                  /* of the random generator */
-    int threads;                                    /* for CPU loops and GEMM; 0: what OpenMP gives */
+    uint64_t seed; /* of the random generator */
+    int threads;   /* for CPU loops and GEMM; 0: what OpenMP gives */
     bb_path path;
     const bb_allocator *allocator;                  /* NULL: the C library's */
     void (*on_error)(void *user, const char *line); /* told of the first error; NULL: silence */
     void *on_error_user;
 } bb_options;
 
-/* Opens a context with all built-in ops and backends (implemented in bobbin.c). NULL: out of memory,
- * or a built-in table is inconsistent. options may be NULL. */
+/* Opens a context with all built-in ops and backends (implemented in bobbin.c). NULL: out of
+ * memory, or a built-in table is inconsistent. options may be NULL. */
 BB_API bb_context *bb_open(const bb_options *options);
 
 /* Frees the context and everything made in it. NULL is ignored. */
@@ -187,33 +192,39 @@ BB_API void bb_set_trace(bb_context *ctx, FILE *file);
 /* True where ops can run on device; otherwise *why (if why is not NULL) says the reason. */
 BB_API bool bb_device_available(bb_context *ctx, bb_device device, const char **why);
 
-/* Counters since the context opened; bytes are of tensor storage and of everything else the context holds. */
+/* Counters since the context opened; bytes are of tensor storage and of everything else the context
+ * holds. */
 typedef struct bb_memory {
-    uint64_t system_allocations; /* calls of the allocator: constant across a steady training step */
-    size_t bytes_held;           /* from the allocator, now */
-    size_t bytes_in_use;         /* of tensors alive, now */
-    size_t bytes_peak;           /* highest bytes_held */
+    uint64_t
+        system_allocations; /* calls of the allocator: constant across a steady training step */
+    size_t bytes_held;      /* from the allocator, now */
+    size_t bytes_in_use;    /* of tensors alive, now */
+    size_t bytes_peak;      /* highest bytes_held */
     int64_t live_tensors;
 } bb_memory;
 BB_API bb_memory bb_memory_stats(const bb_context *ctx);
 
 /* ---- Errors ------------------------------------------------------------------------------- */
 
-BB_API bb_status bb_error(const bb_context *ctx);             /* BB_OK: none */
-BB_API const char *bb_error_message(const bb_context *ctx);   /* "" when there is none; one line */
+BB_API bb_status bb_error(const bb_context *ctx);           /* BB_OK: none */
+BB_API const char *bb_error_message(const bb_context *ctx); /* "" when there is none; one line */
 BB_API void bb_clear_error(bb_context *ctx);
 /* Records an error unless one is already there; returns the recorded (first) status.
  * Write "what: which argument: expected X, got Y". */
-BB_API bb_status bb_fail(bb_context *ctx, bb_status status, const char *format, ...) BB_PRINTF(3, 4);
+BB_API bb_status bb_fail(bb_context *ctx, bb_status status, const char *format, ...)
+    BB_PRINTF(3, 4);
 
 /* ---- Tensors ------------------------------------------------------------------------------ */
 
 /* New tensors of the current step, contiguous, row-major. NULL and a sticky error on failure.
  * (ops/ops.h has bb_full, bb_zeros, bb_arange, bb_rand, ...) */
-BB_API bb_tensor *bb_empty(bb_context *ctx, bb_dtype dtype, bb_shape shape); /* values undefined (NaN under tests) */
+BB_API bb_tensor *bb_empty(bb_context *ctx, bb_dtype dtype,
+                           bb_shape shape); /* values undefined (NaN under tests) */
 BB_API bb_tensor *bb_empty_on(bb_context *ctx, bb_device device, bb_dtype dtype, bb_shape shape);
-BB_API bb_tensor *bb_from(bb_context *ctx, bb_dtype dtype, bb_shape shape, const void *values); /* copies */
-BB_API bb_tensor *bb_from_f64(bb_context *ctx, bb_dtype dtype, bb_shape shape, const double *values); /* rounds once */
+BB_API bb_tensor *bb_from(bb_context *ctx, bb_dtype dtype, bb_shape shape,
+                          const void *values); /* copies */
+BB_API bb_tensor *bb_from_f64(bb_context *ctx, bb_dtype dtype, bb_shape shape,
+                              const double *values);                        /* rounds once */
 BB_API bb_tensor *bb_scalar(bb_context *ctx, bb_dtype dtype, double value); /* rank 0 */
 
 BB_API bb_context *bb_context_of(const bb_tensor *t);
@@ -221,20 +232,24 @@ BB_API bb_dtype bb_dtype_of(const bb_tensor *t);
 BB_API bb_device bb_device_of(const bb_tensor *t);
 BB_API bb_shape bb_shape_of(const bb_tensor *t);
 BB_API int bb_rank(const bb_tensor *t);
-BB_API int64_t bb_size(const bb_tensor *t, int axis);   /* negative axis counts from the end; -1: no such axis */
+BB_API int64_t bb_size(const bb_tensor *t,
+                       int axis); /* negative axis counts from the end; -1: no such axis */
 BB_API int64_t bb_stride(const bb_tensor *t, int axis); /* in elements */
 BB_API int64_t bb_count(const bb_tensor *t);
 BB_API bool bb_is_contiguous(const bb_tensor *t);
-BB_API void *bb_data(const bb_tensor *t); /* first element; NULL on a device, for a dead tensor, or for no elements */
+BB_API void *bb_data(const bb_tensor *t); /* first element; NULL on a device, for a dead tensor, or
+                                             for no elements */
 
 /* Copies all elements in row-major order out of or into t, whatever its strides. `bytes` must be
  * bb_count(t) * element size. bb_write counts as a change: a backward that saved t will refuse. */
 BB_API bb_status bb_read(bb_tensor *t, void *values, size_t bytes);
 BB_API bb_status bb_write(bb_tensor *t, const void *values, size_t bytes);
 BB_API bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count); /* converted */
-BB_API double bb_item(bb_tensor *t);  /* the value of a one-element tensor; NaN and an error otherwise */
+BB_API double
+bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error otherwise */
 
-/* Prints as a person would want to read it: dtype, shape, aligned numbers, long tensors abridged. */
+/* Prints as a person would want to read it: dtype, shape, aligned numbers, long tensors abridged.
+ */
 BB_API void bb_print(bb_tensor *t, FILE *file);
 
 /* A tensor and what it is called, for lists of parameters and for files. */
@@ -253,9 +268,9 @@ BB_API bool bb_set_grad_enabled(bb_context *ctx, bool on); /* returns the former
 
 /* ---- Random numbers ------------------------------------------------------------------------ */
 
-/* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), addressed by
- * (seed, offset): element i of an op reads block offset + i/4, so any thread count gives the same
- * numbers. Saving and restoring these 16 bytes replays a run. */
+/* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), addressed
+ * by (seed, offset): element i of an op reads block offset + i/4, so any thread count gives the
+ * same numbers. Saving and restoring these 16 bytes replays a run. */
 typedef struct bb_rng {
     uint64_t seed, offset;
 } bb_rng;
@@ -264,7 +279,8 @@ BB_API void bb_set_rng(bb_context *ctx, bb_rng rng);
 
 /* ---- Op records ----------------------------------------------------------------------------- */
 
-/* An attribute: a named field of the op's attribute struct. The C type of the field is given by `type`. */
+/* An attribute: a named field of the op's attribute struct. The C type of the field is given by
+ * `type`. */
 typedef enum bb_attr_type {
     BB_ATTR_INT,   /* int64_t */
     BB_ATTR_FLOAT, /* double */
@@ -310,10 +326,10 @@ typedef struct bb_call {
 /* The backward of one call. Inputs and outputs that the op does not save may hold no values.
  *   grad_out[i]  gradient of visible output i, of its shape and dtype, any strides; never NULL.
  *   want[i]      whether input i wants a gradient.
- *   grad_in[i]   a gradient rule stores its result here for wanted inputs (NULL means zero). Its shape
- *                may be any that the input broadcasts to: the tape sums it down.
- *                A backward kernel finds contiguous tensors of the input's own shape and dtype here and
- *                WRITES them (never adds); NULL means not wanted. */
+ *   grad_in[i]   a gradient rule stores its result here for wanted inputs (NULL means zero). Its
+ * shape may be any that the input broadcasts to: the tape sums it down. A backward kernel finds
+ * contiguous tensors of the input's own shape and dtype here and WRITES them (never adds); NULL
+ * means not wanted. */
 typedef struct bb_grad_call {
     const bb_call *call;
     bb_tensor *const *grad_out;
@@ -325,10 +341,10 @@ typedef bb_status (*bb_forward_fn)(bb_call *call);
 typedef bb_status (*bb_backward_fn)(const bb_grad_call *grad);
 
 /* One op. Built-in ops and yours use the same record; it must outlive the context.
- * A primitive has `gradient` (ops all the way, so it can be differentiated again; bb_no_gradient for
- * ops that have none) and a kernel on each backend, or `view` if it only re-reads its input's storage.
- * A composite has `decompose`, which computes the visible outputs by calling other ops and is the
- * authoritative formula; kernels for it are optional. */
+ * A primitive has `gradient` (ops all the way, so it can be differentiated again; bb_no_gradient
+ * for ops that have none) and a kernel on each backend, or `view` if it only re-reads its input's
+ * storage. A composite has `decompose`, which computes the visible outputs by calling other ops and
+ * is the authoritative formula; kernels for it are optional. */
 struct bb_op {
     const char *name;                      /* "add", "RMSNormImpl" */
     const char *doc;                       /* one line: the formula */
@@ -342,10 +358,10 @@ struct bb_op {
     unsigned saves_inputs;  /* bit i: backward reads input i (variadic: bit of the name) */
     unsigned saves_outputs; /* bit i: backward reads output i */
     unsigned mutates;       /* bit i: the kernel changes input i in place (optimizer steps) */
-    bool window;            /* a view of a part of its input, no element twice (slice, select): the tape
-                               adds the gradient in place through the same view of the input's gradient */
-    bb_status (*infer)(bb_call *call);    /* checks inputs and attributes, fills meta */
-    bb_forward_fn view;                   /* sets out[0] to a view of in[0] */
+    bool window; /* a view of a part of its input, no element twice (slice, select): the tape
+                    adds the gradient in place through the same view of the input's gradient */
+    bb_status (*infer)(bb_call *call); /* checks inputs and attributes, fills meta */
+    bb_forward_fn view;                /* sets out[0] to a view of in[0] */
     bb_backward_fn gradient;
     bb_forward_fn decompose;
 };
@@ -368,22 +384,27 @@ BB_API bb_status bb_register_kernel(bb_context *ctx, bb_device device, const bb_
 BB_API const bb_op *bb_find_op(const bb_context *ctx, const char *name); /* NULL: no such op */
 BB_API int bb_op_count(const bb_context *ctx);
 BB_API const bb_op *bb_op_at(const bb_context *ctx, int index);
-BB_API bool bb_op_has_kernel(const bb_context *ctx, const bb_op *op, bb_device device, bool backward);
-BB_API int bb_op_input_count(const bb_op *op);   /* names, not tensors */
-BB_API int bb_op_output_count(const bb_op *op);  /* hidden ones included */
+BB_API bool bb_op_has_kernel(const bb_context *ctx, const bb_op *op, bb_device device,
+                             bool backward);
+BB_API int bb_op_input_count(const bb_op *op);  /* names, not tensors */
+BB_API int bb_op_output_count(const bb_op *op); /* hidden ones included */
 
 /* Fills an attribute struct with the op's defaults. */
 BB_API void bb_op_default_attrs(const bb_op *op, void *attrs);
 
-/* Runs an op: infer, choose, run, record. Visible outputs go to out[0..]. attrs may be NULL for defaults. */
+/* Runs an op: infer, choose, run, record. Visible outputs go to out[0..]. attrs may be NULL for
+ * defaults. */
 BB_API bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
                           const void *attrs, bb_tensor **out);
 /* The same for ops with one visible output: returns it, or NULL. */
-BB_API bb_tensor *bb_apply1(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in, const void *attrs);
+BB_API bb_tensor *bb_apply1(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
+                            const void *attrs);
 
 /* Errors from inside an op, prefixed "op: argument: ". */
-BB_API bb_status bb_fail_input(const bb_call *call, int input, const char *format, ...) BB_PRINTF(3, 4);
-BB_API bb_status bb_fail_attr(const bb_call *call, const char *attr, const char *format, ...) BB_PRINTF(3, 4);
+BB_API bb_status bb_fail_input(const bb_call *call, int input, const char *format, ...)
+    BB_PRINTF(3, 4);
+BB_API bb_status bb_fail_attr(const bb_call *call, const char *attr, const char *format, ...)
+    BB_PRINTF(3, 4);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
-/* The life of one call: infer, choose, run, record. The choice between a fused kernel and the decomposition of a
- * composite is made here and nowhere else:
+/* The life of one call: infer, choose, run, record. The choice between a fused kernel and the
+ * decomposition of a composite is made here and nowhere else:
  *
  *   gradient needed | backend has          | the composite runs
  *   no              | forward              | fused
@@ -19,8 +19,8 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
     bb_context *ctx = call->ctx;
     int names = entry->n_inputs;
     if (op->variadic ? call->n_in < names : call->n_in != names)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: inputs: expected %s%d, got %d", op->name, op->variadic ? "at least " : "",
-                       names, call->n_in);
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: inputs: expected %s%d, got %d", op->name,
+                       op->variadic ? "at least " : "", names, call->n_in);
     const bb_tensor *first = NULL;
     bool wants = false;
     for (int i = 0; i < call->n_in; i++) {
@@ -29,12 +29,14 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
             if (i < 32 && op->optional >> i & 1) continue;
             return bb_fail_input(call, i, "expected a tensor, got NULL");
         }
-        if (t->ctx != ctx) return bb_fail_input(call, i, "expected a tensor of this context, got one of another");
+        if (t->ctx != ctx)
+            return bb_fail_input(call, i, "expected a tensor of this context, got one of another");
         if (!t->storage) return bb_tensor_usable(t), ctx->status;
         if (!first)
             first = t;
         else if (t->device != first->device)
-            return bb_fail_input(call, i, "expected a tensor on %s like the first input, got one on %s",
+            return bb_fail_input(call, i,
+                                 "expected a tensor on %s like the first input, got one on %s",
                                  ctx->backend[first->device]->name, ctx->backend[t->device]->name);
         wants |= t->requires_grad;
     }
@@ -51,17 +53,20 @@ static bool can_fuse(const bb_call *call, const bb_kernel *kernel) {
 static void trace_call(const bb_call *call, const char *how) {
     FILE *f = call->ctx->trace;
     char text[BB_SHAPE_TEXT];
-    fprintf(f, "%*s%s %s %s", 2 * call->ctx->trace_depth, "", call->op->name, call->ctx->backend[call->device]->name, how);
+    fprintf(f, "%*s%s %s %s", 2 * call->ctx->trace_depth, "", call->op->name,
+            call->ctx->backend[call->device]->name, how);
     for (int i = 0; i < call->n_in; i++) {
         if (!call->in[i]) {
             fprintf(f, " -");
             continue;
         }
         bb_shape shape = bb_shape_of_tensor(call->in[i]);
-        fprintf(f, " %s%s", bb_dtype_name((bb_dtype)call->in[i]->dtype), bb_shape_text(&shape, text));
+        fprintf(f, " %s%s", bb_dtype_name((bb_dtype)call->in[i]->dtype),
+                bb_shape_text(&shape, text));
     }
     for (int i = 0; i < call->n_out - call->op->hidden; i++)
-        fprintf(f, "%s %s%s", i ? "" : " ->", bb_dtype_name(call->meta[i].dtype), bb_shape_text(&call->meta[i].shape, text));
+        fprintf(f, "%s %s%s", i ? "" : " ->", bb_dtype_name(call->meta[i].dtype),
+                bb_shape_text(&call->meta[i].shape, text));
     fputc('\n', f);
 }
 
@@ -76,13 +81,15 @@ static bb_status run_kernel(bb_call *call, const bb_kernel *kernel) {
     int visible = call->n_out - call->op->hidden;
     for (int i = 0; i < call->n_out; i++) {
         if (i >= visible && !call->needs_grad) continue;
-        call->out[i] = bb_tensor_new(call->ctx, call->device, call->meta[i].dtype, &call->meta[i].shape);
+        call->out[i] =
+            bb_tensor_new(call->ctx, call->device, call->meta[i].dtype, &call->meta[i].shape);
         if (!call->out[i]) return call->ctx->status;
     }
     bb_status status = kernel->forward(call);
     for (int i = 0; call->op->mutates >> i; i++)
         if (call->op->mutates >> i & 1 && call->in[i]) bb_tensor_changed(call->in[i]);
-    if (status == BB_OK && call->ctx->synchronize) status = call->ctx->backend[call->device]->synchronize(call->ctx->backend[call->device]);
+    if (status == BB_OK && call->ctx->synchronize)
+        status = call->ctx->backend[call->device]->synchronize(call->ctx->backend[call->device]);
     return status;
 }
 
@@ -98,15 +105,18 @@ static bb_status run_composed(bb_call *call) {
     for (int i = 0; status == BB_OK && i < visible; i++) {
         const bb_tensor *t = call->out[i];
         if (!t) {
-            status = ctx->status ? ctx->status : bb_fail(ctx, BB_ERR_STATE, "%s: decomposition left %s unset", call->op->name, call->op->outputs[i]);
+            status = ctx->status ? ctx->status
+                                 : bb_fail(ctx, BB_ERR_STATE, "%s: decomposition left %s unset",
+                                           call->op->name, call->op->outputs[i]);
             break;
         }
         bb_shape shape = bb_shape_of_tensor(t);
         char a[BB_SHAPE_TEXT], b[BB_SHAPE_TEXT];
         if (!bb_shape_equal(&shape, &call->meta[i].shape) || t->dtype != call->meta[i].dtype)
-            status = bb_fail(ctx, BB_ERR_STATE, "%s: decomposition gave %s%s, expected %s%s", call->op->name,
-                             bb_dtype_name((bb_dtype)t->dtype), bb_shape_text(&shape, a), bb_dtype_name(call->meta[i].dtype),
-                             bb_shape_text(&call->meta[i].shape, b));
+            status =
+                bb_fail(ctx, BB_ERR_STATE, "%s: decomposition gave %s%s, expected %s%s",
+                        call->op->name, bb_dtype_name((bb_dtype)t->dtype), bb_shape_text(&shape, a),
+                        bb_dtype_name(call->meta[i].dtype), bb_shape_text(&call->meta[i].shape, b));
     }
     bb_scope_end_many(ctx, scope, call->out, visible);
     for (int r = 0; r < ctx->recorder_count; r++)
@@ -137,12 +147,16 @@ static bb_status choose_and_run(bb_call *call, const bb_entry *entry) {
     if (op->decompose) {
         bool fused = ctx->path != BB_PATH_COMPOSED && can_fuse(call, kernel);
         if (!fused && ctx->path == BB_PATH_FUSED)
-            return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: path: fused was asked for, but %s has no fused kernel for this call%s",
-                           op->name, ctx->backend[call->device]->name, call->needs_grad ? " with gradient" : "");
+            return bb_fail(
+                ctx, BB_ERR_UNSUPPORTED,
+                "%s: path: fused was asked for, but %s has no fused kernel for this call%s",
+                op->name, ctx->backend[call->device]->name,
+                call->needs_grad ? " with gradient" : "");
         if (ctx->trace) trace_call(call, fused ? "fused" : "composed");
         if (!fused) return run_composed(call);
     } else if (!kernel->forward) {
-        return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: device: no kernel on %s", op->name, ctx->backend[call->device]->name);
+        return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: device: no kernel on %s", op->name,
+                       ctx->backend[call->device]->name);
     } else if (ctx->trace) {
         trace_call(call, "primitive");
     }
@@ -150,17 +164,20 @@ static bb_status choose_and_run(bb_call *call, const bb_entry *entry) {
     return status ? status : record(call);
 }
 
-bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in, const void *attrs, bb_tensor **out) {
+bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
+                   const void *attrs, bb_tensor **out) {
     double defaults[ATTRS_MAX / sizeof(double)];
     if (!ctx || !op) return BB_ERR_ARGUMENT;
     const bb_entry *entry = bb_find_entry(ctx, op);
     int visible = entry ? entry->n_outputs - op->hidden : 0;
     for (int i = 0; i < visible; i++) out[i] = NULL;
     if (ctx->status) return ctx->status;
-    if (!entry) return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: op: not registered in this context", op->name);
+    if (!entry)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: op: not registered in this context", op->name);
     if (!attrs && op->attrs_bytes) {
         if (op->attrs_bytes > sizeof defaults)
-            return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: attributes: expected at most %zu bytes", op->name, sizeof defaults);
+            return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: attributes: expected at most %zu bytes",
+                           op->name, sizeof defaults);
         bb_op_default_attrs(op, defaults);
         attrs = defaults;
     }
@@ -181,7 +198,8 @@ bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n
     return BB_OK;
 }
 
-bb_tensor *bb_apply1(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in, const void *attrs) {
+bb_tensor *bb_apply1(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
+                     const void *attrs) {
     bb_tensor *out[BB_MAX_OUTPUTS] = {NULL};
     for (int i = 0; !ctx && i < n_in; i++) ctx = bb_context_of(in[i]);
     bb_apply(ctx, op, in, n_in, attrs, out);

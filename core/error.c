@@ -6,8 +6,14 @@
 
 const char *bb_status_name(bb_status status) {
     static const char *const names[] = {
-        [BB_OK] = "ok",         [BB_ERR_ARGUMENT] = "argument", [BB_ERR_STATE] = "state", [BB_ERR_FORMAT] = "format",
-        [BB_ERR_UNSUPPORTED] = "unsupported", [BB_ERR_MEMORY] = "memory", [BB_ERR_IO] = "io", [BB_ERR_DEVICE] = "device",
+        [BB_OK] = "ok",
+        [BB_ERR_ARGUMENT] = "argument",
+        [BB_ERR_STATE] = "state",
+        [BB_ERR_FORMAT] = "format",
+        [BB_ERR_UNSUPPORTED] = "unsupported",
+        [BB_ERR_MEMORY] = "memory",
+        [BB_ERR_IO] = "io",
+        [BB_ERR_DEVICE] = "device",
     };
     return (unsigned)status < sizeof names / sizeof names[0] ? names[status] : "unknown";
 }
@@ -23,7 +29,8 @@ void bb_clear_error(bb_context *ctx) {
     ctx->message[0] = 0;
 }
 
-static bb_status fail(bb_context *ctx, bb_status status, const char *prefix, const char *format, va_list args) {
+static bb_status fail(bb_context *ctx, bb_status status, const char *prefix, const char *format,
+                      va_list args) {
     if (ctx->status != BB_OK) return ctx->status;
     ctx->status = status == BB_OK ? BB_ERR_STATE : status;
     size_t at = strlen(prefix);

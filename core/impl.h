@@ -1,6 +1,6 @@
 /* The inside of core, for core, the backends, autograd, nn and io. Not installed, not for users.
- * core/core.h is the manual; this page gives the layouts and the two seams: bb_backend (what a device
- * must offer) and bb_recorder (who is told about every op that ran). */
+ * core/core.h is the manual; this page gives the layouts and the two seams: bb_backend (what a
+ * device must offer) and bb_recorder (who is told about every op that ran). */
 #ifndef BOBBIN_CORE_IMPL_H
 #define BOBBIN_CORE_IMPL_H
 
@@ -10,9 +10,9 @@
 typedef struct bb_storage {
     bb_context *ctx;
     void *data;
-    size_t bytes;       /* capacity, after rounding to the pool's class */
+    size_t bytes; /* capacity, after rounding to the pool's class */
     uint32_t refs;
-    uint32_t version;   /* counts changes in place */
+    uint32_t version; /* counts changes in place */
     uint16_t size_class;
     uint8_t device;
     struct bb_storage *next; /* in the pool's free list */
@@ -32,7 +32,7 @@ struct bb_tensor {
     int64_t count;       /* elements */
     uint8_t dtype, device, rank, life;
     bool requires_grad, contiguous;
-    uint64_t step;       /* in which it was made; 0 for context tensors */
+    uint64_t step; /* in which it was made; 0 for context tensors */
     int64_t size[BB_MAX_RANK];
     int64_t stride[BB_MAX_RANK]; /* in elements; 0 on broadcast axes, never negative */
     /* The tape's corner: core only clears it. */
@@ -42,13 +42,13 @@ struct bb_tensor {
     bb_tensor *grad;     /* leaves: accumulated gradient */
     bool grad_empty;     /* grad's storage is there but holds nothing yet: write, do not add */
     bool retain_grad;
-    bool pinned;         /* held by the tape: the end of a scope leaves it alone */
+    bool pinned;                   /* held by the tape: the end of a scope leaves it alone */
     struct bb_tensor *prev, *next; /* context tensors: the list of their kind */
 };
 
-/* What a device must offer. Calls are stream-ordered; synchronize waits. copy moves between tensors of
- * the same shape, any strides, any dtypes, where at least one lives on this device and the other on this
- * device or the host. */
+/* What a device must offer. Calls are stream-ordered; synchronize waits. copy moves between tensors
+ * of the same shape, any strides, any dtypes, where at least one lives on this device and the other
+ * on this device or the host. */
 enum { BB_BACKEND_ABI = 1 };
 typedef struct bb_backend {
     uint32_t abi;
@@ -58,7 +58,8 @@ typedef struct bb_backend {
     void (*release)(struct bb_backend *self, void *block, size_t bytes);
     bb_status (*copy)(struct bb_backend *self, const bb_tensor *source, bb_tensor *target);
     bb_status (*fill)(struct bb_backend *self, bb_tensor *target, double value);
-    bb_status (*add)(struct bb_backend *self, const bb_tensor *source, bb_tensor *target); /* target += source; same shape, dtype */
+    bb_status (*add)(struct bb_backend *self, const bb_tensor *source,
+                     bb_tensor *target); /* target += source; same shape, dtype */
     bb_status (*synchronize)(struct bb_backend *self);
     const bb_kernel *kernels; /* ended by a row without a name */
     void (*close)(struct bb_backend *self);
@@ -67,14 +68,16 @@ typedef struct bb_backend {
 
 /* Told of every op that ran. The tape is one, the graph recorder another. */
 typedef struct bb_recorder {
-    /* A primitive, or a composite that ran fused. May fail (no memory): dispatch then drops the outputs. */
+    /* A primitive, or a composite that ran fused. May fail (no memory): dispatch then drops the
+     * outputs. */
     bb_status (*record)(struct bb_recorder *self, const bb_call *call);
-    /* A composite that runs composed: its primitives are recorded between these two. May be NULL. */
+    /* A composite that runs composed: its primitives are recorded between these two. May be NULL.
+     */
     void (*enter)(struct bb_recorder *self, const bb_call *call);
     void (*leave)(struct bb_recorder *self, const bb_call *call);
     void (*end_step)(struct bb_recorder *self); /* may be NULL */
     void (*close)(struct bb_recorder *self);    /* may be NULL */
-    bool gradients_only; /* wants only calls with needs_grad */
+    bool gradients_only;                        /* wants only calls with needs_grad */
 } bb_recorder;
 
 /* Registry row: an op and its kernels by device. */
@@ -86,8 +89,8 @@ typedef struct bb_entry {
 
 enum { BB_MAX_RECORDERS = 4, BB_MESSAGE_BYTES = 1024, BB_SIZE_CLASSES = 344 };
 
-/* Step tensors live in slabs. Two generations: the current step's and the last step's (dead headers,
- * kept so that a late use is caught and named). */
+/* Step tensors live in slabs. Two generations: the current step's and the last step's (dead
+ * headers, kept so that a late use is caught and named). */
 typedef struct bb_slab {
     struct bb_slab *next, *prev;
     bb_tensor tensor[64];
@@ -142,7 +145,8 @@ struct bb_context {
 };
 
 /* ---- core/memory.c: host bytes, counted */
-void *bb_host_allocate(bb_context *ctx, size_t bytes);          /* sticky BB_ERR_MEMORY and NULL on failure */
+void *bb_host_allocate(bb_context *ctx,
+                       size_t bytes); /* sticky BB_ERR_MEMORY and NULL on failure */
 void bb_host_release(bb_context *ctx, void *block, size_t bytes);
 void *bb_arena_allocate(bb_context *ctx, bb_arena *arena, size_t bytes); /* 16-byte aligned */
 void bb_arena_reset(bb_arena *arena);
@@ -150,33 +154,40 @@ void bb_arena_free(bb_context *ctx, bb_arena *arena);
 
 /* ---- core/storage.c */
 bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes);
-bb_storage *bb_storage_ref(bb_storage *s);   /* NULL is passed through */
+bb_storage *bb_storage_ref(bb_storage *s); /* NULL is passed through */
 void bb_storage_unref(bb_storage *s);
-void bb_pool_free(bb_context *ctx);          /* returns all pooled blocks to the backends */
+void bb_pool_free(bb_context *ctx); /* returns all pooled blocks to the backends */
 
 /* ---- core/poison_{asan,none}.c: CMake takes one */
 void bb_poison(void *block, size_t bytes);
 void bb_unpoison(void *block, size_t bytes);
 
 /* ---- core/tensor.c */
-bb_tensor *bb_tensor_new(bb_context *ctx, bb_device device, bb_dtype dtype, const bb_shape *shape); /* step lifetime, contiguous */
-bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape, bb_life life); /* no storage */
-bb_tensor *bb_tensor_context(bb_context *ctx, bb_device device, bb_dtype dtype, const bb_shape *shape); /* context lifetime */
+bb_tensor *bb_tensor_new(bb_context *ctx, bb_device device, bb_dtype dtype,
+                         const bb_shape *shape); /* step lifetime, contiguous */
+bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape,
+                            bb_life life); /* no storage */
+bb_tensor *bb_tensor_context(bb_context *ctx, bb_device device, bb_dtype dtype,
+                             const bb_shape *shape); /* context lifetime */
 /* A view: shares base's storage; offset in elements from base's first element. */
-bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t *stride, int64_t offset);
-void bb_tensor_attach(bb_tensor *t, bb_storage *s, size_t byte_offset); /* takes over one reference */
-void bb_tensor_changed(bb_tensor *t);  /* counts a change in place */
-void bb_tensor_free(bb_tensor *t);     /* context tensors: unlink and release the header */
-bool bb_tensor_usable(const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
+bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t *stride,
+                          int64_t offset);
+void bb_tensor_attach(bb_tensor *t, bb_storage *s,
+                      size_t byte_offset); /* takes over one reference */
+void bb_tensor_changed(bb_tensor *t);      /* counts a change in place */
+void bb_tensor_free(bb_tensor *t);         /* context tensors: unlink and release the header */
+bool bb_tensor_usable(
+    const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
 bb_tensor *bb_detach_header(bb_tensor *t); /* step view of the same elements, no history */
-void bb_set_strides(bb_tensor *t);     /* contiguous strides from size[], and count */
+void bb_set_strides(bb_tensor *t);         /* contiguous strides from size[], and count */
 static inline bb_shape bb_shape_of_tensor(const bb_tensor *t) {
     bb_shape s;
     s.rank = t->rank;
     for (int i = 0; i < BB_MAX_RANK; i++) s.size[i] = i < t->rank ? t->size[i] : 0;
     return s;
 }
-bb_status bb_copy_into(const bb_tensor *source, bb_tensor *target); /* same shape; any strides, dtypes, devices */
+bb_status bb_copy_into(const bb_tensor *source,
+                       bb_tensor *target); /* same shape; any strides, dtypes, devices */
 
 /* ---- core/lifetime.c: the end of a scope for several results */
 void bb_scope_end_many(bb_context *ctx, bb_scope scope, bb_tensor *const *results, int n);
@@ -184,7 +195,8 @@ void bb_scope_end_many(bb_context *ctx, bb_scope scope, bb_tensor *const *result
 /* ---- core/context.c: bobbin.c wires, core knows nobody */
 bb_context *bb_context_new(const bb_options *options);
 void bb_context_free(bb_context *ctx);
-bb_status bb_attach_backend(bb_context *ctx, bb_backend *backend); /* registers its kernels: ops come first */
+bb_status bb_attach_backend(bb_context *ctx,
+                            bb_backend *backend); /* registers its kernels: ops come first */
 bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder);
 bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complete */
 
@@ -193,6 +205,7 @@ const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op);
 
 /* ---- core/random.c: one Philox block; loops in backends use the same function */
 void bb_philox(uint64_t seed, uint64_t offset, uint32_t out[4]);
-uint64_t bb_take_random(bb_context *ctx, int64_t elements); /* offset of the first block; moves the generator on */
+uint64_t bb_take_random(bb_context *ctx,
+                        int64_t elements); /* offset of the first block; moves the generator on */
 
 #endif

@@ -1,5 +1,5 @@
-/* The two lifetimes: step tensors come from slabs and die together, context tensors stand in a list.
- * A dead header is kept for one more step, so that a late use is caught and named. */
+/* The two lifetimes: step tensors come from slabs and die together, context tensors stand in a
+ * list. A dead header is kept for one more step, so that a late use is caught and named. */
 #include <string.h>
 
 #include "core/impl.h"
@@ -31,7 +31,8 @@ bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *sha
     int64_t count;
     if (!bb_shape_count(shape, &count)) {
         char text[BB_SHAPE_TEXT];
-        bb_fail(ctx, BB_ERR_ARGUMENT, "tensor: shape: expected sizes >= 0 with a product below 2^63, got %s",
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "tensor: shape: expected sizes >= 0 with a product below 2^63, got %s",
                 bb_shape_text(shape, text));
         return NULL;
     }
@@ -83,10 +84,13 @@ void bb_tensor_free(bb_tensor *t) {
 }
 
 void bb_drop(bb_tensor *t) {
-    if (t && (t->life == BB_LIFE_STEP || t->life == BB_LIFE_CONTEXT)) give_storage_back(t, BB_LIFE_DROPPED);
+    if (t && (t->life == BB_LIFE_STEP || t->life == BB_LIFE_CONTEXT))
+        give_storage_back(t, BB_LIFE_DROPPED);
 }
 
-bb_scope bb_scope_begin(bb_context *ctx) { return ctx ? ctx->generation[ctx->current_generation].count : 0; }
+bb_scope bb_scope_begin(bb_context *ctx) {
+    return ctx ? ctx->generation[ctx->current_generation].count : 0;
+}
 
 void bb_scope_end_many(bb_context *ctx, bb_scope scope, bb_tensor *const *results, int n) {
     bb_generation *g = &ctx->generation[ctx->current_generation];
@@ -114,7 +118,8 @@ void bb_end_step(bb_context *ctx) {
     size_t left = g->count;
     for (bb_slab *slab = g->first; slab && left; slab = slab->next)
         for (size_t i = 0; i < SLAB && left; i++, left--)
-            if (slab->tensor[i].life != BB_LIFE_DEAD) give_storage_back(&slab->tensor[i], BB_LIFE_DEAD);
+            if (slab->tensor[i].life != BB_LIFE_DEAD)
+                give_storage_back(&slab->tensor[i], BB_LIFE_DEAD);
     bb_arena_reset(&ctx->arena);
     ctx->current_generation ^= 1;
     ctx->generation[ctx->current_generation].count = 0;
@@ -144,9 +149,12 @@ bool bb_tensor_usable(const bb_tensor *t) {
     if (t->storage) return true;
     unsigned long long step = (unsigned long long)t->step;
     if (t->life == BB_LIFE_DEAD)
-        bb_fail(t->ctx, BB_ERR_STATE, "tensor made in step %llu, which has ended (bb_keep carries one out)", step);
+        bb_fail(t->ctx, BB_ERR_STATE,
+                "tensor made in step %llu, which has ended (bb_keep carries one out)", step);
     else if (t->life == BB_LIFE_DROPPED)
-        bb_fail(t->ctx, BB_ERR_STATE, "tensor made in step %llu has been dropped (bb_drop, or the end of its scope)", step);
+        bb_fail(t->ctx, BB_ERR_STATE,
+                "tensor made in step %llu has been dropped (bb_drop, or the end of its scope)",
+                step);
     else
         bb_fail(t->ctx, BB_ERR_STATE, "tensor has no values yet (a parameter that was not built)");
     return false;

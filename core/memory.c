@@ -1,5 +1,5 @@
-/* Host memory of a context: every block goes through its allocator and is counted. Tensor storage is
- * storage.c; the step's tape nodes come from the arena here. */
+/* Host memory of a context: every block goes through its allocator and is counted. Tensor storage
+ * is storage.c; the step's tape nodes come from the arena here. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +14,8 @@ void *bb_host_allocate(bb_context *ctx, size_t bytes) {
         return NULL;
     }
     ctx->memory.bytes_held += bytes;
-    if (ctx->memory.bytes_held > ctx->memory.bytes_peak) ctx->memory.bytes_peak = ctx->memory.bytes_held;
+    if (ctx->memory.bytes_held > ctx->memory.bytes_peak)
+        ctx->memory.bytes_peak = ctx->memory.bytes_held;
     return block;
 }
 

@@ -20,7 +20,8 @@ int bb_op_output_count(const bb_op *op) {
 }
 
 static size_t slot_of(const bb_context *ctx, const bb_op *op) {
-    return (size_t)(((uintptr_t)op >> 4) * (uintptr_t)0x9E3779B97F4A7C15u >> 32) & (size_t)(ctx->entry_index_size - 1);
+    return (size_t)(((uintptr_t)op >> 4) * (uintptr_t)0x9E3779B97F4A7C15u >> 32) &
+           (size_t)(ctx->entry_index_size - 1);
 }
 
 const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op) {
@@ -61,15 +62,19 @@ static bb_status grow(bb_context *ctx) {
 
 static bb_status check_attrs(bb_context *ctx, const bb_op *op) {
     static const size_t bytes[] = {
-        [BB_ATTR_INT] = sizeof(int64_t), [BB_ATTR_FLOAT] = sizeof(double),  [BB_ATTR_BOOL] = sizeof(bool),
-        [BB_ATTR_INTS] = sizeof(bb_ints), [BB_ATTR_CHOICE] = sizeof(int),
+        [BB_ATTR_INT] = sizeof(int64_t), [BB_ATTR_FLOAT] = sizeof(double),
+        [BB_ATTR_BOOL] = sizeof(bool),   [BB_ATTR_INTS] = sizeof(bb_ints),
+        [BB_ATTR_CHOICE] = sizeof(int),
     };
     for (const bb_attr *a = op->attrs; a->name; a++) {
-        if ((unsigned)a->type >= sizeof bytes / sizeof bytes[0] || a->offset + bytes[a->type] > op->attrs_bytes)
-            return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: attribute %s: expected to lie within attrs_bytes %zu", op->name, a->name,
-                           op->attrs_bytes);
+        if ((unsigned)a->type >= sizeof bytes / sizeof bytes[0] ||
+            a->offset + bytes[a->type] > op->attrs_bytes)
+            return bb_fail(ctx, BB_ERR_ARGUMENT,
+                           "op %s: attribute %s: expected to lie within attrs_bytes %zu", op->name,
+                           a->name, op->attrs_bytes);
         if (a->type == BB_ATTR_CHOICE && !a->choices)
-            return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: attribute %s: expected a list of choices", op->name, a->name);
+            return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: attribute %s: expected a list of choices",
+                           op->name, a->name);
     }
     return BB_OK;
 }
@@ -77,19 +82,28 @@ static bb_status check_attrs(bb_context *ctx, const bb_op *op) {
 bb_status bb_register_op(bb_context *ctx, const bb_op *op) {
     if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
-    if (!op || !op->name || !op->name[0]) return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_op: op: expected a record with a name");
-    if (!op->infer) return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: infer: expected a function, got NULL", op->name);
+    if (!op || !op->name || !op->name[0])
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_op: op: expected a record with a name");
+    if (!op->infer)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: infer: expected a function, got NULL",
+                       op->name);
     if (!op->gradient == !op->decompose)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: expected exactly one of gradient and decompose", op->name);
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "op %s: expected exactly one of gradient and decompose", op->name);
     if (op->variadic && bb_op_input_count(op) == 0)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: inputs: a variadic op needs one name", op->name);
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: inputs: a variadic op needs one name",
+                       op->name);
     if (op->hidden < 0 || op->hidden > bb_op_output_count(op))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: hidden: expected at most %d outputs", op->name, bb_op_output_count(op));
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: hidden: expected at most %d outputs", op->name,
+                       bb_op_output_count(op));
     if (check_attrs(ctx, op)) return ctx->status;
-    if (bb_find_op(ctx, op->name)) return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: name: already registered", op->name);
+    if (bb_find_op(ctx, op->name))
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: name: already registered", op->name);
     if (ctx->entry_count == ctx->entry_capacity && grow(ctx)) return ctx->status;
     bb_entry *e = &ctx->entries[ctx->entry_count];
-    *e = (bb_entry){.op = op, .n_inputs = (uint8_t)bb_op_input_count(op), .n_outputs = (uint8_t)bb_op_output_count(op)};
+    *e = (bb_entry){.op = op,
+                    .n_inputs = (uint8_t)bb_op_input_count(op),
+                    .n_outputs = (uint8_t)bb_op_output_count(op)};
     index_entry(ctx, ctx->entry_count++);
     return BB_OK;
 }
@@ -113,9 +127,13 @@ bb_status bb_register_kernel(bb_context *ctx, bb_device device, const bb_kernel 
     if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
     if (!kernel || !kernel->op || !kernel->forward || (unsigned)device >= BB_DEVICE_COUNT)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_kernel: kernel: expected an op name, a forward and a known device");
+        return bb_fail(
+            ctx, BB_ERR_ARGUMENT,
+            "bb_register_kernel: kernel: expected an op name, a forward and a known device");
     const bb_op *op = bb_find_op(ctx, kernel->op);
-    if (!op) return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_kernel: op: no op is named %s", kernel->op);
+    if (!op)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_kernel: op: no op is named %s",
+                       kernel->op);
     bb_entry *e = &ctx->entries[bb_find_entry(ctx, op) - ctx->entries];
     e->kernel[device] = *kernel;
     return BB_OK;
@@ -126,8 +144,8 @@ bb_status bb_registry_check(bb_context *ctx) {
         const bb_entry *e = &ctx->entries[i];
         for (int d = 0; d < BB_DEVICE_COUNT; d++)
             if (ctx->backend[d] && e->op->gradient && !e->op->view && !e->kernel[d].forward)
-                return bb_fail(ctx, BB_ERR_UNSUPPORTED, "op %s: primitive without a kernel on %s", e->op->name,
-                               ctx->backend[d]->name);
+                return bb_fail(ctx, BB_ERR_UNSUPPORTED, "op %s: primitive without a kernel on %s",
+                               e->op->name, ctx->backend[d]->name);
     }
     return BB_OK;
 }

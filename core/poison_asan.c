@@ -1,4 +1,5 @@
-/* Under AddressSanitizer, storage in the pool must not be touched: a pointer kept past its tensor is reported. */
+/* Under AddressSanitizer, storage in the pool must not be touched: a pointer kept past its tensor
+ * is reported. */
 #include <sanitizer/asan_interface.h>
 
 #include "core/impl.h"

@@ -1,5 +1,5 @@
-/* bb_print: a tensor as a person would want to read it. At most six entries an axis (three at each end), one number
- * format for the whole tensor. */
+/* bb_print: a tensor as a person would want to read it. At most six entries an axis (three at each
+ * end), one number format for the whole tensor. */
 #include <math.h>
 #include <string.h>
 
@@ -100,7 +100,8 @@ void bb_print(bb_tensor *t, FILE *file) {
     }
     char text[BB_SHAPE_TEXT];
     bb_shape shape = bb_shape_of_tensor(t);
-    fprintf(file, "%s%s%s", bb_dtype_name((bb_dtype)t->dtype), bb_shape_text(&shape, text), t->requires_grad ? " with gradient" : "");
+    fprintf(file, "%s%s%s", bb_dtype_name((bb_dtype)t->dtype), bb_shape_text(&shape, text),
+            t->requires_grad ? " with gradient" : "");
     printer p = {.t = t, .file = file};
     size_t bytes = (size_t)t->count * sizeof(double);
     p.values = bb_host_allocate(t->ctx, bytes);

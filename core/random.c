@@ -1,4 +1,5 @@
-/* Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
+/* Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
+ * 2011. */
 #include "core/impl.h"
 
 void bb_philox(uint64_t seed, uint64_t offset, uint32_t out[4]) {

@@ -35,7 +35,8 @@ bool bb_shape_bytes(const bb_shape *shape, bb_dtype dtype, size_t *bytes) {
     int64_t count;
     *bytes = 0;
     if (!bb_shape_count(shape, &count)) return false;
-    return bb_checked_mul((size_t)count, bb_dtype_bytes(dtype), bytes) && *bytes <= (size_t)INT64_MAX;
+    return bb_checked_mul((size_t)count, bb_dtype_bytes(dtype), bytes) &&
+           *bytes <= (size_t)INT64_MAX;
 }
 
 bool bb_shape_equal(const bb_shape *a, const bb_shape *b) {
@@ -62,7 +63,8 @@ const char *bb_shape_text(const bb_shape *shape, char text[BB_SHAPE_TEXT]) {
     text[at++] = '(';
     int rank = shape->rank < 0 ? 0 : shape->rank > BB_MAX_RANK ? BB_MAX_RANK : shape->rank;
     for (int i = 0; i < rank; i++)
-        at += (size_t)snprintf(text + at, BB_SHAPE_TEXT - at, i ? ", %lld" : "%lld", (long long)shape->size[i]);
+        at += (size_t)snprintf(text + at, BB_SHAPE_TEXT - at, i ? ", %lld" : "%lld",
+                               (long long)shape->size[i]);
     if (rank == 1 && at + 2 < BB_SHAPE_TEXT) text[at++] = ',';
     text[at++] = ')';
     text[at] = 0;
@@ -74,13 +76,15 @@ static const struct {
     uint8_t bytes;
     bool is_float;
 } dtypes[BB_DTYPE_COUNT] = {
-    [BB_F64] = {"f64", 8, true},   [BB_F32] = {"f32", 4, true},   [BB_F16] = {"f16", 2, true},
-    [BB_BF16] = {"bf16", 2, true}, [BB_I64] = {"i64", 8, false},  [BB_I32] = {"i32", 4, false},
+    [BB_F64] = {"f64", 8, true},   [BB_F32] = {"f32", 4, true},    [BB_F16] = {"f16", 2, true},
+    [BB_BF16] = {"bf16", 2, true}, [BB_I64] = {"i64", 8, false},   [BB_I32] = {"i32", 4, false},
     [BB_U8] = {"u8", 1, false},    [BB_BOOL] = {"bool", 1, false},
 };
 
 static bool dtype_valid(bb_dtype dtype) { return (unsigned)dtype < BB_DTYPE_COUNT; }
-const char *bb_dtype_name(bb_dtype dtype) { return dtype_valid(dtype) ? dtypes[dtype].name : "unknown"; }
+const char *bb_dtype_name(bb_dtype dtype) {
+    return dtype_valid(dtype) ? dtypes[dtype].name : "unknown";
+}
 size_t bb_dtype_bytes(bb_dtype dtype) { return dtype_valid(dtype) ? dtypes[dtype].bytes : 0; }
 bool bb_dtype_is_float(bb_dtype dtype) { return dtype_valid(dtype) && dtypes[dtype].is_float; }
 bool bb_dtype_find(const char *name, bb_dtype *dtype) {

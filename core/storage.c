@@ -1,8 +1,9 @@
 /* Storage: counted bytes shared by views, and the pool that a steady step lives from.
  *
- * Blocks are rounded up to one of eight sizes per power of two (at most 12.5 % unused) and go back to a free
- * list per size, last in first out, so that the next tensor of that size gets the warmest block. A miss looks
- * at the next larger classes before it asks the backend; a refusal empties the pool and tries once more. */
+ * Blocks are rounded up to one of eight sizes per power of two (at most 12.5 % unused) and go back
+ * to a free list per size, last in first out, so that the next tensor of that size gets the warmest
+ * block. A miss looks at the next larger classes before it asks the backend; a refusal empties the
+ * pool and tries once more. */
 #include <string.h>
 
 #include "core/impl.h"
@@ -59,8 +60,8 @@ static void *backend_allocate(bb_context *ctx, bb_device device, size_t bytes) {
         data = backend->allocate(backend, bytes);
     }
     if (!data)
-        bb_fail(ctx, BB_ERR_MEMORY, "out of %s memory: asked for %zu bytes, %zu in use by tensors", backend->name,
-                bytes, ctx->memory.bytes_in_use);
+        bb_fail(ctx, BB_ERR_MEMORY, "out of %s memory: asked for %zu bytes, %zu in use by tensors",
+                backend->name, bytes, ctx->memory.bytes_in_use);
     return data;
 }
 
@@ -80,14 +81,16 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
             header_give(ctx, s);
             return NULL;
         }
-        *s = (bb_storage){.ctx = ctx, .data = data, .bytes = rounded, .size_class = c, .device = (uint8_t)device};
+        *s = (bb_storage){
+            .ctx = ctx, .data = data, .bytes = rounded, .size_class = c, .device = (uint8_t)device};
     }
     s->refs = 1;
     s->version = 0;
     s->next = NULL;
     ctx->memory.bytes_in_use += s->bytes;
     if (device == BB_CPU) bb_unpoison(s->data, s->bytes);
-    if (ctx->poison && device == BB_CPU) memset(s->data, 0xff, s->bytes); /* NaN in every float type */
+    if (ctx->poison && device == BB_CPU)
+        memset(s->data, 0xff, s->bytes); /* NaN in every float type */
     return s;
 }
 

@@ -33,16 +33,20 @@ void bb_tensor_attach(bb_tensor *t, bb_storage *s, size_t byte_offset) {
     t->data = (char *)s->data + byte_offset;
 }
 
-static bb_tensor *new_with_storage(bb_context *ctx, bb_device device, bb_dtype dtype, const bb_shape *shape, bb_life life) {
+static bb_tensor *new_with_storage(bb_context *ctx, bb_device device, bb_dtype dtype,
+                                   const bb_shape *shape, bb_life life) {
     size_t bytes;
     if (ctx->status) return NULL;
     if ((unsigned)dtype >= BB_DTYPE_COUNT) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "tensor: dtype: expected one of " BB_DTYPE_CHOICES ", got %d", (int)dtype);
+        bb_fail(ctx, BB_ERR_ARGUMENT, "tensor: dtype: expected one of " BB_DTYPE_CHOICES ", got %d",
+                (int)dtype);
         return NULL;
     }
     if (!bb_shape_bytes(shape, dtype, &bytes)) {
         char text[BB_SHAPE_TEXT];
-        bb_fail(ctx, BB_ERR_ARGUMENT, "tensor: shape: expected rank 0 to %d, sizes >= 0 and less than 2^63 bytes, got %s of rank %d",
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "tensor: shape: expected rank 0 to %d, sizes >= 0 and less than 2^63 bytes, got %s "
+                "of rank %d",
                 BB_MAX_RANK, bb_shape_text(shape, text), shape->rank);
         return NULL;
     }
@@ -66,18 +70,21 @@ static bb_tensor *new_with_storage(bb_context *ctx, bb_device device, bb_dtype d
 bb_tensor *bb_tensor_new(bb_context *ctx, bb_device device, bb_dtype dtype, const bb_shape *shape) {
     return new_with_storage(ctx, device, dtype, shape, BB_LIFE_STEP);
 }
-bb_tensor *bb_tensor_context(bb_context *ctx, bb_device device, bb_dtype dtype, const bb_shape *shape) {
+bb_tensor *bb_tensor_context(bb_context *ctx, bb_device device, bb_dtype dtype,
+                             const bb_shape *shape) {
     return new_with_storage(ctx, device, dtype, shape, BB_LIFE_CONTEXT);
 }
 
-bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t *stride, int64_t offset) {
+bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t *stride,
+                          int64_t offset) {
     if (!bb_tensor_usable(base)) return NULL;
     bb_tensor *t = bb_tensor_header(base->ctx, (bb_dtype)base->dtype, shape, BB_LIFE_STEP);
     if (!t) return NULL;
     for (int i = 0; i < shape->rank; i++) t->stride[i] = stride[i];
     t->contiguous = strides_contiguous(t);
     ptrdiff_t at = base->data - (char *)base->storage->data;
-    bb_tensor_attach(t, bb_storage_ref(base->storage), (size_t)at + (size_t)offset * bb_dtype_bytes((bb_dtype)base->dtype));
+    bb_tensor_attach(t, bb_storage_ref(base->storage),
+                     (size_t)at + (size_t)offset * bb_dtype_bytes((bb_dtype)base->dtype));
     return t;
 }
 
@@ -91,10 +98,13 @@ void bb_tensor_changed(bb_tensor *t) { t->storage->version++; }
 bb_tensor *bb_empty_on(bb_context *ctx, bb_device device, bb_dtype dtype, bb_shape shape) {
     return ctx ? bb_tensor_new(ctx, device, dtype, &shape) : NULL;
 }
-bb_tensor *bb_empty(bb_context *ctx, bb_dtype dtype, bb_shape shape) { return bb_empty_on(ctx, BB_CPU, dtype, shape); }
+bb_tensor *bb_empty(bb_context *ctx, bb_dtype dtype, bb_shape shape) {
+    return bb_empty_on(ctx, BB_CPU, dtype, shape);
+}
 
 /* A contiguous header over host memory that the caller owns. */
-static bb_tensor host_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape, const void *values) {
+static bb_tensor host_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape,
+                             const void *values) {
     bb_tensor h;
     memset(&h, 0, sizeof h);
     h.ctx = ctx;
@@ -107,7 +117,8 @@ static bb_tensor host_header(bb_context *ctx, bb_dtype dtype, const bb_shape *sh
     return h;
 }
 
-static bb_tensor *from(bb_context *ctx, bb_dtype dtype, bb_shape shape, const void *values, bb_dtype values_dtype) {
+static bb_tensor *from(bb_context *ctx, bb_dtype dtype, bb_shape shape, const void *values,
+                       bb_dtype values_dtype) {
     if (!ctx || ctx->status) return NULL;
     if (!values && !(shape.rank > 0 && bb_shape_count(&shape, &(int64_t){0}))) {
         bb_fail(ctx, BB_ERR_ARGUMENT, "tensor: values: expected a pointer, got NULL");
@@ -136,12 +147,14 @@ bb_tensor *bb_scalar(bb_context *ctx, bb_dtype dtype, double value) {
 bb_status bb_copy_into(const bb_tensor *source, bb_tensor *target) {
     bb_context *ctx = target->ctx;
     if (target->count == 0) return BB_OK;
-    bb_device device = target->device != BB_CPU ? (bb_device)target->device : (bb_device)source->device;
+    bb_device device =
+        target->device != BB_CPU ? (bb_device)target->device : (bb_device)source->device;
     bb_backend *backend = ctx->backend[device];
     return backend->copy(backend, source, target);
 }
 
-/* ---- Accessors -------------------------------------------------------------------------------- */
+/* ---- Accessors --------------------------------------------------------------------------------
+ */
 
 bb_context *bb_context_of(const bb_tensor *t) { return t ? t->ctx : NULL; }
 bb_dtype bb_dtype_of(const bb_tensor *t) { return t ? (bb_dtype)t->dtype : BB_F32; }
@@ -163,16 +176,22 @@ int64_t bb_stride(const bb_tensor *t, int axis) {
     int a = axis_of(t, axis);
     return a < 0 ? -1 : t->stride[a];
 }
-void *bb_data(const bb_tensor *t) { return t && t->storage && t->device == BB_CPU && t->count ? t->data : NULL; }
+void *bb_data(const bb_tensor *t) {
+    return t && t->storage && t->device == BB_CPU && t->count ? t->data : NULL;
+}
 
-/* ---- Reading and writing ------------------------------------------------------------------------ */
+/* ---- Reading and writing ------------------------------------------------------------------------
+ */
 
-static bb_status transfer_check(bb_tensor *t, const char *call, const void *values, size_t bytes, size_t expected) {
+static bb_status transfer_check(bb_tensor *t, const char *call, const void *values, size_t bytes,
+                                size_t expected) {
     if (t->ctx->status) return t->ctx->status;
     if (!bb_tensor_usable(t)) return t->ctx->status;
     if (bytes != expected)
-        return bb_fail(t->ctx, BB_ERR_ARGUMENT, "%s: bytes: expected %zu, got %zu", call, expected, bytes);
-    if (!values && expected) return bb_fail(t->ctx, BB_ERR_ARGUMENT, "%s: values: expected a pointer, got NULL", call);
+        return bb_fail(t->ctx, BB_ERR_ARGUMENT, "%s: bytes: expected %zu, got %zu", call, expected,
+                       bytes);
+    if (!values && expected)
+        return bb_fail(t->ctx, BB_ERR_ARGUMENT, "%s: values: expected a pointer, got NULL", call);
     return BB_OK;
 }
 
@@ -189,23 +208,27 @@ static bb_status read_as(bb_tensor *t, bb_dtype dtype, void *values) {
 
 bb_status bb_read(bb_tensor *t, void *values, size_t bytes) {
     if (!t) return BB_ERR_ARGUMENT;
-    bb_status status = transfer_check(t, "bb_read", values, bytes, (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype));
+    bb_status status = transfer_check(t, "bb_read", values, bytes,
+                                      (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype));
     return status ? status : read_as(t, (bb_dtype)t->dtype, values);
 }
 
 bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count) {
     if (!t) return BB_ERR_ARGUMENT;
     if (count != t->count)
-        return t->ctx->status ? t->ctx->status
-                              : bb_fail(t->ctx, BB_ERR_ARGUMENT, "bb_read_f64: count: expected %lld, got %lld",
-                                        (long long)t->count, (long long)count);
-    bb_status status = transfer_check(t, "bb_read_f64", values, (size_t)count * 8, (size_t)t->count * 8);
+        return t->ctx->status
+                   ? t->ctx->status
+                   : bb_fail(t->ctx, BB_ERR_ARGUMENT, "bb_read_f64: count: expected %lld, got %lld",
+                             (long long)t->count, (long long)count);
+    bb_status status =
+        transfer_check(t, "bb_read_f64", values, (size_t)count * 8, (size_t)t->count * 8);
     return status ? status : read_as(t, BB_F64, values);
 }
 
 bb_status bb_write(bb_tensor *t, const void *values, size_t bytes) {
     if (!t) return BB_ERR_ARGUMENT;
-    bb_status status = transfer_check(t, "bb_write", values, bytes, (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype));
+    bb_status status = transfer_check(t, "bb_write", values, bytes,
+                                      (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype));
     if (status) return status;
     bb_shape shape = bb_shape_of_tensor(t);
     bb_tensor h = host_header(t->ctx, (bb_dtype)t->dtype, &shape, values);
@@ -220,22 +243,27 @@ double bb_item(bb_tensor *t) {
     if (t->count != 1) {
         char text[BB_SHAPE_TEXT];
         bb_shape shape = bb_shape_of_tensor(t);
-        bb_fail(t->ctx, BB_ERR_ARGUMENT, "bb_item: tensor: expected one element, got shape %s", bb_shape_text(&shape, text));
+        bb_fail(t->ctx, BB_ERR_ARGUMENT, "bb_item: tensor: expected one element, got shape %s",
+                bb_shape_text(&shape, text));
         return value;
     }
     return bb_read_f64(t, &value, 1) == BB_OK ? value : NAN;
 }
 
-/* ---- Gradient flags ----------------------------------------------------------------------------- */
+/* ---- Gradient flags -----------------------------------------------------------------------------
+ */
 
 bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on) {
     if (!t || t->ctx->status) return NULL;
     if (t->node >= 0) {
-        bb_fail(t->ctx, BB_ERR_STATE, "bb_set_requires_grad: tensor: expected a leaf, got the result of an op (use bb_detach)");
+        bb_fail(t->ctx, BB_ERR_STATE,
+                "bb_set_requires_grad: tensor: expected a leaf, got the result of an op (use "
+                "bb_detach)");
         return NULL;
     }
     if (on && !bb_dtype_is_float((bb_dtype)t->dtype)) {
-        bb_fail(t->ctx, BB_ERR_ARGUMENT, "bb_set_requires_grad: tensor: expected a floating dtype, got %s",
+        bb_fail(t->ctx, BB_ERR_ARGUMENT,
+                "bb_set_requires_grad: tensor: expected a floating dtype, got %s",
                 bb_dtype_name((bb_dtype)t->dtype));
         return NULL;
     }

@@ -1,5 +1,6 @@
 /* linear: output = input weight^T + bias; input (..., in), weight (out, in), bias (out) or absent.
- * f16 and bf16 multiply and add in f32 and round once. With rows of input and dy flattened to (n, .):
+ * f16 and bf16 multiply and add in f32 and round once. With rows of input and dy flattened to (n,
+ * .):
  *
  *     dinput = dy weight,  dweight = dy^T input,  dbias = sum of dy over rows
  *
@@ -19,7 +20,8 @@ static bb_status infer(bb_call *call) {
     if (bb_rank(weight) != 2 || bb_size(weight, 1) != in) {
         char text[BB_SHAPE_TEXT];
         bb_shape shape = bb_shape_of(weight);
-        return bb_fail_input(call, 1, "expected shape (out, %lld), got %s", (long long)in, bb_shape_text(&shape, text));
+        return bb_fail_input(call, 1, "expected shape (out, %lld), got %s", (long long)in,
+                             bb_shape_text(&shape, text));
     }
     int64_t out = bb_size(weight, 0);
     call->meta[0].shape.size[call->meta[0].shape.rank - 1] = out;

@@ -1,9 +1,10 @@
 /* Bobbin ops: every built-in op as a C function. `bobbin ops` prints the same list with dtypes and
  * backends. Tensors are returned in the current step; NULL in gives NULL out (see core/core.h).
  *
- * Shapes broadcast and dtypes promote as in PyTorch: float over integer over bool, wider over narrower,
- * f16 with bf16 gives f32, and a rank-0 tensor does not widen others of its kind. Axes may be negative.
- * Ops on f16 and bf16 compute in f32 and round once, except where a formula says otherwise. */
+ * Shapes broadcast and dtypes promote as in PyTorch: float over integer over bool, wider over
+ * narrower, f16 with bf16 gives f32, and a rank-0 tensor does not widen others of its kind. Axes
+ * may be negative. Ops on f16 and bf16 compute in f32 and round once, except where a formula says
+ * otherwise. */
 #ifndef BOBBIN_OPS_H
 #define BOBBIN_OPS_H
 
@@ -23,8 +24,9 @@ BB_API bb_t bb_ones(bb_context *ctx, bb_dtype dtype, bb_shape shape);
 BB_API bb_t bb_zeros_like(bb_t x);
 BB_API bb_t bb_ones_like(bb_t x);
 BB_API bb_t bb_arange(bb_context *ctx, bb_dtype dtype, double start, double stop, double step);
-BB_API bb_t bb_rand(bb_context *ctx, bb_dtype dtype, bb_shape shape);  /* uniform [0, 1) */
-BB_API bb_t bb_randn(bb_context *ctx, bb_dtype dtype, bb_shape shape); /* normal(0, 1), Box-Muller */
+BB_API bb_t bb_rand(bb_context *ctx, bb_dtype dtype, bb_shape shape); /* uniform [0, 1) */
+BB_API bb_t bb_randn(bb_context *ctx, bb_dtype dtype,
+                     bb_shape shape);     /* normal(0, 1), Box-Muller */
 BB_API bb_t bb_dropout(bb_t x, double p); /* zero with probability p, else x/(1-p) */
 
 /* ---- ops/unary.c */
@@ -50,7 +52,8 @@ BB_API bb_t bb_clamp(bb_t x, double min, double max);
 BB_API bb_t bb_cast(bb_t x, bb_dtype dtype);
 BB_API bb_t bb_contiguous(bb_t x); /* x itself where it is */
 
-/* ---- ops/binary.c. Comparisons give bool. Ties of maximum and minimum share the gradient half and half. */
+/* ---- ops/binary.c. Comparisons give bool. Ties of maximum and minimum share the gradient half and
+ * half. */
 BB_API bb_dtype bb_promote(const bb_tensor *a, const bb_tensor *b);
 BB_API bb_t bb_add(bb_t a, bb_t b);
 BB_API bb_t bb_sub(bb_t a, bb_t b);
@@ -66,15 +69,15 @@ BB_API bb_t bb_gt(bb_t a, bb_t b);
 BB_API bb_t bb_ge(bb_t a, bb_t b);
 BB_API bb_t bb_where(bb_t condition, bb_t a, bb_t b);
 
-/* ---- ops/reduce.c. Integers and bool sum to i64; mean wants floats; amax and amin of no elements are errors.
- * Ties of amax and amin share the gradient evenly. */
+/* ---- ops/reduce.c. Integers and bool sum to i64; mean wants floats; amax and amin of no elements
+ * are errors. Ties of amax and amin share the gradient evenly. */
 BB_API bb_t bb_sum(bb_t x, bb_ints axes, bool keepdim);
 BB_API bb_t bb_mean(bb_t x, bb_ints axes, bool keepdim);
 BB_API bb_t bb_amax(bb_t x, bb_ints axes, bool keepdim);
 BB_API bb_t bb_amin(bb_t x, bb_ints axes, bool keepdim);
 BB_API bb_t bb_argmax(bb_t x, int64_t axis, bool keepdim); /* i64; the first of equals */
 BB_API bb_t bb_cumsum(bb_t x, int64_t axis);
-BB_API bb_t bb_sum_all(bb_t x);  /* rank 0 */
+BB_API bb_t bb_sum_all(bb_t x); /* rank 0 */
 BB_API bb_t bb_mean_all(bb_t x);
 BB_API bb_t bb_sum_to(bb_t x, bb_shape shape); /* undoes a broadcast from shape */
 
@@ -86,7 +89,8 @@ BB_API bb_t bb_reshape(bb_t x, bb_shape shape); /* one size may be -1 */
 BB_API bb_t bb_permute(bb_t x, bb_ints axes);
 BB_API bb_t bb_transpose(bb_t x, int64_t axis0, int64_t axis1);
 BB_API bb_t bb_expand(bb_t x, bb_shape shape);
-BB_API bb_t bb_slice(bb_t x, int64_t axis, int64_t start, int64_t stop, int64_t step); /* Python's start:stop:step */
+BB_API bb_t bb_slice(bb_t x, int64_t axis, int64_t start, int64_t stop,
+                     int64_t step); /* Python's start:stop:step */
 BB_API bb_t bb_narrow(bb_t x, int64_t axis, int64_t start, int64_t length);
 BB_API bb_t bb_select(bb_t x, int64_t axis, int64_t index);
 BB_API bb_t bb_unsqueeze(bb_t x, int64_t axis);
@@ -101,28 +105,35 @@ BB_API bb_t bb_pad(bb_t x, bb_ints before, bb_ints after, double value);
 /* ---- ops/index.c. Indices are i64 or i32, within range or an error. */
 BB_API bb_t bb_gather(bb_t x, int64_t axis, bb_t index);
 BB_API bb_t bb_index_select(bb_t x, int64_t axis, bb_t index);
-BB_API bb_t bb_scatter_add(bb_t x, int64_t axis, bb_t index, bb_t source); /* x + source at index; order of adding is fixed */
+BB_API bb_t bb_scatter_add(bb_t x, int64_t axis, bb_t index,
+                           bb_t source); /* x + source at index; order of adding is fixed */
 BB_API bb_t bb_embedding(bb_t weight, bb_t index); /* (V, D), (...) -> (..., D) */
 
 /* ---- Composite ops, one file each */
-BB_API bb_t bb_rms_norm(bb_t input, bb_t scale, double eps);                    /* ops/rms_norm.c: RMSNormImpl */
+BB_API bb_t bb_rms_norm(bb_t input, bb_t scale, double eps); /* ops/rms_norm.c: RMSNormImpl */
 BB_API bb_t bb_rms_norm_with(bb_t input, bb_t scale, const bb_rms_norm_attrs *attrs);
-BB_API bb_t bb_layer_norm(bb_t input, bb_t weight, bb_t bias, double eps);      /* weight, bias may be NULL */
+BB_API bb_t bb_layer_norm(bb_t input, bb_t weight, bb_t bias,
+                          double eps); /* weight, bias may be NULL */
 BB_API bb_t bb_softmax(bb_t x, int64_t axis);
 BB_API bb_t bb_log_softmax(bb_t x, int64_t axis);
-BB_API bb_t bb_cross_entropy(bb_t logits, bb_t target, int64_t ignore_index, bb_reduction reduction); /* (..., C), (...) */
+BB_API bb_t bb_cross_entropy(bb_t logits, bb_t target, int64_t ignore_index,
+                             bb_reduction reduction); /* (..., C), (...) */
 BB_API bb_t bb_silu(bb_t x);
 BB_API bb_t bb_gelu(bb_t x, bb_gelu_form form);
-BB_API bb_t bb_swiglu(bb_t gate, bb_t up);                                      /* silu(gate) * up */
-BB_API bb_t bb_rope(bb_t input, const bb_rope_attrs *attrs);                    /* (..., T, D); NULL: defaults */
+BB_API bb_t bb_swiglu(bb_t gate, bb_t up);                   /* silu(gate) * up */
+BB_API bb_t bb_rope(bb_t input, const bb_rope_attrs *attrs); /* (..., T, D); NULL: defaults */
 BB_API bb_t bb_sdpa(bb_t query, bb_t key, bb_t value, bb_t attn_mask, const bb_sdpa_attrs *attrs);
-BB_API bb_t bb_linear(bb_t input, bb_t weight, bb_t bias);                      /* input weight^T + bias; bias may be NULL */
+BB_API bb_t bb_linear(bb_t input, bb_t weight,
+                      bb_t bias); /* input weight^T + bias; bias may be NULL */
 
 /* ---- Optimizer steps in place (ops/optimize.c); nn/ wraps them. No outputs, no gradient.
  * lr, step, grad_scale: f32 tensors of one element on the same device; grad_scale may be NULL. */
-BB_API bb_status bb_adamw_(bb_t param, bb_t grad, bb_t m, bb_t v, bb_t lr, bb_t step, bb_t grad_scale, const bb_adamw_attrs *attrs);
-BB_API bb_status bb_sgd_(bb_t param, bb_t grad, bb_t velocity, bb_t lr, bb_t grad_scale, const bb_sgd_attrs *attrs);
-BB_API bb_t bb_sum_squares(bb_t x); /* rank 0, f32 for f16/bf16/f32, f64 for f64; for clipping by norm */
+BB_API bb_status bb_adamw_(bb_t param, bb_t grad, bb_t m, bb_t v, bb_t lr, bb_t step,
+                           bb_t grad_scale, const bb_adamw_attrs *attrs);
+BB_API bb_status bb_sgd_(bb_t param, bb_t grad, bb_t velocity, bb_t lr, bb_t grad_scale,
+                         const bb_sgd_attrs *attrs);
+BB_API bb_t
+bb_sum_squares(bb_t x); /* rank 0, f32 for f16/bf16/f32, f64 for f64; for clipping by norm */
 
 /* The table of built-in ops (ops/table.c), for bobbin.c. */
 extern const bb_op *const bb_builtin_ops[];

@@ -1,5 +1,5 @@
-/* Optimizer steps in place. lr, step and grad_scale are f32 tensors of one element on the device, so that a captured
- * step can be replayed while they change. g is grad * grad_scale throughout.
+/* Optimizer steps in place. lr, step and grad_scale are f32 tensors of one element on the device,
+ * so that a captured step can be replayed while they change. g is grad * grad_scale throughout.
  *
  *     adamw_  p <- p (1 - lr weight_decay)
  *             m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2
@@ -7,8 +7,9 @@
  *     sgd_    g <- g + weight_decay p,  u <- momentum u + g
  *             p <- p - lr u, or with nesterov p - lr (g + momentum u)
  *
- * m, v and velocity are f64 for an f64 parameter and f32 otherwise; f16 and bf16 parameters are computed in f32 and
- * rounded once a step. Kernels: backends/cpu/optimize.c, backends/cuda/optimize.cu. The optimizers: nn/. */
+ * m, v and velocity are f64 for an f64 parameter and f32 otherwise; f16 and bf16 parameters are
+ * computed in f32 and rounded once a step. Kernels: backends/cpu/optimize.c,
+ * backends/cuda/optimize.cu. The optimizers: nn/. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
@@ -18,14 +19,16 @@ static bb_status check_run(const bb_call *call, int input, bb_dtype dtype) {
     bb_status status = bb_want_dtype(call, input, dtype);
     if (!status) status = bb_want_shape(call, input, bb_shape_of(call->in[0]));
     if (!status && !bb_is_contiguous(call->in[input]))
-        status = bb_fail_input(call, input, "expected a contiguous tensor, got one with other strides");
+        status =
+            bb_fail_input(call, input, "expected a contiguous tensor, got one with other strides");
     return status;
 }
 
 static bb_status check_number(const bb_call *call, int input) {
     bb_status status = bb_want_dtype(call, input, BB_F32);
     if (!status && bb_count(call->in[input]) != 1)
-        status = bb_fail_input(call, input, "expected one element, got %lld", (long long)bb_count(call->in[input]));
+        status = bb_fail_input(call, input, "expected one element, got %lld",
+                               (long long)bb_count(call->in[input]));
     return status;
 }
 
@@ -45,10 +48,14 @@ static bb_status adamw_infer(bb_call *call) {
     for (int i = 4; i < 7 && !status; i++)
         if (call->in[i]) status = check_number(call, i);
     if (status) return status;
-    if (!(a->beta1 >= 0 && a->beta1 < 1)) return bb_fail_attr(call, "beta1", "expected a number in [0, 1), got %g", a->beta1);
-    if (!(a->beta2 >= 0 && a->beta2 < 1)) return bb_fail_attr(call, "beta2", "expected a number in [0, 1), got %g", a->beta2);
+    if (!(a->beta1 >= 0 && a->beta1 < 1))
+        return bb_fail_attr(call, "beta1", "expected a number in [0, 1), got %g", a->beta1);
+    if (!(a->beta2 >= 0 && a->beta2 < 1))
+        return bb_fail_attr(call, "beta2", "expected a number in [0, 1), got %g", a->beta2);
     if (!(a->eps >= 0)) return bb_fail_attr(call, "eps", "expected a number >= 0, got %g", a->eps);
-    if (!(a->weight_decay >= 0)) return bb_fail_attr(call, "weight_decay", "expected a number >= 0, got %g", a->weight_decay);
+    if (!(a->weight_decay >= 0))
+        return bb_fail_attr(call, "weight_decay", "expected a number >= 0, got %g",
+                            a->weight_decay);
     return BB_OK;
 }
 
@@ -60,10 +67,15 @@ static bb_status sgd_infer(bb_call *call) {
     for (int i = 3; i < 5 && !status; i++)
         if (call->in[i]) status = check_number(call, i);
     if (status) return status;
-    if (!(a->momentum >= 0)) return bb_fail_attr(call, "momentum", "expected a number >= 0, got %g", a->momentum);
-    if (!(a->weight_decay >= 0)) return bb_fail_attr(call, "weight_decay", "expected a number >= 0, got %g", a->weight_decay);
-    if (a->momentum > 0 && !call->in[2]) return bb_fail_input(call, 2, "expected a tensor when momentum is not 0, got NULL");
-    if (a->nesterov && !(a->momentum > 0)) return bb_fail_attr(call, "nesterov", "expected momentum > 0 with it, got 0");
+    if (!(a->momentum >= 0))
+        return bb_fail_attr(call, "momentum", "expected a number >= 0, got %g", a->momentum);
+    if (!(a->weight_decay >= 0))
+        return bb_fail_attr(call, "weight_decay", "expected a number >= 0, got %g",
+                            a->weight_decay);
+    if (a->momentum > 0 && !call->in[2])
+        return bb_fail_input(call, 2, "expected a tensor when momentum is not 0, got NULL");
+    if (a->nesterov && !(a->momentum > 0))
+        return bb_fail_attr(call, "nesterov", "expected momentum > 0 with it, got 0");
     return BB_OK;
 }
 
@@ -71,10 +83,22 @@ const bb_op bb_op_adamw = {
     .name = "adamw_",
     .doc = "AdamW step in place: param, m and v change",
     .inputs = {"param", "grad", "m", "v", "lr", "step", "grad_scale"},
-    .attrs = {{.name = "beta1", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_adamw_attrs, beta1), .value = 0.9},
-              {.name = "beta2", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_adamw_attrs, beta2), .value = 0.999},
-              {.name = "eps", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_adamw_attrs, eps), .value = 1e-8},
-              {.name = "weight_decay", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_adamw_attrs, weight_decay), .value = 0.01}},
+    .attrs = {{.name = "beta1",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_adamw_attrs, beta1),
+               .value = 0.9},
+              {.name = "beta2",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_adamw_attrs, beta2),
+               .value = 0.999},
+              {.name = "eps",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_adamw_attrs, eps),
+               .value = 1e-8},
+              {.name = "weight_decay",
+               .type = BB_ATTR_FLOAT,
+               .offset = offsetof(bb_adamw_attrs, weight_decay),
+               .value = 0.01}},
     .attrs_bytes = sizeof(bb_adamw_attrs),
     .optional = 1u << 6,
     .mutates = 1u << 0 | 1u << 2 | 1u << 3,
@@ -86,9 +110,12 @@ const bb_op bb_op_sgd = {
     .name = "sgd_",
     .doc = "SGD step in place, with momentum: param and velocity change",
     .inputs = {"param", "grad", "velocity", "lr", "grad_scale"},
-    .attrs = {{.name = "momentum", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_sgd_attrs, momentum)},
-              {.name = "weight_decay", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_sgd_attrs, weight_decay)},
-              {.name = "nesterov", .type = BB_ATTR_BOOL, .offset = offsetof(bb_sgd_attrs, nesterov)}},
+    .attrs =
+        {{.name = "momentum", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_sgd_attrs, momentum)},
+         {.name = "weight_decay",
+          .type = BB_ATTR_FLOAT,
+          .offset = offsetof(bb_sgd_attrs, weight_decay)},
+         {.name = "nesterov", .type = BB_ATTR_BOOL, .offset = offsetof(bb_sgd_attrs, nesterov)}},
     .attrs_bytes = sizeof(bb_sgd_attrs),
     .optional = 1u << 2 | 1u << 4,
     .mutates = 1u << 0 | 1u << 2,
@@ -102,7 +129,8 @@ bb_status bb_adamw_(bb_t param, bb_t grad, bb_t m, bb_t v, bb_t lr, bb_t step, b
     return bb_apply(bb_context_of(param ? param : grad), &bb_op_adamw, in, 7, attrs, NULL);
 }
 
-bb_status bb_sgd_(bb_t param, bb_t grad, bb_t velocity, bb_t lr, bb_t grad_scale, const bb_sgd_attrs *attrs) {
+bb_status bb_sgd_(bb_t param, bb_t grad, bb_t velocity, bb_t lr, bb_t grad_scale,
+                  const bb_sgd_attrs *attrs) {
     bb_tensor *in[] = {param, grad, velocity, lr, grad_scale};
     return bb_apply(bb_context_of(param ? param : grad), &bb_op_sgd, in, 5, attrs, NULL);
 }

@@ -1,18 +1,20 @@
-/* SDPA: scaled dot product attention. query (..., H, T, D), key (..., Hk, S, D), value (..., Hk, S, Dv):
+/* SDPA: scaled dot product attention. query (..., H, T, D), key (..., Hk, S, D), value (..., Hk, S,
+ * Dv):
  *
  *     score  = scale query key^T + mask          (T, S) for each head; scale 0 means 1/sqrt(D)
  *     output = softmax(score) value
  *
- * A key s is seen by query t unless attn_mask (bool: true may attend; float: added; broadcast to (..., H, T, S))
- * says no, or is_causal and s > t + S - T (aligned at the lower right), or window_size w and s <= t + S - T - w.
- * A query that sees no key gives zeros and no gradient. Grouped queries: H is a multiple of Hk, and query head h
- * reads key and value head h / (H / Hk). Everything is f32 (f64 for f64), rounded once.
+ * A key s is seen by query t unless attn_mask (bool: true may attend; float: added; broadcast to
+ * (..., H, T, S)) says no, or is_causal and s > t + S - T (aligned at the lower right), or
+ * window_size w and s <= t + S - T - w. A query that sees no key gives zeros and no gradient.
+ * Grouped queries: H is a multiple of Hk, and query head h reads key and value head h / (H / Hk).
+ * Everything is f32 (f64 for f64), rounded once.
  *
  *     P  = exp(score - logsumexp),  dvalue = P^T dy
  *     dS = P (dy value^T - rowsum(dy output)),  dquery = scale dS key,  dkey = scale dS^T query
  *
- * logsumexp (..., H, T) is all that backward needs besides inputs and output, so memory grows with T, not T^2.
- * Fused kernels: backends/cpu/sdpa.c, backends/cuda/sdpa.cu. */
+ * logsumexp (..., H, T) is all that backward needs besides inputs and output, so memory grows with
+ * T, not T^2. Fused kernels: backends/cpu/sdpa.c, backends/cuda/sdpa.cu. */
 #include <math.h>
 
 #include "ops/constant.h"
@@ -22,17 +24,21 @@
 
 static bb_status check_attrs(const bb_call *call) {
     const bb_sdpa_attrs *a = call->attrs;
-    if (!isfinite(a->scale)) return bb_fail_attr(call, "scale", "expected a finite number, got %g", a->scale);
+    if (!isfinite(a->scale))
+        return bb_fail_attr(call, "scale", "expected a finite number, got %g", a->scale);
     if (a->window_size < 0)
-        return bb_fail_attr(call, "window_size", "expected a number >= 0, got %lld", (long long)a->window_size);
+        return bb_fail_attr(call, "window_size", "expected a number >= 0, got %lld",
+                            (long long)a->window_size);
     return BB_OK;
 }
 
-/* query's leading axes for key (input 1) and value (input 2), except that the head axis may be a divisor. */
+/* query's leading axes for key (input 1) and value (input 2), except that the head axis may be a
+ * divisor. */
 static bb_status check_heads(const bb_call *call, int input) {
     bb_shape q = bb_shape_of(call->in[0]), shape = bb_shape_of(call->in[input]);
     if (shape.rank != q.rank)
-        return bb_fail_input(call, input, "expected %d axes like query, got %d", q.rank, shape.rank);
+        return bb_fail_input(call, input, "expected %d axes like query, got %d", q.rank,
+                             shape.rank);
     for (int i = 0; i < q.rank - 2; i++) {
         int64_t n = q.size[i], m = shape.size[i];
         if (n == m || (i == q.rank - 3 && m > 0 && n % m == 0)) continue;
@@ -45,13 +51,14 @@ static bb_status check_heads(const bb_call *call, int input) {
 static bb_status check_mask(const bb_call *call) {
     bb_dtype dtype = bb_dtype_of(call->in[3]), query = bb_dtype_of(call->in[0]);
     if (dtype != BB_BOOL && dtype != query)
-        return bb_fail_input(call, 3, "expected dtype bool or %s, got %s", bb_dtype_name(query), bb_dtype_name(dtype));
+        return bb_fail_input(call, 3, "expected dtype bool or %s, got %s", bb_dtype_name(query),
+                             bb_dtype_name(dtype));
     bb_shape scores = bb_shape_of(call->in[0]), mask = bb_shape_of(call->in[3]), both;
     scores.size[scores.rank - 1] = bb_size(call->in[1], -2);
     if (bb_shape_broadcast(&scores, &mask, &both) && bb_shape_equal(&scores, &both)) return BB_OK;
     char expected[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
-    return bb_fail_input(call, 3, "expected a shape that broadcasts to %s, got %s", bb_shape_text(&scores, expected),
-                         bb_shape_text(&mask, got));
+    return bb_fail_input(call, 3, "expected a shape that broadcasts to %s, got %s",
+                         bb_shape_text(&scores, expected), bb_shape_text(&mask, got));
 }
 
 static bb_status infer(bb_call *call) {
@@ -86,7 +93,8 @@ static bb_t hide_by_position(const bb_call *call, bb_t s, bb_t never) {
     double queries = (double)bb_size(s, -2), keys = (double)bb_size(s, -1);
     bb_t last = bb_unsqueeze(bb_arange(call->ctx, BB_F64, keys - queries, keys, 1), 1);
     bb_t distance = bb_place(call, bb_sub(last, bb_arange(call->ctx, BB_F64, 0, keys, 1)));
-    if (a->is_causal) s = bb_where(bb_ge(distance, bb_place(call, bb_scalar(call->ctx, BB_F64, 0))), s, never);
+    if (a->is_causal)
+        s = bb_where(bb_ge(distance, bb_place(call, bb_scalar(call->ctx, BB_F64, 0))), s, never);
     if (a->window_size > 0) {
         bb_t window = bb_place(call, bb_scalar(call->ctx, BB_F64, (double)a->window_size));
         s = bb_where(bb_lt(distance, window), s, never);
@@ -116,10 +124,12 @@ static bb_status decompose(bb_call *call) {
     bb_dtype dtype = bb_dtype_of(call->in[0]), wide = dtype == BB_F64 ? BB_F64 : BB_F32;
     bb_shape shape = bb_shape_of(call->in[1]);
     int rank = shape.rank;
-    int64_t n = 1, heads = rank > 2 ? bb_size(call->in[0], rank - 3) : 1, kv_heads = rank > 2 ? shape.size[rank - 3] : 1;
+    int64_t n = 1, heads = rank > 2 ? bb_size(call->in[0], rank - 3) : 1,
+            kv_heads = rank > 2 ? shape.size[rank - 3] : 1;
     for (int i = 0; i < rank - 2; i++) n *= shape.size[i];
     int64_t group = kv_heads ? heads / kv_heads : 1;
-    int64_t queries = bb_size(call->in[0], -2), keys = shape.size[rank - 2], width = shape.size[rank - 1];
+    int64_t queries = bb_size(call->in[0], -2), keys = shape.size[rank - 2],
+            width = shape.size[rank - 1];
 
     /* One axis for batch and key heads, one for the query heads that share them. */
     bb_t q = bb_reshape(bb_cast(call->in[0], wide), BB_SHAPE(n, group, queries, width));
@@ -127,8 +137,8 @@ static bb_status decompose(bb_call *call) {
     bb_t v = bb_reshape(bb_cast(call->in[2], wide), BB_SHAPE(n, 1, keys, bb_size(call->in[2], -1)));
     bb_t p = scores(call, q, k, BB_SHAPE(n, group, queries, keys));
     if (keys > 0) {
-        /* A row without keys would be 0/0: it gets equal finite scores, and its probabilities are cleared after.
-         * Written so that NaN is not masked. */
+        /* A row without keys would be 0/0: it gets equal finite scores, and its probabilities are
+         * cleared after. Written so that NaN is not masked. */
         double lowest = wide == BB_F64 ? -1e300 : -1e30;
         bb_t masked = bb_le(p, bb_place(call, bb_scalar(call->ctx, wide, lowest)));
         p = bb_softmax(bb_where(masked, bb_place(call, bb_scalar(call->ctx, wide, lowest)), p), -1);
@@ -144,8 +154,12 @@ const bb_op bb_op_sdpa = {
     .inputs = {"query", "key", "value", "attn_mask"},
     .outputs = {"output", "logsumexp"},
     .attrs = {{.name = "scale", .type = BB_ATTR_FLOAT, .offset = offsetof(bb_sdpa_attrs, scale)},
-              {.name = "is_causal", .type = BB_ATTR_BOOL, .offset = offsetof(bb_sdpa_attrs, is_causal)},
-              {.name = "window_size", .type = BB_ATTR_INT, .offset = offsetof(bb_sdpa_attrs, window_size)}},
+              {.name = "is_causal",
+               .type = BB_ATTR_BOOL,
+               .offset = offsetof(bb_sdpa_attrs, is_causal)},
+              {.name = "window_size",
+               .type = BB_ATTR_INT,
+               .offset = offsetof(bb_sdpa_attrs, window_size)}},
     .attrs_bytes = sizeof(bb_sdpa_attrs),
     .optional = 1u << 3,
     .hidden = 1,

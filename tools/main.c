@@ -28,11 +28,13 @@ static void print_help(void) {
     printf("\n`bobbin COMMAND --help` tells more; `bobbin --version` the version.\n");
 }
 
-/* GCC's OpenMP lets a waiting thread spin for milliseconds. Where something else wants its core, that makes a training step
- * twenty times slower; a shorter spin costs nothing measurable where nothing does. The library reads the number before main. */
+/* GCC's OpenMP lets a waiting thread spin for milliseconds. Where something else wants its core,
+ * that makes a training step twenty times slower; a shorter spin costs nothing measurable where
+ * nothing does. The library reads the number before main. */
 static void start_again_with_short_spins(char **argv) {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0) execv("/proc/self/exe", argv); /* comes back only if it cannot */
+    if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0)
+        execv("/proc/self/exe", argv); /* comes back only if it cannot */
 }
 
 int main(int argc, char **argv) {

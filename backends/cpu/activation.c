@@ -1,6 +1,6 @@
-/* silu, gelu and swiglu on the CPU, forward and backward. The math: ops/silu.c, ops/gelu.c, ops/swiglu.c; loops:
- * loops/activation.c. All are maps of n elements; rows of a last axis may lie apart (halves of a fused projection),
- * other strides and narrow dtypes pass through a buffer. */
+/* silu, gelu and swiglu on the CPU, forward and backward. The math: ops/silu.c, ops/gelu.c,
+ * ops/swiglu.c; loops: loops/activation.c. All are maps of n elements; rows of a last axis may lie
+ * apart (halves of a fused projection), other strides and narrow dtypes pass through a buffer. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/pack.h"
 
@@ -34,7 +34,8 @@ static void map_chunk(const map_job *job, int64_t n, const char *const *in, char
         else
             job->convert->load_f32(job->dtype, n, in[i], stride, (float *)(void *)buffer[i]);
     }
-    for (int i = 0; i < job->n_out; i++) y[i] = narrow || !out[i] ? (void *)buffer[MAP_IN + i] : (void *)out[i];
+    for (int i = 0; i < job->n_out; i++)
+        y[i] = narrow || !out[i] ? (void *)buffer[MAP_IN + i] : (void *)out[i];
     job->fn(n, x, y);
     for (int i = 0; i < job->n_out && narrow; i++)
         if (out[i]) job->convert->store_f32(job->dtype, n, y[i], out[i]);
@@ -64,8 +65,8 @@ static void map_piece(void *user, int64_t begin, int64_t end) {
     }
 }
 
-static bb_status map(const bb_call *call, const bb_map_fn fn[2], int n_in, const bb_tensor *const *in, int n_out,
-                     bb_tensor *const *out) {
+static bb_status map(const bb_call *call, const bb_map_fn fn[2], int n_in,
+                     const bb_tensor *const *in, int n_out, bb_tensor *const *out) {
     const bb_cpu *cpu = bb_cpu_of(call->ctx);
     map_job job = {.n_in = n_in, .n_out = n_out, .flat = true, .convert = cpu->loops->elementwise};
     const int64_t count = in[0]->count;
@@ -81,7 +82,9 @@ static bb_status map(const bb_call *call, const bb_map_fn fn[2], int n_in, const
     return BB_OK;
 }
 
-static const bb_activation_loops *loops_of(const bb_call *call) { return bb_cpu_of(call->ctx)->loops->activation; }
+static const bb_activation_loops *loops_of(const bb_call *call) {
+    return bb_cpu_of(call->ctx)->loops->activation;
+}
 
 bb_status bb_cpu_silu(bb_call *call) {
     const bb_tensor *in[] = {call->in[0]};
@@ -102,7 +105,8 @@ bb_status bb_cpu_gelu(bb_call *call) {
 bb_status bb_cpu_gelu_backward(const bb_grad_call *grad) {
     const bb_gelu_attrs *a = grad->call->attrs;
     const bb_tensor *in[] = {grad->call->in[0], grad->grad_out[0]};
-    return map(grad->call, loops_of(grad->call)->gelu_backward[a->approximate], 2, in, 1, grad->grad_in);
+    return map(grad->call, loops_of(grad->call)->gelu_backward[a->approximate], 2, in, 1,
+               grad->grad_in);
 }
 
 bb_status bb_cpu_swiglu(bb_call *call) {

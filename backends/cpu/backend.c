@@ -1,4 +1,5 @@
-/* The CPU as a backend: memory, copies, and the choice of ISA level. Its kernels are listed in table.c. */
+/* The CPU as a backend: memory, copies, and the choice of ISA level. Its kernels are listed in
+ * table.c. */
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,11 +18,14 @@ static void *cpu_allocate(bb_backend *self, size_t bytes) {
     ctx->memory.system_allocations++;
     if (!block) return NULL;
     ctx->memory.bytes_held += bytes;
-    if (ctx->memory.bytes_held > ctx->memory.bytes_peak) ctx->memory.bytes_peak = ctx->memory.bytes_held;
+    if (ctx->memory.bytes_held > ctx->memory.bytes_peak)
+        ctx->memory.bytes_peak = ctx->memory.bytes_held;
     return block;
 }
 
-static void cpu_release(bb_backend *self, void *block, size_t bytes) { bb_host_release(self->ctx, block, bytes); }
+static void cpu_release(bb_backend *self, void *block, size_t bytes) {
+    bb_host_release(self->ctx, block, bytes);
+}
 
 static bb_status cpu_synchronize(bb_backend *self) {
     (void)self;
@@ -55,4 +59,6 @@ bb_backend *bb_cpu_backend_new(bb_context *ctx) {
     return &cpu->base;
 }
 
-bb_storage *bb_cpu_scratch(const bb_call *call, size_t bytes) { return bb_storage_new(call->ctx, BB_CPU, bytes); }
+bb_storage *bb_cpu_scratch(const bb_call *call, size_t bytes) {
+    return bb_storage_new(call->ctx, BB_CPU, bytes);
+}

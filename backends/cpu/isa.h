@@ -10,7 +10,8 @@ typedef struct bb_isa {
     bool (*usable)(void);
 } bb_isa;
 
-/* The best level this processor can run; `wish` (BOBBIN_ISA, may be NULL) names another if it can run that. */
+/* The best level this processor can run; `wish` (BOBBIN_ISA, may be NULL) names another if it can
+ * run that. */
 const bb_isa *bb_isa_choose(const char *wish);
 const bb_isa *bb_isa_at(int index); /* best first; NULL past the end */
 

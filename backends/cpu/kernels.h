@@ -1,5 +1,5 @@
-/* Prototypes of all CPU kernels, for table.c. bb_cpu_<op> is the forward, bb_cpu_<op>_backward the fused backward,
- * bb_cpu_<op>_supports what the kernel cannot take. One block per adapter file. */
+/* Prototypes of all CPU kernels, for table.c. bb_cpu_<op> is the forward, bb_cpu_<op>_backward the
+ * fused backward, bb_cpu_<op>_supports what the kernel cannot take. One block per adapter file. */
 #ifndef BOBBIN_BACKENDS_CPU_KERNELS_H
 #define BOBBIN_BACKENDS_CPU_KERNELS_H
 

@@ -1,4 +1,5 @@
-/* linear on the CPU: matrix products of gemm.h, each written straight to its result. The math: ops/linear.c. */
+/* linear on the CPU: matrix products of gemm.h, each written straight to its result. The math:
+ * ops/linear.c. */
 #include <string.h>
 
 #include "backends/cpu/gemm.h"
@@ -50,16 +51,16 @@ static bb_status result_end(bb_tensor *wide, bb_tensor *t) {
 }
 
 /* c (m, n) = op(a) op(b) + beta c. */
-static void product(const bb_context *ctx, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const matrix *a,
-                    const matrix *b, double beta, bb_tensor *c) {
+static void product(const bb_context *ctx, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
+                    const matrix *a, const matrix *b, double beta, bb_tensor *c) {
     const bb_cpu *cpu = bb_cpu_of(ctx);
     const int64_t ldc = n > 1 ? n : 1;
     if (c->dtype == BB_F64)
-        cpu->gemm->f64(cpu, ta, tb, m, n, k, 1, (const double *)a->t->data, a->ld, (const double *)b->t->data, b->ld,
-                       beta, (double *)c->data, ldc);
+        cpu->gemm->f64(cpu, ta, tb, m, n, k, 1, (const double *)a->t->data, a->ld,
+                       (const double *)b->t->data, b->ld, beta, (double *)c->data, ldc);
     else
-        cpu->gemm->f32(cpu, ta, tb, m, n, k, 1, (const float *)a->t->data, a->ld, (const float *)b->t->data, b->ld,
-                       (float)beta, (float *)c->data, ldc);
+        cpu->gemm->f32(cpu, ta, tb, m, n, k, 1, (const float *)a->t->data, a->ld,
+                       (const float *)b->t->data, b->ld, (float)beta, (float *)c->data, ldc);
 }
 
 typedef struct row_job {
@@ -69,10 +70,12 @@ typedef struct row_job {
 } row_job;
 static void fill_rows(void *user, int64_t begin, int64_t end) {
     const row_job *job = user;
-    for (int64_t r = begin; r < end; r++) memcpy(job->out + (size_t)r * job->bytes, job->bias, job->bytes);
+    for (int64_t r = begin; r < end; r++)
+        memcpy(job->out + (size_t)r * job->bytes, job->bias, job->bytes);
 }
 
-static bb_status start_from_bias(const bb_context *ctx, const bb_tensor *bias, bb_tensor *out, int64_t rows) {
+static bb_status start_from_bias(const bb_context *ctx, const bb_tensor *bias, bb_tensor *out,
+                                 int64_t rows) {
     bb_tensor *copy;
     const bb_dtype dtype = (bb_dtype)out->dtype;
     const bb_tensor *b = bb_cpu_pack(bias, bb_cpu_rows_ready(bias, dtype), dtype, &copy);
@@ -117,7 +120,8 @@ static void sum_columns(void *user, int64_t begin, int64_t end) {
         if (job->out->dtype == BB_F64)
             for (int64_t i = 0; i < n; i++) sum[i] += ((const double *)job->dy->t->data)[at + i];
         else
-            for (int64_t i = 0; i < n; i++) sum[i] += (double)((const float *)job->dy->t->data)[at + i];
+            for (int64_t i = 0; i < n; i++)
+                sum[i] += (double)((const float *)job->dy->t->data)[at + i];
     }
     for (int64_t i = 0; i < n; i++) {
         if (job->out->dtype == BB_F64)
@@ -153,7 +157,8 @@ bb_status bb_cpu_linear_backward(const bb_grad_call *grad) {
     matrix dy = {NULL, 0, NULL};
     bb_status status = matrix_of(dout, &dy) ? BB_OK : grad->call->ctx->status;
     for (int i = 0; i < 3 && !status; i++)
-        if (grad->want[i] && grad->grad_in[i] && grad->grad_in[i]->count) status = gradient(grad, i, &dy, rows);
+        if (grad->want[i] && grad->grad_in[i] && grad->grad_in[i]->count)
+            status = gradient(grad, i, &dy, rows);
     bb_drop(dy.copy);
     return status;
 }

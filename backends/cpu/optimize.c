@@ -15,7 +15,9 @@ typedef struct step_job {
     const bb_loops *loops;
 } step_job;
 
-static double number(const bb_tensor *t) { return t ? (double)*(const float *)(const void *)t->data : 1; }
+static double number(const bb_tensor *t) {
+    return t ? (double)*(const float *)(const void *)t->data : 1;
+}
 
 static void *at(const bb_tensor *t, int64_t i) {
     return t ? t->data + i * (int64_t)bb_dtype_bytes((bb_dtype)t->dtype) : NULL;
@@ -33,14 +35,17 @@ static void step_piece(void *user, int64_t begin, int64_t end) {
     const int dtype = job->p->dtype;
     if (dtype == BB_F64) {
         if (job->adamw)
-            job->loops->optimize->adamw_f64(end - begin, &job->a, at(job->p, begin), at(job->g, begin), at(job->m, begin),
+            job->loops->optimize->adamw_f64(end - begin, &job->a, at(job->p, begin),
+                                            at(job->g, begin), at(job->m, begin),
                                             at(job->v, begin));
         else
-            job->loops->optimize->sgd_f64(end - begin, &job->s, at(job->p, begin), at(job->g, begin), at(job->m, begin));
+            job->loops->optimize->sgd_f64(end - begin, &job->s, at(job->p, begin),
+                                          at(job->g, begin), at(job->m, begin));
         return;
     }
     if (dtype == BB_F32) {
-        step_f32(job, end - begin, at(job->p, begin), at(job->g, begin), at(job->m, begin), at(job->v, begin));
+        step_f32(job, end - begin, at(job->p, begin), at(job->g, begin), at(job->m, begin),
+                 at(job->v, begin));
         return;
     }
     float p[STEP_CHUNK], g[STEP_CHUNK];
@@ -85,6 +90,7 @@ bb_status bb_cpu_adamw(bb_call *call) {
 bb_status bb_cpu_sgd(bb_call *call) {
     const bb_sgd_attrs *a = call->attrs;
     step_job job = {.adamw = false};
-    job.s = (bb_sgd_update){number(call->in[4]), a->weight_decay, a->momentum, number(call->in[3]), a->nesterov};
+    job.s = (bb_sgd_update){number(call->in[4]), a->weight_decay, a->momentum, number(call->in[3]),
+                            a->nesterov};
     return run(call, &job);
 }

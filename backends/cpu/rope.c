@@ -1,4 +1,5 @@
-/* RoPE on the CPU. The math: ops/rope.c; loops: loops/rope.c. Backward is the rotation by the negative angle. */
+/* RoPE on the CPU. The math: ops/rope.c; loops: loops/rope.c. Backward is the rotation by the
+ * negative angle. */
 #include <math.h>
 
 #include "backends/cpu/kernels.h"
@@ -14,18 +15,22 @@ typedef struct rope_job {
     const bb_rope_loops *loops;
 } rope_job;
 
-static void sines(int64_t half, double turns, const double *frequency, double *cosine, double *sine) {
+static void sines(int64_t half, double turns, const double *frequency, double *cosine,
+                  double *sine) {
     for (int64_t i = 0; i < half; i++) {
         cosine[i] = cos(turns * frequency[i]);
         sine[i] = sin(turns * frequency[i]);
     }
 }
 
-/* (T, half) cosines and as many sines. Sine and cosine are slow, so only every ROPE_STEP-th row and the ROPE_STEP
- * first distances from it are asked of them; the sum of two angles gives the rest to within two roundings of f64. */
-static void fill_table(const bb_rope_attrs *a, const rope_job *job, bb_dtype dtype, double *work, void *table) {
+/* (T, half) cosines and as many sines. Sine and cosine are slow, so only every ROPE_STEP-th row and
+ * the ROPE_STEP first distances from it are asked of them; the sum of two angles gives the rest to
+ * within two roundings of f64. */
+static void fill_table(const bb_rope_attrs *a, const rope_job *job, bb_dtype dtype, double *work,
+                       void *table) {
     const int64_t rows = job->rows.rows, half = job->rows.dims / 2;
-    double *frequency = work, *cos_b = frequency + half, *sin_b = cos_b + ROPE_STEP * half, *cos_a = sin_b + ROPE_STEP * half;
+    double *frequency = work, *cos_b = frequency + half, *sin_b = cos_b + ROPE_STEP * half,
+           *cos_a = sin_b + ROPE_STEP * half;
     double *sin_a = cos_a + half;
     for (int64_t i = 0; i < half; i++) frequency[i] = exp(-log(a->base) / (double)half * (double)i);
     for (int64_t s = 0; s < ROPE_STEP && s < rows; s++)
@@ -34,11 +39,11 @@ static void fill_table(const bb_rope_attrs *a, const rope_job *job, bb_dtype dty
         const int64_t s = t % ROPE_STEP;
         if (s == 0) sines(half, a->scale * (double)(a->offset + t), frequency, cos_a, sin_a);
         if (dtype == BB_F64)
-            job->loops->add_f64(half, cos_a, sin_a, cos_b + s * half, sin_b + s * half, (double *)table + t * half,
-                                (double *)table + (rows + t) * half);
+            job->loops->add_f64(half, cos_a, sin_a, cos_b + s * half, sin_b + s * half,
+                                (double *)table + t * half, (double *)table + (rows + t) * half);
         else
-            job->loops->add_f32(half, cos_a, sin_a, cos_b + s * half, sin_b + s * half, (float *)table + t * half,
-                                (float *)table + (rows + t) * half);
+            job->loops->add_f32(half, cos_a, sin_a, cos_b + s * half, sin_b + s * half,
+                                (float *)table + t * half, (float *)table + (rows + t) * half);
     }
 }
 
@@ -51,11 +56,13 @@ static void rope_piece(void *user, int64_t begin, int64_t end) {
         bb_rope_rows rows = job->rows;
         rows.rows = end - begin < length - t ? end - begin : length - t;
         if (job->y->dtype == BB_F64)
-            job->loops->f64(&rows, (const double *)job->x->data + from, (double *)job->y->data + begin * width,
-                            (const double *)job->cosine + t * half, (const double *)job->sine + t * half);
+            job->loops->f64(
+                &rows, (const double *)job->x->data + from, (double *)job->y->data + begin * width,
+                (const double *)job->cosine + t * half, (const double *)job->sine + t * half);
         else
-            job->loops->f32(&rows, (const float *)job->x->data + from, (float *)job->y->data + begin * width,
-                            (const float *)job->cosine + t * half, (const float *)job->sine + t * half);
+            job->loops->f32(
+                &rows, (const float *)job->x->data + from, (float *)job->y->data + begin * width,
+                (const float *)job->cosine + t * half, (const float *)job->sine + t * half);
         begin += rows.rows;
     }
 }
@@ -81,7 +88,8 @@ static bb_status rotate(const bb_call *call, const bb_tensor *x, int direction, 
     fill_table(a, &job, (bb_dtype)y->dtype, work, table);
     job.cosine = table;
     job.sine = table + table_bytes / 2;
-    bb_cpu_for(cpu, x->count / job.rows.width, bb_cpu_grain(job.rows.width, 16384), rope_piece, &job);
+    bb_cpu_for(cpu, x->count / job.rows.width, bb_cpu_grain(job.rows.width, 16384), rope_piece,
+               &job);
     bb_storage_unref(scratch);
     return BB_OK;
 }

@@ -1,8 +1,9 @@
-/* SDPA on the CPU, fused: memory grows with T, not T^2. The math: ops/sdpa.c; loops: loops/sdpa_kernel.h.
+/* SDPA on the CPU, fused: memory grows with T, not T^2. The math: ops/sdpa.c; loops:
+ * loops/sdpa_kernel.h.
  *
- * query, key and value are read where they lie as long as their last axis has no gaps; f16 and bf16 are computed on
- * f32 copies. Forward shares blocks of queries among threads, backward key heads (so that the query heads that read
- * the same key add to its gradient in a fixed order). */
+ * query, key and value are read where they lie as long as their last axis has no gaps; f16 and bf16
+ * are computed on f32 copies. Forward shares blocks of queries among threads, backward key heads
+ * (so that the query heads that read the same key add to its gradient in a fixed order). */
 #include <math.h>
 #include <string.h>
 
@@ -15,7 +16,7 @@ enum { SLOTS = 64 }; /* pieces that have scratch of their own */
 typedef struct sdpa_job {
     const bb_tensor *t[TENSORS];
     bb_tensor *copy[TENSORS];
-    bb_sdpa_head head; /* sizes, strides and attributes; pointers are to element 0 */
+    bb_sdpa_head head;    /* sizes, strides and attributes; pointers are to element 0 */
     int64_t heads, group; /* over all batches; query heads to a key head */
     int64_t mask_stride[BB_MAX_RANK];
     bb_dtype dtype;
@@ -56,7 +57,8 @@ static bb_status begin(const bb_call *call, const bb_tensor *dout, sdpa_job *job
     for (int i = 0; i < TENSORS; i++) {
         const bb_tensor *t = i == DOUT ? dout : call->in[i];
         if (!t) continue;
-        const bool ready = i == MASK ? t->dtype == BB_BOOL || t->dtype == job->dtype : bb_cpu_rows_ready(t, job->dtype);
+        const bool ready = i == MASK ? t->dtype == BB_BOOL || t->dtype == job->dtype
+                                     : bb_cpu_rows_ready(t, job->dtype);
         job->t[i] = bb_cpu_pack(t, ready, job->dtype, &job->copy[i]);
         if (job->t[i]) continue;
         finish(job);
@@ -122,7 +124,9 @@ static bb_sdpa_head head_of(const sdpa_job *job, int64_t head) {
     return h;
 }
 
-static int64_t blocks(const sdpa_job *job) { return (job->head.queries + BB_SDPA_BLOCK - 1) / BB_SDPA_BLOCK; }
+static int64_t blocks(const sdpa_job *job) {
+    return (job->head.queries + BB_SDPA_BLOCK - 1) / BB_SDPA_BLOCK;
+}
 
 /* Slot s does the items from s * items / slots on. */
 static void forward_slots(void *user, int64_t first, int64_t last) {
@@ -130,9 +134,11 @@ static void forward_slots(void *user, int64_t first, int64_t last) {
     const int64_t n = blocks(job);
     for (int64_t slot = first; slot < last; slot++) {
         void *scratch = job->scratch + (size_t)slot * job->scratch_bytes;
-        for (int64_t i = slot * job->items / job->slots; i < (slot + 1) * job->items / job->slots; i++) {
+        for (int64_t i = slot * job->items / job->slots; i < (slot + 1) * job->items / job->slots;
+             i++) {
             const bb_sdpa_head h = head_of(job, i / n);
-            const int64_t from = i % n * BB_SDPA_BLOCK, to = from + BB_SDPA_BLOCK < h.queries ? from + BB_SDPA_BLOCK : h.queries;
+            const int64_t from = i % n * BB_SDPA_BLOCK,
+                          to = from + BB_SDPA_BLOCK < h.queries ? from + BB_SDPA_BLOCK : h.queries;
             if (job->dtype == BB_F64)
                 job->loops->forward_f64(&h, from, to, scratch);
             else
@@ -145,7 +151,8 @@ static void backward_slots(void *user, int64_t first, int64_t last) {
     const sdpa_job *job = user;
     for (int64_t slot = first; slot < last; slot++) {
         void *scratch = job->scratch + (size_t)slot * job->scratch_bytes;
-        for (int64_t i = slot * job->items / job->slots; i < (slot + 1) * job->items / job->slots; i++) {
+        for (int64_t i = slot * job->items / job->slots; i < (slot + 1) * job->items / job->slots;
+             i++) {
             for (int64_t g = 0; g < job->group; g++) {
                 const bb_sdpa_head h = head_of(job, i * job->group + g);
                 if (job->dtype == BB_F64)
@@ -159,16 +166,19 @@ static void backward_slots(void *user, int64_t first, int64_t last) {
 
 static bb_status run_slots(const bb_call *call, sdpa_job *job, int64_t items, bool backward) {
     const size_t unit = bb_dtype_bytes(job->dtype);
-    const size_t elements = (job->dtype == BB_F64 ? job->loops->scratch_f64 : job->loops->scratch_f32)(&job->head, backward);
+    const size_t elements = (job->dtype == BB_F64 ? job->loops->scratch_f64
+                                                  : job->loops->scratch_f32)(&job->head, backward);
     job->items = items;
     job->slots = items < SLOTS ? items : SLOTS;
     job->scratch_bytes = (elements * unit + 63) / 64 * 64;
     bb_storage *scratch = bb_cpu_scratch(call, job->scratch_bytes * (size_t)job->slots);
     if (!scratch) return call->ctx->status;
     job->scratch = scratch->data;
-    const int64_t work = job->heads * job->head.queries * (job->head.keys + 1) * (job->head.width + job->head.value_width + 1);
+    const int64_t work = job->heads * job->head.queries * (job->head.keys + 1) *
+                         (job->head.width + job->head.value_width + 1);
     const int64_t grain = work < 32768 ? job->slots : 1;
-    bb_cpu_for(bb_cpu_of(call->ctx), job->slots, grain, backward ? backward_slots : forward_slots, job);
+    bb_cpu_for(bb_cpu_of(call->ctx), job->slots, grain, backward ? backward_slots : forward_slots,
+               job);
     bb_storage_unref(scratch);
     return BB_OK;
 }
@@ -196,7 +206,8 @@ bb_status bb_cpu_sdpa(bb_call *call) {
     return out ? status : call->ctx->status;
 }
 
-/* Where gradient i is summed: its tensor, or an f32 one that is rounded into it; zero to begin with. */
+/* Where gradient i is summed: its tensor, or an f32 one that is rounded into it; zero to begin
+ * with. */
 static bb_tensor *gradient_begin(const bb_grad_call *grad, int i, bb_dtype dtype) {
     bb_tensor *t = grad->grad_in[i];
     if (!grad->want[i] || !t) return NULL;
@@ -211,7 +222,8 @@ bb_status bb_cpu_sdpa_backward(const bb_grad_call *grad) {
     bb_tensor *to[3] = {NULL, NULL, NULL}, *out_copy;
     bb_status status = begin(call, grad->grad_out[0], &job);
     if (status) return status;
-    const bb_tensor *out = bb_cpu_pack(call->out[0], call->out[0]->dtype == job.dtype, job.dtype, &out_copy);
+    const bb_tensor *out =
+        bb_cpu_pack(call->out[0], call->out[0]->dtype == job.dtype, job.dtype, &out_copy);
     for (int i = 0; i < 3 && out; i++) to[i] = gradient_begin(grad, i, job.dtype);
     status = call->ctx->status;
     if (!status && job.heads && job.head.queries) {

@@ -7,7 +7,8 @@ static double gelu(double x, int form) {
     return x * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x))) / 2;
 }
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
+                      double *out) {
     const bb_gelu_attrs *a = c->attrs;
     int64_t n = 0;
     bb_shape_count(out_shape, &n);
@@ -20,11 +21,22 @@ static const op_case cases[] = {
     {.name = "tanh", .attrs = &by_tanh, .in = {{.shape = {2, {5, 7}}}}, .n_in = 1},
     {.name = "scalar", .in = {{.shape = {0, {0}}}}, .n_in = 1},
     {.name = "nothing", .attrs = &by_tanh, .in = {{.shape = {2, {3, 0}}}}, .n_in = 1},
-    {.name = "a chunk and one", .in = {{.shape = {1, {1025}}}}, .n_in = 1, .no_second = true, .why = "slow"},
-    {.name = "two pieces", .attrs = &by_tanh, .in = {{.shape = {3, {2, 91, 91}}}}, .n_in = 1, .no_second = true, .why = "slow"},
+    {.name = "a chunk and one",
+     .in = {{.shape = {1, {1025}}}},
+     .n_in = 1,
+     .no_second = true,
+     .why = "slow"},
+    {.name = "two pieces",
+     .attrs = &by_tanh,
+     .in = {{.shape = {3, {2, 91, 91}}}},
+     .n_in = 1,
+     .no_second = true,
+     .why = "slow"},
 };
 
-static void test_cases(test *t) { run_op_cases(t, "gelu", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
+static void test_cases(test *t) {
+    run_op_cases(t, "gelu", cases, (int)(sizeof cases / sizeof cases[0]), reference);
+}
 
 static void test_far_out(test *t) {
     static const float x[] = {-1e19f, -200, -14, -6, 0, 6, 14, 200, 1e19f};
@@ -52,5 +64,6 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"cases", test_cases}, {"far_out", test_far_out}, {"errors", test_errors}};
+static const test_row rows[] = {
+    {"cases", test_cases}, {"far_out", test_far_out}, {"errors", test_errors}};
 TEST_MAIN(rows)

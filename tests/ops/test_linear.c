@@ -3,7 +3,8 @@
 #include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
+                      double *out) {
     const int64_t width = c->in[1].shape.size[0], depth = c->in[1].shape.size[1];
     int64_t n = 0;
     bb_shape_count(out_shape, &n);
@@ -15,8 +16,9 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
     }
 }
 
-#define LINEAR(x, out, in_, missing) \
-    .in = {{.shape = x}, {.shape = {2, {out, in_}}}, {.shape = {1, {out}}, .absent = missing}}, .n_in = 3
+#define LINEAR(x, out, in_, missing)                                                               \
+    .in = {{.shape = x}, {.shape = {2, {out, in_}}}, {.shape = {1, {out}}, .absent = missing}},    \
+    .n_in = 3
 #define S(...) __VA_ARGS__
 static const op_case cases[] = {
     {.name = "vector", LINEAR(S({1, {4}}), 3, 4, false)},
@@ -28,11 +30,20 @@ static const op_case cases[] = {
     {.name = "no depth", LINEAR(S({2, {3, 0}}), 2, 0, false)},
     {.name = "no depth, no bias", LINEAR(S({2, {3, 0}}), 2, 0, true)},
     {.name = "no width", LINEAR(S({2, {3, 4}}), 0, 4, false)},
-    {.name = "more columns than a piece", LINEAR(S({2, {3, 2}}), 129, 2, false), .no_second = true, .why = "slow"},
-    {.name = "blocks", LINEAR(S({3, {2, 33, 65}}), 67, 65, false), .tolerance = 16, .no_second = true, .why = "slow"},
+    {.name = "more columns than a piece",
+     LINEAR(S({2, {3, 2}}), 129, 2, false),
+     .no_second = true,
+     .why = "slow"},
+    {.name = "blocks",
+     LINEAR(S({3, {2, 33, 65}}), 67, 65, false),
+     .tolerance = 16,
+     .no_second = true,
+     .why = "slow"},
 };
 
-static void test_cases(test *t) { run_op_cases(t, "linear", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
+static void test_cases(test *t) {
+    run_op_cases(t, "linear", cases, (int)(sizeof cases / sizeof cases[0]), reference);
+}
 
 static void short_of_memory(bb_context *ctx) {
     bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_F16, BB_SHAPE(3, 4)), true);
@@ -58,5 +69,6 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"cases", test_cases}, {"allocation", test_allocation}, {"errors", test_errors}};
+static const test_row rows[] = {
+    {"cases", test_cases}, {"allocation", test_allocation}, {"errors", test_errors}};
 TEST_MAIN(rows)

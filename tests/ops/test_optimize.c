@@ -26,9 +26,14 @@ static void compare(test *t, bb_dtype dtype, bb_tensor *p, const double *expecte
     static double got[N];
     bb_read_f64(p, got, N);
     /* A parameter near 1 moves by STEPS roundings at most. */
-    double bound = dtype == BB_F64 ? 1e-13 : dtype == BB_F32 ? 2e-6 : dtype == BB_F16 ? 1e-2 : 8e-2, worst = 0;
+    double bound = dtype == BB_F64   ? 1e-13
+                   : dtype == BB_F32 ? 2e-6
+                   : dtype == BB_F16 ? 1e-2
+                                     : 8e-2,
+           worst = 0;
     for (int i = 0; i < N; i++) worst = fmax(worst, fabs(got[i] - expected[i]));
-    CHECK_MSG(t, worst <= bound, "%s: off by %g, expected at most %g", bb_dtype_name(dtype), worst, bound);
+    CHECK_MSG(t, worst <= bound, "%s: off by %g, expected at most %g", bb_dtype_name(dtype), worst,
+              bound);
 }
 
 static void run_adamw(test *t, bb_dtype dtype, const bb_adamw_attrs *a, double scale) {
@@ -51,7 +56,8 @@ static void run_adamw(test *t, bb_dtype dtype, const bb_adamw_attrs *a, double s
             p[i] *= 1 - lr * a->weight_decay;
             m[i] = a->beta1 * m[i] + (1 - a->beta1) * d;
             v[i] = a->beta2 * v[i] + (1 - a->beta2) * d * d;
-            p[i] -= lr * (m[i] / (1 - pow(a->beta1, step))) / (sqrt(v[i] / (1 - pow(a->beta2, step))) + a->eps);
+            p[i] -= lr * (m[i] / (1 - pow(a->beta1, step))) /
+                    (sqrt(v[i] / (1 - pow(a->beta2, step))) + a->eps);
         }
         bb_end_step(ctx);
     }
@@ -79,7 +85,8 @@ static void run_sgd(test *t, bb_dtype dtype, const bb_sgd_attrs *a, double scale
     for (int step = 1; step <= STEPS; step++) {
         const double lr = (double)(float)0.05;
         draw(ctx, dtype, &state, g);
-        CHECK(t, bb_sgd_(param, bb_from_f64(ctx, dtype, BB_SHAPE(N), g), velocity, bb_scalar(ctx, BB_F32, lr),
+        CHECK(t, bb_sgd_(param, bb_from_f64(ctx, dtype, BB_SHAPE(N), g), velocity,
+                         bb_scalar(ctx, BB_F32, lr),
                          scale == 1 ? NULL : bb_scalar(ctx, BB_F32, scale), a) == BB_OK);
         for (int i = 0; i < N; i++) {
             const double d = g[i] * (double)(float)scale + a->weight_decay * p[i];
@@ -94,7 +101,8 @@ static void run_sgd(test *t, bb_dtype dtype, const bb_sgd_attrs *a, double scale
 }
 
 static void test_sgd(test *t) {
-    const bb_sgd_attrs plain = {0, 0.1, false}, heavy = {0.9, 0, false}, nesterov = {0.8, 0.01, true};
+    const bb_sgd_attrs plain = {0, 0.1, false}, heavy = {0.9, 0, false},
+                       nesterov = {0.8, 0.01, true};
     for (int i = 0; i < 4; i++) {
         run_sgd(t, dtypes[i], &plain, 1);
         run_sgd(t, dtypes[i], &heavy, 0.5);
@@ -108,9 +116,11 @@ static void test_layout_and_threads(test *t) {
     static float result[2][SIDE * SIDE];
     for (int k = 0; k < 2; k++) {
         bb_context *ctx = bb_open(&(bb_options){.seed = 9, .threads = k + 1});
-        bb_t p = bb_randn(ctx, BB_F32, BB_SHAPE(SIDE, SIDE)), g = bb_transpose(bb_randn(ctx, BB_F32, BB_SHAPE(SIDE, SIDE)), 0, 1);
+        bb_t p = bb_randn(ctx, BB_F32, BB_SHAPE(SIDE, SIDE)),
+             g = bb_transpose(bb_randn(ctx, BB_F32, BB_SHAPE(SIDE, SIDE)), 0, 1);
         bb_t m = bb_zeros_like(p), v = bb_zeros_like(p);
-        bb_adamw_(p, k ? g : bb_contiguous(g), m, v, bb_scalar(ctx, BB_F32, 0.1), bb_scalar(ctx, BB_F32, 1), NULL, NULL);
+        bb_adamw_(p, k ? g : bb_contiguous(g), m, v, bb_scalar(ctx, BB_F32, 0.1),
+                  bb_scalar(ctx, BB_F32, 1), NULL, NULL);
         bb_read(p, result[k], sizeof result[k]);
         CHECK_OK(t, ctx);
         bb_close(ctx);
@@ -122,7 +132,8 @@ static void test_layout_and_threads(test *t) {
 /* Changing a parameter between forward and backward is caught. */
 static void test_counts_as_change(test *t) {
     bb_context *ctx = test_open();
-    bb_t p = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(3)), true), g = bb_ones(ctx, BB_F32, BB_SHAPE(3));
+    bb_t p = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(3)), true),
+         g = bb_ones(ctx, BB_F32, BB_SHAPE(3));
     bb_t y = bb_sum_all(bb_mul(p, p));
     CHECK(t, bb_sgd_(p, g, NULL, bb_scalar(ctx, BB_F32, 0.5), NULL, NULL) == BB_OK);
     CHECK_NEAR(t, ((float *)bb_data(p))[0], 0.5, 0);
@@ -133,7 +144,8 @@ static void test_counts_as_change(test *t) {
 
 /* Nothing changes unless the step succeeds. */
 static void short_of_memory(bb_context *ctx) {
-    bb_t p = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)), g = bb_transpose(bb_ones(ctx, BB_F32, BB_SHAPE(3, 2)), 0, 1);
+    bb_t p = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)),
+         g = bb_transpose(bb_ones(ctx, BB_F32, BB_SHAPE(3, 2)), 0, 1);
     if (bb_sgd_(p, g, NULL, bb_scalar(ctx, BB_F32, 1), NULL, NULL)) return;
     if (((float *)bb_data(p))[0] != -1) bb_fail(ctx, BB_ERR_STATE, "no step was taken");
 }
@@ -141,7 +153,8 @@ static void test_allocation(test *t) { alloc_failure_loop(t, short_of_memory); }
 
 static void test_errors(test *t) {
     bb_context *ctx = test_open();
-    bb_t p = bb_zeros(ctx, BB_BF16, BB_SHAPE(4)), s = bb_zeros(ctx, BB_F32, BB_SHAPE(4)), one = bb_scalar(ctx, BB_F32, 1);
+    bb_t p = bb_zeros(ctx, BB_BF16, BB_SHAPE(4)), s = bb_zeros(ctx, BB_F32, BB_SHAPE(4)),
+         one = bb_scalar(ctx, BB_F32, 1);
     CHECK(t, bb_adamw_(p, p, p, s, one, one, NULL, NULL) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: m: expected dtype f32, got bf16");
     CHECK(t, bb_adamw_(p, p, s, bb_zeros(ctx, BB_F32, BB_SHAPE(5)), one, one, NULL, NULL) != BB_OK);
@@ -156,7 +169,8 @@ static void test_errors(test *t) {
     CHECK(t, bb_sgd_(gaps, s, NULL, one, NULL, NULL) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sgd_: param: expected a contiguous tensor");
     CHECK(t, bb_sgd_(s, s, NULL, one, NULL, &(bb_sgd_attrs){0.9, 0, false}) != BB_OK);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sgd_: velocity: expected a tensor when momentum is not 0, got NULL");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "sgd_: velocity: expected a tensor when momentum is not 0, got NULL");
     bb_close(ctx);
 }
 

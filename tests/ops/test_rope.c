@@ -7,9 +7,11 @@
 
 static const bb_rope_attrs usual = {.base = 1e4, .scale = 1};
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
+                      double *out) {
     const bb_rope_attrs *a = c->attrs ? c->attrs : &usual;
-    const int64_t rows = out_shape->size[out_shape->rank - 2], width = out_shape->size[out_shape->rank - 1];
+    const int64_t rows = out_shape->size[out_shape->rank - 2],
+                  width = out_shape->size[out_shape->rank - 1];
     const int64_t dims = a->dims ? a->dims : width;
     int64_t n = 0;
     bb_shape_count(out_shape, &n);
@@ -18,8 +20,10 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
         double *y = out + r * width;
         for (int64_t i = dims; i < width; i++) y[i] = x[i];
         for (int64_t i = 0; i < dims / 2; i++) {
-            const int64_t first = a->interleaved ? 2 * i : i, second = a->interleaved ? 2 * i + 1 : i + dims / 2;
-            const double angle = a->scale * (double)(a->offset + r % rows) * pow(a->base, -2.0 * (double)i / (double)dims);
+            const int64_t first = a->interleaved ? 2 * i : i,
+                          second = a->interleaved ? 2 * i + 1 : i + dims / 2;
+            const double angle = a->scale * (double)(a->offset + r % rows) *
+                                 pow(a->base, -2.0 * (double)i / (double)dims);
             const double complex z = (x[first] + x[second] * I) * cexp(angle * I);
             y[first] = creal(z);
             y[second] = cimag(z);
@@ -29,7 +33,8 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
 
 static const bb_rope_attrs interleaved = {.base = 1e4, .scale = 1, .interleaved = true};
 static const bb_rope_attrs partial = {.base = 500, .scale = 1, .dims = 6, .offset = 3};
-static const bb_rope_attrs partial_interleaved = {.base = 100, .scale = 0.5, .dims = 4, .offset = 1000, .interleaved = true};
+static const bb_rope_attrs partial_interleaved = {
+    .base = 100, .scale = 0.5, .dims = 4, .offset = 1000, .interleaved = true};
 static const bb_rope_attrs backwards = {.base = 1e4, .scale = -2, .offset = 7};
 
 static const op_case cases[] = {
@@ -37,16 +42,28 @@ static const op_case cases[] = {
     {.name = "one matrix", .in = {{.shape = {2, {17, 4}}}}, .n_in = 1},
     {.name = "interleaved", .attrs = &interleaved, .in = {{.shape = {3, {2, 5, 8}}}}, .n_in = 1},
     {.name = "partial", .attrs = &partial, .in = {{.shape = {3, {2, 5, 9}}}}, .n_in = 1},
-    {.name = "partial interleaved", .attrs = &partial_interleaved, .in = {{.shape = {3, {2, 4, 7}}}}, .n_in = 1},
+    {.name = "partial interleaved",
+     .attrs = &partial_interleaved,
+     .in = {{.shape = {3, {2, 4, 7}}}},
+     .n_in = 1},
     {.name = "negative scale", .attrs = &backwards, .in = {{.shape = {3, {2, 4, 6}}}}, .n_in = 1},
     {.name = "one position", .attrs = &backwards, .in = {{.shape = {3, {3, 1, 2}}}}, .n_in = 1},
     {.name = "no positions", .in = {{.shape = {3, {2, 0, 4}}}}, .n_in = 1},
     {.name = "no width", .in = {{.shape = {3, {2, 3, 0}}}}, .n_in = 1},
-    {.name = "eight axes", .attrs = &interleaved, .in = {{.shape = {8, {1, 2, 1, 1, 2, 1, 3, 4}}}}, .n_in = 1},
-    {.name = "several pieces", .in = {{.shape = {4, {2, 4, 80, 64}}}}, .n_in = 1, .no_second = true, .why = "slow"},
+    {.name = "eight axes",
+     .attrs = &interleaved,
+     .in = {{.shape = {8, {1, 2, 1, 1, 2, 1, 3, 4}}}},
+     .n_in = 1},
+    {.name = "several pieces",
+     .in = {{.shape = {4, {2, 4, 80, 64}}}},
+     .n_in = 1,
+     .no_second = true,
+     .why = "slow"},
 };
 
-static void test_cases(test *t) { run_op_cases(t, "RoPE", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
+static void test_cases(test *t) {
+    run_op_cases(t, "RoPE", cases, (int)(sizeof cases / sizeof cases[0]), reference);
+}
 
 /* Far positions keep the accuracy of f64 angles. */
 static void test_far(test *t) {
@@ -82,5 +99,8 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"cases", test_cases}, {"far", test_far}, {"allocation", test_allocation}, {"errors", test_errors}};
+static const test_row rows[] = {{"cases", test_cases},
+                                {"far", test_far},
+                                {"allocation", test_allocation},
+                                {"errors", test_errors}};
 TEST_MAIN(rows)

@@ -1,4 +1,5 @@
-/* SDPA against plain loops over queries and keys: every mask, grouped heads, sizes around a block of 64. */
+/* SDPA against plain loops over queries and keys: every mask, grouped heads, sizes around a block
+ * of 64. */
 #include "ops/ops.h"
 #include "tests/support/alloc.h"
 #include "tests/support/cases.h"
@@ -9,12 +10,15 @@ static bool visible(const bb_sdpa_attrs *a, int64_t t, int64_t s, int64_t querie
 }
 
 /* One query: weights of all keys, then the weighted sum of the values. */
-static void attend(const op_case *c, const double *const *in, int64_t head, int64_t t, double *weight, double *out) {
+static void attend(const op_case *c, const double *const *in, int64_t head, int64_t t,
+                   double *weight, double *out) {
     static const bb_sdpa_attrs defaults = {0, false, 0};
     const bb_sdpa_attrs *a = c->attrs ? c->attrs : &defaults;
-    const bb_shape *q = &c->in[0].shape, *k = &c->in[1].shape, *v = &c->in[2].shape, *mask = &c->in[3].shape;
+    const bb_shape *q = &c->in[0].shape, *k = &c->in[1].shape, *v = &c->in[2].shape,
+                   *mask = &c->in[3].shape;
     const int rank = q->rank;
-    const int64_t queries = q->size[rank - 2], keys = k->size[rank - 2], width = q->size[rank - 1], e = v->size[rank - 1];
+    const int64_t queries = q->size[rank - 2], keys = k->size[rank - 2], width = q->size[rank - 1],
+                  e = v->size[rank - 1];
     const int64_t group = rank > 2 ? q->size[rank - 3] / k->size[rank - 3] : 1, own = head / group;
     const double scale = a->scale != 0 ? a->scale : width ? 1 / sqrt((double)width) : 0;
     bb_shape scores = *q;
@@ -25,7 +29,8 @@ static void attend(const op_case *c, const double *const *in, int64_t head, int6
         ref_unravel(&scores, (head * queries + t) * keys + s, index);
         weight[s] = 0;
         for (int64_t d = 0; d < width; d++)
-            weight[s] += in[0][(head * queries + t) * width + d] * in[1][(own * keys + s) * width + d];
+            weight[s] +=
+                in[0][(head * queries + t) * width + d] * in[1][(own * keys + s) * width + d];
         weight[s] *= scale;
         if (in[3]) {
             const double m = in[3][ref_broadcast_offset(mask, &scores, index)];
@@ -34,15 +39,19 @@ static void attend(const op_case *c, const double *const *in, int64_t head, int6
         if (!visible(a, t, s, queries, keys)) weight[s] = -INFINITY;
         max = fmax(max, weight[s]);
     }
-    for (int64_t s = 0; s < keys; s++) sum += weight[s] = weight[s] == -INFINITY ? 0 : exp(weight[s] - max);
+    for (int64_t s = 0; s < keys; s++)
+        sum += weight[s] = weight[s] == -INFINITY ? 0 : exp(weight[s] - max);
     for (int64_t d = 0; d < e; d++) {
         out[d] = 0;
-        for (int64_t s = 0; s < keys && sum > 0; s++) out[d] += weight[s] / sum * in[2][(own * keys + s) * e + d];
+        for (int64_t s = 0; s < keys && sum > 0; s++)
+            out[d] += weight[s] / sum * in[2][(own * keys + s) * e + d];
     }
 }
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
-    const int64_t queries = out_shape->size[out_shape->rank - 2], e = out_shape->size[out_shape->rank - 1];
+static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
+                      double *out) {
+    const int64_t queries = out_shape->size[out_shape->rank - 2],
+                  e = out_shape->size[out_shape->rank - 1];
     int64_t n = 0;
     bb_shape_count(out_shape, &n);
     double *weight = calloc((size_t)c->in[1].shape.size[out_shape->rank - 2] + 1, sizeof *weight);
@@ -51,53 +60,100 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
     free(weight);
 }
 
-static const bb_sdpa_attrs causal = {0, true, 0}, scaled = {0.3, false, 0}, window = {0, false, 3}, both = {0, true, 5};
+static const bb_sdpa_attrs causal = {0, true, 0}, scaled = {0.3, false, 0}, window = {0, false, 3},
+                           both = {0, true, 5};
 
 #define S(...) __VA_ARGS__
 #define QKV(q, k, v) .in = {{.shape = q}, {.shape = k}, {.shape = v}, {.absent = true}}, .n_in = 4
-#define MASKED(q, k, v, ...) .in = {{.shape = q}, {.shape = k}, {.shape = v}, {__VA_ARGS__}}, .n_in = 4
+#define MASKED(q, k, v, ...)                                                                       \
+    .in = {{.shape = q}, {.shape = k}, {.shape = v}, {__VA_ARGS__}}, .n_in = 4
 #define LARGE .no_second = true, .why = "slow", .tolerance = 8
 static const op_case cases[] = {
     {.name = "plain", QKV(S({4, {2, 2, 5, 4}}), S({4, {2, 2, 6, 4}}), S({4, {2, 2, 6, 4}}))},
-    {.name = "causal", .attrs = &causal, QKV(S({3, {2, 5, 4}}), S({3, {2, 5, 4}}), S({3, {2, 5, 4}}))},
-    {.name = "causal, more keys", .attrs = &causal, QKV(S({3, {2, 3, 4}}), S({3, {2, 7, 4}}), S({3, {2, 7, 3}}))},
-    {.name = "causal, more queries", .attrs = &causal, QKV(S({3, {2, 7, 4}}), S({3, {2, 3, 4}}), S({3, {2, 3, 2}}))},
-    {.name = "scale", .attrs = &scaled, QKV(S({3, {1, 4, 3}}), S({3, {1, 4, 3}}), S({3, {1, 4, 5}}))},
-    {.name = "window", .attrs = &window, QKV(S({3, {1, 6, 4}}), S({3, {1, 8, 4}}), S({3, {1, 8, 4}}))},
-    {.name = "causal window", .attrs = &both, QKV(S({3, {1, 9, 4}}), S({3, {1, 9, 4}}), S({3, {1, 9, 4}}))},
-    {.name = "grouped heads", .attrs = &causal, QKV(S({4, {2, 4, 3, 4}}), S({4, {2, 2, 3, 4}}), S({4, {2, 2, 3, 4}}))},
+    {.name = "causal",
+     .attrs = &causal,
+     QKV(S({3, {2, 5, 4}}), S({3, {2, 5, 4}}), S({3, {2, 5, 4}}))},
+    {.name = "causal, more keys",
+     .attrs = &causal,
+     QKV(S({3, {2, 3, 4}}), S({3, {2, 7, 4}}), S({3, {2, 7, 3}}))},
+    {.name = "causal, more queries",
+     .attrs = &causal,
+     QKV(S({3, {2, 7, 4}}), S({3, {2, 3, 4}}), S({3, {2, 3, 2}}))},
+    {.name = "scale",
+     .attrs = &scaled,
+     QKV(S({3, {1, 4, 3}}), S({3, {1, 4, 3}}), S({3, {1, 4, 5}}))},
+    {.name = "window",
+     .attrs = &window,
+     QKV(S({3, {1, 6, 4}}), S({3, {1, 8, 4}}), S({3, {1, 8, 4}}))},
+    {.name = "causal window",
+     .attrs = &both,
+     QKV(S({3, {1, 9, 4}}), S({3, {1, 9, 4}}), S({3, {1, 9, 4}}))},
+    {.name = "grouped heads",
+     .attrs = &causal,
+     QKV(S({4, {2, 4, 3, 4}}), S({4, {2, 2, 3, 4}}), S({4, {2, 2, 3, 4}}))},
     {.name = "one key head", QKV(S({3, {3, 4, 2}}), S({3, {1, 5, 2}}), S({3, {1, 5, 2}}))},
     {.name = "no head axis", QKV(S({2, {4, 3}}), S({2, {5, 3}}), S({2, {5, 2}}))},
-    {.name = "one query", .attrs = &causal, QKV(S({3, {2, 1, 4}}), S({3, {2, 9, 4}}), S({3, {2, 9, 4}}))},
+    {.name = "one query",
+     .attrs = &causal,
+     QKV(S({3, {2, 1, 4}}), S({3, {2, 9, 4}}), S({3, {2, 9, 4}}))},
     {.name = "one of all", QKV(S({3, {1, 1, 1}}), S({3, {1, 1, 1}}), S({3, {1, 1, 1}}))},
     {.name = "no queries", QKV(S({3, {1, 0, 2}}), S({3, {1, 3, 2}}), S({3, {1, 3, 2}}))},
     {.name = "no keys", QKV(S({3, {1, 2, 2}}), S({3, {1, 0, 2}}), S({3, {1, 0, 2}}))},
     {.name = "no width", QKV(S({3, {1, 2, 0}}), S({3, {1, 3, 0}}), S({3, {1, 3, 2}}))},
     {.name = "no value width", QKV(S({3, {1, 2, 2}}), S({3, {1, 3, 2}}), S({3, {1, 3, 0}}))},
     {.name = "no heads", QKV(S({3, {0, 2, 2}}), S({3, {0, 3, 2}}), S({3, {0, 3, 2}}))},
-    {.name = "bool mask", MASKED(S({4, {2, 2, 4, 3}}), S({4, {2, 2, 5, 3}}), S({4, {2, 2, 5, 3}}), .fill = FILL_BOOL,
-                                 .shape = {4, {2, 2, 4, 5}})},
-    {.name = "bool mask of rows", MASKED(S({4, {2, 2, 4, 3}}), S({4, {2, 2, 5, 3}}), S({4, {2, 2, 5, 3}}),
-                                         .fill = FILL_BOOL, .shape = {2, {4, 1}})},
-    {.name = "bool mask of keys, causal", .attrs = &causal,
-     MASKED(S({4, {2, 2, 4, 3}}), S({4, {2, 2, 4, 3}}), S({4, {2, 2, 4, 3}}), .fill = FILL_BOOL, .shape = {4, {2, 1, 1, 4}})},
-    {.name = "float mask", MASKED(S({3, {2, 4, 3}}), S({3, {2, 5, 3}}), S({3, {2, 5, 3}}), .shape = {2, {4, 5}}, .no_grad = true)},
-    {.name = "float mask, grouped", MASKED(S({3, {4, 4, 3}}), S({3, {2, 5, 3}}), S({3, {2, 5, 3}}), .shape = {3, {4, 1, 5}},
-                                           .no_grad = true)},
-    {.name = "float mask with gradient", MASKED(S({3, {2, 3, 3}}), S({3, {2, 4, 3}}), S({3, {2, 4, 3}}), .shape = {2, {3, 4}}),
-     .no_second = true, .why = "a fused softmax inside a composed SDPA does not keep its input"},
-    {.name = "a block less one", .attrs = &causal, QKV(S({3, {1, 63, 16}}), S({3, {1, 63, 16}}), S({3, {1, 63, 16}})), LARGE},
-    {.name = "a block", .attrs = &causal, QKV(S({3, {2, 64, 16}}), S({3, {1, 64, 16}}), S({3, {1, 64, 16}})), LARGE},
-    {.name = "a block and one", .attrs = &causal, QKV(S({3, {1, 65, 17}}), S({3, {1, 65, 17}}), S({3, {1, 65, 24}})), LARGE},
-    {.name = "blocks, no mask", QKV(S({3, {1, 65, 32}}), S({3, {1, 129, 32}}), S({3, {1, 129, 20}})), LARGE},
-    {.name = "blocks, window", .attrs = &both, QKV(S({3, {1, 130, 8}}), S({3, {1, 150, 8}}), S({3, {1, 150, 8}})), LARGE},
-    {.name = "blocks, bool mask", .attrs = &causal, MASKED(S({3, {1, 70, 8}}), S({3, {1, 70, 8}}), S({3, {1, 70, 8}}),
-                                                           .fill = FILL_BOOL, .shape = {2, {70, 70}}), LARGE},
+    {.name = "bool mask",
+     MASKED(S({4, {2, 2, 4, 3}}), S({4, {2, 2, 5, 3}}), S({4, {2, 2, 5, 3}}), .fill = FILL_BOOL,
+            .shape = {4, {2, 2, 4, 5}})},
+    {.name = "bool mask of rows",
+     MASKED(S({4, {2, 2, 4, 3}}), S({4, {2, 2, 5, 3}}), S({4, {2, 2, 5, 3}}), .fill = FILL_BOOL,
+            .shape = {2, {4, 1}})},
+    {.name = "bool mask of keys, causal",
+     .attrs = &causal,
+     MASKED(S({4, {2, 2, 4, 3}}), S({4, {2, 2, 4, 3}}), S({4, {2, 2, 4, 3}}), .fill = FILL_BOOL,
+            .shape = {4, {2, 1, 1, 4}})},
+    {.name = "float mask",
+     MASKED(S({3, {2, 4, 3}}), S({3, {2, 5, 3}}), S({3, {2, 5, 3}}), .shape = {2, {4, 5}},
+            .no_grad = true)},
+    {.name = "float mask, grouped",
+     MASKED(S({3, {4, 4, 3}}), S({3, {2, 5, 3}}), S({3, {2, 5, 3}}), .shape = {3, {4, 1, 5}},
+            .no_grad = true)},
+    {.name = "float mask with gradient",
+     MASKED(S({3, {2, 3, 3}}), S({3, {2, 4, 3}}), S({3, {2, 4, 3}}), .shape = {2, {3, 4}}),
+     .no_second = true,
+     .why = "a fused softmax inside a composed SDPA does not keep its input"},
+    {.name = "a block less one",
+     .attrs = &causal,
+     QKV(S({3, {1, 63, 16}}), S({3, {1, 63, 16}}), S({3, {1, 63, 16}})),
+     LARGE},
+    {.name = "a block",
+     .attrs = &causal,
+     QKV(S({3, {2, 64, 16}}), S({3, {1, 64, 16}}), S({3, {1, 64, 16}})),
+     LARGE},
+    {.name = "a block and one",
+     .attrs = &causal,
+     QKV(S({3, {1, 65, 17}}), S({3, {1, 65, 17}}), S({3, {1, 65, 24}})),
+     LARGE},
+    {.name = "blocks, no mask",
+     QKV(S({3, {1, 65, 32}}), S({3, {1, 129, 32}}), S({3, {1, 129, 20}})),
+     LARGE},
+    {.name = "blocks, window",
+     .attrs = &both,
+     QKV(S({3, {1, 130, 8}}), S({3, {1, 150, 8}}), S({3, {1, 150, 8}})),
+     LARGE},
+    {.name = "blocks, bool mask",
+     .attrs = &causal,
+     MASKED(S({3, {1, 70, 8}}), S({3, {1, 70, 8}}), S({3, {1, 70, 8}}), .fill = FILL_BOOL,
+            .shape = {2, {70, 70}}),
+     LARGE},
 };
 
-static void test_cases(test *t) { run_op_cases(t, "SDPA", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
+static void test_cases(test *t) {
+    run_op_cases(t, "SDPA", cases, (int)(sizeof cases / sizeof cases[0]), reference);
+}
 
-/* A query that sees nothing: zeros, no gradient, nothing else disturbed; -inf in a float mask is the same as false. */
+/* A query that sees nothing: zeros, no gradient, nothing else disturbed; -inf in a float mask is
+ * the same as false. */
 static void test_blind_rows(test *t) {
     enum { T = 3, N = 4, D = 2 };
     const double allow[T * N] = {1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 1};
@@ -109,7 +165,8 @@ static void test_blind_rows(test *t) {
             bb_t q = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(1, T, D)), true);
             bb_t k = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(1, N, D)), true);
             bb_t v = bb_randn(ctx, BB_F32, BB_SHAPE(1, N, D));
-            bb_t mask = form ? bb_from_f64(ctx, BB_F32, BB_SHAPE(T, N), add) : bb_from_f64(ctx, BB_BOOL, BB_SHAPE(T, N), allow);
+            bb_t mask = form ? bb_from_f64(ctx, BB_F32, BB_SHAPE(T, N), add)
+                             : bb_from_f64(ctx, BB_BOOL, BB_SHAPE(T, N), allow);
             bb_set_path(ctx, (bb_path)path);
             bb_t y = bb_sdpa(q, k, v, mask, NULL);
             bb_set_path(ctx, BB_PATH_AUTO);
@@ -122,7 +179,8 @@ static void test_blind_rows(test *t) {
             CHECK(t, out[form][0] != 0 && dq[0] != 0);
             bb_close(ctx);
         }
-        CHECK(t, memcmp(out[0], out[1], sizeof out[0]) == 0 && memcmp(dk[0], dk[1], sizeof dk[0]) == 0);
+        CHECK(t, memcmp(out[0], out[1], sizeof out[0]) == 0 &&
+                     memcmp(dk[0], dk[1], sizeof dk[0]) == 0);
     }
 }
 
@@ -133,7 +191,8 @@ static void test_nan_spreads(test *t) {
         float y[2];
         bb_set_path(ctx, (bb_path)path);
         bb_t one = bb_ones(ctx, BB_F32, BB_SHAPE(1, 2, 1));
-        bb_read(bb_sdpa(one, bb_from(ctx, BB_F32, BB_SHAPE(1, 2, 1), key), one, NULL, &causal), y, sizeof y);
+        bb_read(bb_sdpa(one, bb_from(ctx, BB_F32, BB_SHAPE(1, 2, 1), key), one, NULL, &causal), y,
+                sizeof y);
         CHECK_OK(t, ctx);
         CHECK(t, y[0] == 1 && isnan(y[1]));
         bb_close(ctx);
@@ -149,7 +208,8 @@ static void test_memory(test *t) {
     bb_backward(bb_sum_all(bb_sdpa(x, x, x, NULL, &causal)), NULL);
     size_t used = bb_memory_stats(ctx).bytes_peak - before;
     CHECK_OK(t, ctx);
-    CHECK_MSG(t, used < (size_t)T * T * 4 / 3, "used %zu bytes, a matrix of scores has %zu", used, (size_t)T * T * 4);
+    CHECK_MSG(t, used < (size_t)T * T * 4 / 3, "used %zu bytes, a matrix of scores has %zu", used,
+              (size_t)T * T * 4);
     bb_close(ctx);
 }
 
@@ -186,17 +246,21 @@ static void test_allocation(test *t) { alloc_failure_loop(t, short_of_memory); }
 
 static void test_errors(test *t) {
     bb_context *ctx = test_open();
-    bb_t q = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 4, 3, 8)), k = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 2, 5, 8));
+    bb_t q = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 4, 3, 8)),
+         k = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 2, 5, 8));
     CHECK(t, bb_sdpa(q, bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3, 5, 8)), k, NULL, NULL) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "SDPA: key: expected size 4 or a divisor on axis 1, got 3");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "SDPA: key: expected size 4 or a divisor on axis 1, got 3");
     CHECK(t, bb_sdpa(q, bb_zeros(ctx, BB_F32, BB_SHAPE(1, 2, 5, 8)), k, NULL, NULL) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "SDPA: key: expected size 2 on axis 0, got 1");
     CHECK(t, bb_sdpa(q, bb_zeros(ctx, BB_F32, BB_SHAPE(2, 2, 5, 7)), k, NULL, NULL) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "SDPA: key: expected 8 elements a row like query, got 7");
     CHECK(t, bb_sdpa(q, k, bb_zeros(ctx, BB_F32, BB_SHAPE(2, 2, 4, 8)), NULL, NULL) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "SDPA: value: expected shape (2, 2, 5, 8), got (2, 2, 4, 8)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "SDPA: value: expected shape (2, 2, 5, 8), got (2, 2, 4, 8)");
     CHECK(t, bb_sdpa(q, k, k, bb_zeros(ctx, BB_F32, BB_SHAPE(3, 4)), NULL) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "SDPA: attn_mask: expected a shape that broadcasts to (2, 4, 3, 5), got (3, 4)");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "SDPA: attn_mask: expected a shape that broadcasts to (2, 4, 3, 5), got (3, 4)");
     CHECK(t, bb_sdpa(q, k, k, bb_zeros(ctx, BB_I64, BB_SHAPE(3, 5)), NULL) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "SDPA: attn_mask: expected dtype bool or f32, got i64");
     CHECK(t, bb_sdpa(q, k, k, NULL, &(bb_sdpa_attrs){0, false, -1}) == NULL);
@@ -207,7 +271,8 @@ static void test_errors(test *t) {
 }
 
 static const test_row rows[] = {
-    {"cases", test_cases},     {"blind_rows", test_blind_rows}, {"nan_spreads", test_nan_spreads}, {"memory", test_memory},
-    {"threads", test_threads}, {"allocation", test_allocation}, {"errors", test_errors},
+    {"cases", test_cases},   {"blind_rows", test_blind_rows}, {"nan_spreads", test_nan_spreads},
+    {"memory", test_memory}, {"threads", test_threads},       {"allocation", test_allocation},
+    {"errors", test_errors},
 };
 TEST_MAIN(rows)

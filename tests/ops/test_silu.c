@@ -2,7 +2,8 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
+                      double *out) {
     (void)c;
     int64_t n = 0;
     bb_shape_count(out_shape, &n);
@@ -14,11 +15,21 @@ static const op_case cases[] = {
     {.name = "scalar", .in = {{.shape = {0, {0}}}}, .n_in = 1},
     {.name = "nothing", .in = {{.shape = {2, {3, 0}}}}, .n_in = 1},
     {.name = "one", .in = {{.shape = {1, {1}}}}, .n_in = 1},
-    {.name = "a chunk and one", .in = {{.shape = {1, {1025}}}}, .n_in = 1, .no_second = true, .why = "slow"},
-    {.name = "two pieces", .in = {{.shape = {3, {2, 91, 91}}}}, .n_in = 1, .no_second = true, .why = "slow"},
+    {.name = "a chunk and one",
+     .in = {{.shape = {1, {1025}}}},
+     .n_in = 1,
+     .no_second = true,
+     .why = "slow"},
+    {.name = "two pieces",
+     .in = {{.shape = {3, {2, 91, 91}}}},
+     .n_in = 1,
+     .no_second = true,
+     .why = "slow"},
 };
 
-static void test_cases(test *t) { run_op_cases(t, "silu", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
+static void test_cases(test *t) {
+    run_op_cases(t, "silu", cases, (int)(sizeof cases / sizeof cases[0]), reference);
+}
 
 static void test_far_out(test *t) {
     static const float x[] = {-INFINITY, -200, -100, -88, -20, 0, 20, 200, INFINITY, NAN};
@@ -48,5 +59,6 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"cases", test_cases}, {"far_out", test_far_out}, {"errors", test_errors}};
+static const test_row rows[] = {
+    {"cases", test_cases}, {"far_out", test_far_out}, {"errors", test_errors}};
 TEST_MAIN(rows)

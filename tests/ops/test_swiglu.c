@@ -2,14 +2,18 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape, double *out) {
+static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
+                      double *out) {
     (void)c;
     int64_t n = 0;
     bb_shape_count(out_shape, &n);
     for (int64_t i = 0; i < n; i++) out[i] = in[0][i] / (1 + exp(-in[0][i])) * in[1][i];
 }
 
-#define PAIR(...) {{.shape = __VA_ARGS__}, {.shape = __VA_ARGS__}}
+#define PAIR(...)                                                                                  \
+    {                                                                                              \
+        {.shape = __VA_ARGS__}, { .shape = __VA_ARGS__ }                                           \
+    }
 static const op_case cases[] = {
     {.name = "matrix", .in = PAIR({2, {5, 7}}), .n_in = 2},
     {.name = "three axes", .in = PAIR({3, {2, 3, 8}}), .n_in = 2},
@@ -18,7 +22,9 @@ static const op_case cases[] = {
     {.name = "two pieces", .in = PAIR({2, {91, 181}}), .n_in = 2, .no_second = true, .why = "slow"},
 };
 
-static void test_cases(test *t) { run_op_cases(t, "swiglu", cases, (int)(sizeof cases / sizeof cases[0]), reference); }
+static void test_cases(test *t) {
+    run_op_cases(t, "swiglu", cases, (int)(sizeof cases / sizeof cases[0]), reference);
+}
 
 /* gate and up as the two halves of each row, as a fused projection makes them. */
 static void test_halves(test *t) {
@@ -45,5 +51,6 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"cases", test_cases}, {"halves", test_halves}, {"errors", test_errors}};
+static const test_row rows[] = {
+    {"cases", test_cases}, {"halves", test_halves}, {"errors", test_errors}};
 TEST_MAIN(rows)

@@ -210,7 +210,8 @@ static void refuses_wrong_input(test *t) {
     said r;
     file_rows ab = {.n = 0}, x = {.n = 0};
     add_row(&ab, bb_from_f64(ctx, BB_F32, BB_SHAPE(2), (const double[]){1, 2}), "%s", "input", 0);
-    add_row(&ab, bb_from_f64(ctx, BB_F32, BB_SHAPE(3), (const double[]){1, 2, 3}), "%s", "other", 0);
+    add_row(&ab, bb_from_f64(ctx, BB_F32, BB_SHAPE(3), (const double[]){1, 2, 3}), "%s", "other",
+            0);
     save(ctx, scratch_path(&s, "bad_shapes"), &ab);
     ab.row[1].tensor = ab.row[0].tensor;
     save(ctx, scratch_path(&s, "ab"), &ab);

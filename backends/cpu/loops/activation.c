@@ -1,10 +1,12 @@
-/* silu, gelu and swiglu and their derivatives, in f32 with math.h's vector functions and in f64 with libm's. */
+/* silu, gelu and swiglu and their derivatives, in f32 with math.h's vector functions and in f64
+ * with libm's. */
 #include <math.h>
 
 #include "backends/cpu/loops/loops.h"
 #include "backends/cpu/loops/math.h"
 
-static const double root_half = 0.70710678118654752440, one_over_root_two_pi = 0.39894228040143267794;
+static const double root_half = 0.70710678118654752440,
+                    one_over_root_two_pi = 0.39894228040143267794;
 static const double root_two_over_pi = 0.79788456080286535588, cube_part = 0.044715;
 
 static double sigmoid(double x) {
@@ -25,7 +27,8 @@ static inline double silu_slope_f64(double x) {
     return s + x * (s * (1 - s));
 }
 
-/* 1 + erf(t) as erfc(-t) would keep the digits of a negative tail; torch computes it this way, and so do we. */
+/* 1 + erf(t) as erfc(-t) would keep the digits of a negative tail; torch computes it this way, and
+ * so do we. */
 static inline float gelu_f32(float x) { return 0.5f * x * (1.0f + bb_erff(x * (float)root_half)); }
 static inline float gelu_slope_f32(float x) {
     const float bell = bb_expf(-0.5f * x * x) * (float)one_over_root_two_pi;
@@ -161,7 +164,8 @@ const bb_activation_loops BB_ISA_NAME(bb_activation_loops) = {
     .silu = {silu_run_f64, silu_run_f32},
     .silu_backward = {silu_backward_f64, silu_backward_f32},
     .gelu = {{gelu_run_f64, gelu_run_f32}, {gelu_tanh_run_f64, gelu_tanh_run_f32}},
-    .gelu_backward = {{gelu_backward_f64, gelu_backward_f32}, {gelu_tanh_backward_f64, gelu_tanh_backward_f32}},
+    .gelu_backward = {{gelu_backward_f64, gelu_backward_f32},
+                      {gelu_tanh_backward_f64, gelu_tanh_backward_f32}},
     .swiglu = {swiglu_run_f64, swiglu_run_f32},
     .swiglu_backward = {swiglu_backward_f64, swiglu_backward_f32},
 };

@@ -3,8 +3,10 @@
 
 #include "backends/cpu/loops/loops.h"
 
-static void adamw_f32(int64_t n, const bb_adamw_update *s, float *p, const float *g, float *m, float *v) {
-    const float scale = (float)s->grad_scale, keep = (float)s->keep, eps = (float)s->eps, rate = (float)s->rate;
+static void adamw_f32(int64_t n, const bb_adamw_update *s, float *p, const float *g, float *m,
+                      float *v) {
+    const float scale = (float)s->grad_scale, keep = (float)s->keep, eps = (float)s->eps,
+                rate = (float)s->rate;
     const float beta2 = (float)s->beta2, new1 = (float)(1 - s->beta1), new2 = (float)(1 - s->beta2);
     const float correction = (float)s->inverse_root_correction;
 #pragma omp simd
@@ -16,13 +18,15 @@ static void adamw_f32(int64_t n, const bb_adamw_update *s, float *p, const float
     }
 }
 
-static void adamw_f64(int64_t n, const bb_adamw_update *s, double *p, const double *g, double *m, double *v) {
+static void adamw_f64(int64_t n, const bb_adamw_update *s, double *p, const double *g, double *m,
+                      double *v) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const double d = g[i] * s->grad_scale;
         m[i] += (1 - s->beta1) * (d - m[i]);
         v[i] = s->beta2 * v[i] + (1 - s->beta2) * (d * d);
-        p[i] = s->keep * p[i] - s->rate * (m[i] / (sqrt(v[i]) * s->inverse_root_correction + s->eps));
+        p[i] =
+            s->keep * p[i] - s->rate * (m[i] / (sqrt(v[i]) * s->inverse_root_correction + s->eps));
     }
 }
 
@@ -43,7 +47,8 @@ static void sgd_f32(int64_t n, const bb_sgd_update *s, float *p, const float *g,
     }
 }
 
-static void sgd_f64(int64_t n, const bb_sgd_update *s, double *p, const double *g, double *velocity) {
+static void sgd_f64(int64_t n, const bb_sgd_update *s, double *p, const double *g,
+                    double *velocity) {
     for (int64_t i = 0; i < n; i++) {
         const double d = g[i] * s->grad_scale + s->weight_decay * p[i];
         double step = d;

@@ -3,10 +3,12 @@
 
 #include "backends/cpu/loops/loops.h"
 
-static void rotate_f32(const bb_rope_rows *s, const float *x, float *y, const float *cosine, const float *sine) {
+static void rotate_f32(const bb_rope_rows *s, const float *x, float *y, const float *cosine,
+                       const float *sine) {
     const int64_t half = s->dims / 2;
     const float direction = (float)s->direction;
-    for (int64_t r = 0; r < s->rows; r++, x += s->x_stride, y += s->y_stride, cosine += half, sine += half) {
+    for (int64_t r = 0; r < s->rows;
+         r++, x += s->x_stride, y += s->y_stride, cosine += half, sine += half) {
         const int64_t step = s->interleaved ? 2 : 1;
         const float *x1 = x, *x2 = s->interleaved ? x + 1 : x + half;
         float *y1 = y, *y2 = s->interleaved ? y + 1 : y + half;
@@ -25,24 +27,29 @@ static void rotate_f32(const bb_rope_rows *s, const float *x, float *y, const fl
                 y2[2 * i] = b * cosine[i] + a * n;
             }
         }
-        if (s->dims < s->width) memcpy(y + s->dims, x + s->dims, (size_t)(s->width - s->dims) * sizeof *y);
+        if (s->dims < s->width)
+            memcpy(y + s->dims, x + s->dims, (size_t)(s->width - s->dims) * sizeof *y);
     }
 }
 
-static void rotate_f64(const bb_rope_rows *s, const double *x, double *y, const double *cosine, const double *sine) {
-    const int64_t half = s->dims / 2, step = s->interleaved ? 2 : 1, other = s->interleaved ? 1 : half;
-    for (int64_t r = 0; r < s->rows; r++, x += s->x_stride, y += s->y_stride, cosine += half, sine += half) {
+static void rotate_f64(const bb_rope_rows *s, const double *x, double *y, const double *cosine,
+                       const double *sine) {
+    const int64_t half = s->dims / 2, step = s->interleaved ? 2 : 1,
+                  other = s->interleaved ? 1 : half;
+    for (int64_t r = 0; r < s->rows;
+         r++, x += s->x_stride, y += s->y_stride, cosine += half, sine += half) {
         for (int64_t i = 0; i < half; i++) {
             const double a = x[i * step], b = x[i * step + other], n = s->direction * sine[i];
             y[i * step] = a * cosine[i] - b * n;
             y[i * step + other] = b * cosine[i] + a * n;
         }
-        if (s->dims < s->width) memcpy(y + s->dims, x + s->dims, (size_t)(s->width - s->dims) * sizeof *y);
+        if (s->dims < s->width)
+            memcpy(y + s->dims, x + s->dims, (size_t)(s->width - s->dims) * sizeof *y);
     }
 }
 
-static void add_f32(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b, const double *sin_b,
-                    float *cosine, float *sine) {
+static void add_f32(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b,
+                    const double *sin_b, float *cosine, float *sine) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         cosine[i] = (float)(cos_a[i] * cos_b[i] - sin_a[i] * sin_b[i]);
@@ -50,8 +57,8 @@ static void add_f32(int64_t n, const double *cos_a, const double *sin_a, const d
     }
 }
 
-static void add_f64(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b, const double *sin_b,
-                    double *cosine, double *sine) {
+static void add_f64(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b,
+                    const double *sin_b, double *cosine, double *sine) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         cosine[i] = cos_a[i] * cos_b[i] - sin_a[i] * sin_b[i];

@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Rotates `rows` rows of `width` elements, the first `dims` of each; the rest is copied. Row r of the table has
- * dims/2 cosines at cosine + r*dims/2, and sines alike. direction -1 rotates back. */
+/* Rotates `rows` rows of `width` elements, the first `dims` of each; the rest is copied. Row r of
+ * the table has dims/2 cosines at cosine + r*dims/2, and sines alike. direction -1 rotates back. */
 typedef struct bb_rope_rows {
     int64_t rows, width, dims;
     int64_t x_stride, y_stride; /* between rows, in elements; rows themselves are contiguous */
@@ -15,13 +15,15 @@ typedef struct bb_rope_rows {
 } bb_rope_rows;
 
 typedef struct bb_rope_loops {
-    void (*f32)(const bb_rope_rows *shape, const float *x, float *y, const float *cosine, const float *sine);
-    void (*f64)(const bb_rope_rows *shape, const double *x, double *y, const double *cosine, const double *sine);
+    void (*f32)(const bb_rope_rows *shape, const float *x, float *y, const float *cosine,
+                const float *sine);
+    void (*f64)(const bb_rope_rows *shape, const double *x, double *y, const double *cosine,
+                const double *sine);
     /* One row of the table from two: the angle is the sum of the angles of a and b. */
-    void (*add_f32)(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b, const double *sin_b,
-                    float *cosine, float *sine);
-    void (*add_f64)(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b, const double *sin_b,
-                    double *cosine, double *sine);
+    void (*add_f32)(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b,
+                    const double *sin_b, float *cosine, float *sine);
+    void (*add_f64)(int64_t n, const double *cos_a, const double *sin_a, const double *cos_b,
+                    const double *sin_b, double *cosine, double *sine);
 } bb_rope_loops;
 
 extern const bb_rope_loops bb_rope_loops_baseline, bb_rope_loops_avx2, bb_rope_loops_avx512;

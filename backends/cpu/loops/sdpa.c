@@ -1,10 +1,10 @@
-/* Attention on plain pointers, for one ISA level: sdpa_kernel.h in float here, in double in sdpa_f64.c. Threads and
- * tensors are in ../sdpa.c. */
+/* Attention on plain pointers, for one ISA level: sdpa_kernel.h in float here, in double in
+ * sdpa_f64.c. Threads and tensors are in ../sdpa.c. */
 #include "backends/cpu/loops/loops.h"
 #include "backends/cpu/loops/math.h"
 
-/* exp(x) for x <= 0 or little above, which is all a softmax asks for: results below 2^-125 are 0, NaN stays. Within 1.1
- * ulp, and half the work of bb_expf. */
+/* exp(x) for x <= 0 or little above, which is all a softmax asks for: results below 2^-125 are 0,
+ * NaN stays. Within 1.1 ulp, and half the work of bb_expf. */
 static inline float exp_of_difference(float x) {
     const float round = 0x1.8p+23f; /* adding it leaves the nearest integer in the low bits */
     float c = x < -86.6f ? -86.6f : x;
@@ -27,7 +27,8 @@ static inline float exp_of_difference(float x) {
 #include "backends/cpu/loops/sdpa_kernel.h"
 
 size_t BB_ISA_NAME(bb_sdpa_f64_scratch)(const bb_sdpa_head *head, bool backward);
-void BB_ISA_NAME(bb_sdpa_f64_forward)(const bb_sdpa_head *head, int64_t begin, int64_t end, double *scratch);
+void BB_ISA_NAME(bb_sdpa_f64_forward)(const bb_sdpa_head *head, int64_t begin, int64_t end,
+                                      double *scratch);
 void BB_ISA_NAME(bb_sdpa_f64_backward)(const bb_sdpa_head *head, double *scratch);
 
 const bb_sdpa_loops BB_ISA_NAME(bb_sdpa_loops) = {

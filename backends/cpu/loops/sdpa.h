@@ -1,8 +1,10 @@
-/* Loops of SDPA (adapter: ../sdpa.c): attention of one block of queries, or of one head, on plain pointers.
+/* Loops of SDPA (adapter: ../sdpa.c): attention of one block of queries, or of one head, on plain
+ * pointers.
  *
- * The f32 loops keep everything transposed, queries along the lanes: scores are stored as (key, query), so that
- * maxima, sums and rescaling are vertical, and key and value are read one scalar at a time where they lie, with any
- * row stride and without packing. Only the block of queries (and of dO) is transposed, once. */
+ * The f32 loops keep everything transposed, queries along the lanes: scores are stored as (key,
+ * query), so that maxima, sums and rescaling are vertical, and key and value are read one scalar at
+ * a time where they lie, with any row stride and without packing. Only the block of queries (and of
+ * dO) is transposed, once. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_SDPA_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_SDPA_H
 
@@ -15,7 +17,8 @@ enum {
     BB_SDPA_TILE = 64   /* keys in a tile */
 };
 
-/* One head. Rows are contiguous; strides are in elements, between rows. Pointers are of the loop's type. */
+/* One head. Rows are contiguous; strides are in elements, between rows. Pointers are of the loop's
+ * type. */
 typedef struct bb_sdpa_head {
     int64_t queries, keys, width, value_width; /* T, S, D, Dv */
     const void *q, *k, *v;

@@ -1,10 +1,12 @@
-/* Attention of one element type: sdpa.h says how it is laid out. The including file defines REAL (float or double) and
- * EXP, the exponential of one REAL, and gets the static functions scratch_elements, forward and backward; this is
- * a header so that the two precisions are one text. Products and transposes: sdpa_product.h.
+/* Attention of one element type: sdpa.h says how it is laid out. The including file defines REAL
+ * (float or double) and EXP, the exponential of one REAL, and gets the static functions
+ * scratch_elements, forward and backward; this is a header so that the two precisions are one text.
+ * Products and transposes: sdpa_product.h.
  *
- * Softmax is online (Milakov and Gimelshein 2018; Dao et al., "FlashAttention", 2022): a tile of scores is used up
- * while it is in the L1 cache, against the maximum so far, and what was summed before is scaled down when that
- * maximum grows. Backward makes the probabilities again from logsumexp. */
+ * Softmax is online (Milakov and Gimelshein 2018; Dao et al., "FlashAttention", 2022): a tile of
+ * scores is used up while it is in the L1 cache, against the maximum so far, and what was summed
+ * before is scaled down when that maximum grows. Backward makes the probabilities again from
+ * logsumexp. */
 #include "backends/cpu/loops/sdpa.h"
 #include "backends/cpu/loops/sdpa_product.h"
 
@@ -13,8 +15,8 @@
 
 enum { BLOCK = BB_SDPA_BLOCK, TILE = BB_SDPA_TILE, GROUP = 16 };
 
-/* Keys [first, first + keys) against the queries of a block: row j of a (key, query) array is key first + j, lane i is
- * query begin + i. Lanes from `rows` to `lanes` are padding. */
+/* Keys [first, first + keys) against the queries of a block: row j of a (key, query) array is key
+ * first + j, lane i is query begin + i. Lanes from `rows` to `lanes` are padding. */
 typedef struct tile {
     int64_t begin, rows, lanes;
     int64_t first, keys, last; /* last: keys of the whole block end here */
@@ -40,7 +42,8 @@ static bool next_tile(const bb_sdpa_head *h, tile *t) {
     return true;
 }
 
-/* A tile on the diagonal is worked on in groups of keys, leaving out the lanes that see none of the group. */
+/* A tile on the diagonal is worked on in groups of keys, leaving out the lanes that see none of the
+ * group. */
 static inline int64_t group_size(const tile *t, int64_t j) {
     if (!t->diagonal) return t->keys;
     return t->keys - j < GROUP ? t->keys - j : GROUP;
@@ -52,27 +55,32 @@ static inline int64_t first_lane(const tile *t, int64_t j) {
 }
 
 /* scores[j][i] = sum over d of rows[j][d] block[d][i]; for query and key, and for dO and value. */
-static void score(const tile *t, const REAL *rows, int64_t stride, int64_t width, const REAL *block, REAL *scores) {
+static void score(const tile *t, const REAL *rows, int64_t stride, int64_t width, const REAL *block,
+                  REAL *scores) {
     for (int64_t j = 0, n; j < t->keys; j += n) {
         const int64_t lane = first_lane(t, j);
         n = group_size(t, j);
         const operand a = {rows + (t->first + j) * stride, stride, 1};
-        product(n, t->lanes - lane, width, a, block + lane, BLOCK, false, scores + j * BLOCK + lane, BLOCK);
+        product(n, t->lanes - lane, width, a, block + lane, BLOCK, false, scores + j * BLOCK + lane,
+                BLOCK);
     }
 }
 
 /* sums[d][i] += sum over j of rows[j][d] weights[j][i]. */
-static void gather(const tile *t, const REAL *rows, int64_t stride, int64_t width, const REAL *weights, REAL *sums) {
+static void gather(const tile *t, const REAL *rows, int64_t stride, int64_t width,
+                   const REAL *weights, REAL *sums) {
     for (int64_t j = 0, n; j < t->keys; j += n) {
         const int64_t lane = first_lane(t, j);
         n = group_size(t, j);
         const operand a = {rows + (t->first + j) * stride, 1, stride};
-        product(width, t->lanes - lane, n, a, weights + j * BLOCK + lane, BLOCK, true, sums + lane, BLOCK);
+        product(width, t->lanes - lane, n, a, weights + j * BLOCK + lane, BLOCK, true, sums + lane,
+                BLOCK);
     }
 }
 
 /* out[j][d] += sum over i of weights[j][i] rows[i][d]; rows are those of the block's queries. */
-static void scatter(const tile *t, const REAL *weights, const REAL *rows, int64_t stride, int64_t width, REAL *out) {
+static void scatter(const tile *t, const REAL *weights, const REAL *rows, int64_t stride,
+                    int64_t width, REAL *out) {
     for (int64_t j = 0, n; j < t->keys; j += n) {
         const int64_t lane = first_lane(t, j);
         n = group_size(t, j);
@@ -89,7 +97,8 @@ static void add_mask(const bb_sdpa_head *h, const tile *t, REAL *scores) {
         REAL *s = scores + j * BLOCK;
         if (h->mask_is_bool) {
             const uint8_t *m = (const uint8_t *)h->mask + at;
-            for (int64_t i = first_lane(t, j); i < t->rows; i++) s[i] = m[i * h->mask_t] ? s[i] : -(REAL)INFINITY;
+            for (int64_t i = first_lane(t, j); i < t->rows; i++)
+                s[i] = m[i * h->mask_t] ? s[i] : -(REAL)INFINITY;
         } else {
             const REAL *m = (const REAL *)h->mask + at;
             for (int64_t i = first_lane(t, j); i < t->rows; i++) s[i] += m[i * h->mask_t];
@@ -103,27 +112,32 @@ static void hide(const bb_sdpa_head *h, const tile *t, REAL *scores) {
     if (!t->diagonal && !h->window) return;
     for (int64_t j = 0; j < t->keys; j++) {
         REAL *s = scores + j * BLOCK;
-        const int64_t own = t->first + j - t->shift - t->begin; /* the lane whose last key this is */
+        const int64_t own =
+            t->first + j - t->shift - t->begin; /* the lane whose last key this is */
         int64_t i = first_lane(t, j);
         if (h->causal)
             for (; i < own && i < t->lanes; i++) s[i] = -(REAL)INFINITY;
         if (h->window)
-            for (i = own + h->window > i ? own + h->window : i; i < t->lanes; i++) s[i] = -(REAL)INFINITY;
+            for (i = own + h->window > i ? own + h->window : i; i < t->lanes; i++)
+                s[i] = -(REAL)INFINITY;
     }
 }
 
-/* Turns scores into exp(score - max) and adds them to sum; max grows and decay[i] is what older sums shrink by. */
+/* Turns scores into exp(score - max) and adds them to sum; max grows and decay[i] is what older
+ * sums shrink by. */
 static void exponentiate(const tile *t, REAL *scores, REAL *max, REAL *sum, REAL *decay) {
     REAL top[BLOCK], base[BLOCK];
     memcpy(top, max, sizeof top);
     for (int64_t j = 0; j < t->keys; j++) {
         const REAL *s = scores + j * BLOCK;
 #pragma omp simd
-        for (int64_t i = first_lane(t, j); i < t->lanes; i++) top[i] = s[i] > top[i] ? s[i] : top[i];
+        for (int64_t i = first_lane(t, j); i < t->lanes; i++)
+            top[i] = s[i] > top[i] ? s[i] : top[i];
     }
 #pragma omp simd
     for (int64_t i = 0; i < t->lanes; i++) {
-        base[i] = top[i] == -(REAL)INFINITY ? 0 : top[i]; /* nothing seen yet: inf - inf is no number */
+        base[i] =
+            top[i] == -(REAL)INFINITY ? 0 : top[i]; /* nothing seen yet: inf - inf is no number */
         decay[i] = EXP(max[i] - base[i]);
         sum[i] *= decay[i];
         max[i] = top[i];
@@ -139,7 +153,8 @@ static void exponentiate(const tile *t, REAL *scores, REAL *max, REAL *sum, REAL
 }
 
 /* The block of queries, transposed and scaled. */
-static void load_block(const tile *t, const REAL *rows, int64_t stride, int64_t width, double scale, REAL *block) {
+static void load_block(const tile *t, const REAL *rows, int64_t stride, int64_t width, double scale,
+                       REAL *block) {
     transpose(t->rows, width, rows + t->begin * stride, stride, block, BLOCK);
     for (int64_t d = 0; d < width; d++) {
 #pragma omp simd
@@ -172,17 +187,20 @@ static void forward(const bb_sdpa_head *h, int64_t begin, int64_t end, REAL *scr
         gather(&t, h->v, h->v_stride, h->value_width, scores, out);
     }
 
-    for (int64_t i = 0; i < t.lanes; i++) decay[i] = sum[i] == 0 ? 0 : 1 / sum[i]; /* no key: zeros */
+    for (int64_t i = 0; i < t.lanes; i++)
+        decay[i] = sum[i] == 0 ? 0 : 1 / sum[i]; /* no key: zeros */
     for (int64_t d = 0; d < h->value_width; d++) {
 #pragma omp simd
         for (int64_t i = 0; i < t.lanes; i++) out[d * BLOCK + i] *= decay[i];
     }
-    transpose(h->value_width, t.rows, out, BLOCK, (REAL *)h->out + begin * h->value_width, h->value_width);
+    transpose(h->value_width, t.rows, out, BLOCK, (REAL *)h->out + begin * h->value_width,
+              h->value_width);
     if (!h->lse) return;
     for (int64_t i = 0; i < t.rows; i++) ((REAL *)h->lse)[begin + i] = max[i] + LOG(sum[i]);
 }
 
-/* logsumexp and rowsum(dO O) of the block's queries. Padding and queries that see nothing get probability 0. */
+/* logsumexp and rowsum(dO O) of the block's queries. Padding and queries that see nothing get
+ * probability 0. */
 static void load_statistics(const bb_sdpa_head *h, const tile *t, REAL *lse, REAL *delta) {
     for (int64_t i = 0; i < t->lanes; i++) {
         REAL dot = 0;
@@ -200,7 +218,8 @@ static void load_statistics(const bb_sdpa_head *h, const tile *t, REAL *lse, REA
 }
 
 /* scores -> probabilities, dp -> dS, the gradient of the scores before scaling. */
-static void differentiate(const bb_sdpa_head *h, const tile *t, const REAL *lse, const REAL *delta, REAL *scores, REAL *dp) {
+static void differentiate(const bb_sdpa_head *h, const tile *t, const REAL *lse, const REAL *delta,
+                          REAL *scores, REAL *dp) {
     for (int64_t j = 0; j < t->keys; j++) {
         REAL *s = scores + j * BLOCK, *d = dp + j * BLOCK;
 #pragma omp simd
@@ -213,7 +232,8 @@ static void differentiate(const bb_sdpa_head *h, const tile *t, const REAL *lse,
 
 static void backward(const bb_sdpa_head *h, REAL *scratch) {
     REAL *q = scratch, *dout = q + h->width * BLOCK, *dq = dout + h->value_width * BLOCK;
-    REAL *scores = dq + h->width * BLOCK, *dp = scores + TILE * BLOCK, *lse = dp + TILE * BLOCK, *delta = lse + BLOCK;
+    REAL *scores = dq + h->width * BLOCK, *dp = scores + TILE * BLOCK, *lse = dp + TILE * BLOCK,
+         *delta = lse + BLOCK;
     for (int64_t begin = 0; begin < h->queries; begin += BLOCK) {
         tile t = first_tile(h, begin, begin + BLOCK < h->queries ? begin + BLOCK : h->queries);
         load_block(&t, h->q, h->q_stride, h->width, h->scale, q);
@@ -229,6 +249,7 @@ static void backward(const bb_sdpa_head *h, REAL *scratch) {
             if (h->dk) scatter(&t, dp, h->q, h->q_stride, h->width, h->dk);
             if (h->dv) scatter(&t, scores, h->dout, h->dout_stride, h->value_width, h->dv);
         }
-        if (h->dq) transpose(h->width, t.rows, dq, BLOCK, (REAL *)h->dq + begin * h->width, h->width);
+        if (h->dq)
+            transpose(h->width, t.rows, dq, BLOCK, (REAL *)h->dq + begin * h->width, h->width);
     }
 }

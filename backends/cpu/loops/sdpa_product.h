@@ -1,4 +1,5 @@
-/* The two building blocks of sdpa_kernel.h, for its REAL: a product with one operand read as scalars, and a transpose. */
+/* The two building blocks of sdpa_kernel.h, for its REAL: a product with one operand read as
+ * scalars, and a transpose. */
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -12,9 +13,11 @@ enum { VECTOR_BYTES = 16, VECTORS = 2 };
 enum { LANES = VECTOR_BYTES / sizeof(REAL) };
 
 typedef REAL vector __attribute__((vector_size(VECTOR_BYTES)));
-typedef REAL vector_loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL vector_loose
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 /* A sanitizer's check of every index in unrolled code takes a compiler minutes. */
-#define UNCHECKED __attribute__((no_sanitize("pointer-overflow"), no_sanitize("signed-integer-overflow")))
+#define UNCHECKED                                                                                  \
+    __attribute__((no_sanitize("pointer-overflow"), no_sanitize("signed-integer-overflow")))
 #define INLINE static inline UNCHECKED __attribute__((always_inline))
 #define APART static UNCHECKED __attribute__((noinline)) /* large when unrolled: once is enough */
 #if defined(__clang__)
@@ -30,8 +33,8 @@ typedef struct operand {
 } operand;
 
 /* `rows` x `vectors` sums in registers; both are constants after inlining. */
-INLINE void register_block(int rows, int vectors, int64_t k, operand a, const REAL *b, int64_t ldb, bool add, REAL *c,
-                           int64_t ldc) {
+INLINE void register_block(int rows, int vectors, int64_t k, operand a, const REAL *b, int64_t ldb,
+                           bool add, REAL *c, int64_t ldc) {
     vector sum[8][4];
     UNROLL
     for (int i = 0; i < rows; i++) {
@@ -60,20 +63,24 @@ INLINE void register_block(int rows, int vectors, int64_t k, operand a, const RE
     }
 }
 
-INLINE void column_block(int rows, int vectors, int64_t m, int64_t k, operand a, const REAL *b, int64_t ldb, bool add,
-                         REAL *c, int64_t ldc) {
+INLINE void column_block(int rows, int vectors, int64_t m, int64_t k, operand a, const REAL *b,
+                         int64_t ldb, bool add, REAL *c, int64_t ldc) {
     int64_t i = 0;
     for (; i + rows <= m; i += rows, a.at += rows * a.row)
         register_block(rows, vectors, k, a, b, ldb, add, c + i * ldc, ldc);
-    for (; i < m; i++, a.at += a.row) register_block(1, vectors, k, a, b, ldb, add, c + i * ldc, ldc);
+    for (; i < m; i++, a.at += a.row)
+        register_block(1, vectors, k, a, b, ldb, add, c + i * ldc, ldc);
 }
 
-/* C (m, n) = A (m, k) B (k, n), or added to C. Rows of B and C are contiguous; sums are in the order of k. */
-APART void product(int64_t m, int64_t n, int64_t k, operand a, const REAL *b, int64_t ldb, bool add, REAL *c,
-                    int64_t ldc) {
+/* C (m, n) = A (m, k) B (k, n), or added to C. Rows of B and C are contiguous; sums are in the
+ * order of k. */
+APART void product(int64_t m, int64_t n, int64_t k, operand a, const REAL *b, int64_t ldb, bool add,
+                   REAL *c, int64_t ldc) {
     int64_t j = 0;
-    for (; j + VECTORS * LANES <= n; j += VECTORS * LANES) column_block(4, VECTORS, m, k, a, b + j, ldb, add, c + j, ldc);
-    for (; j + 2 * LANES <= n; j += 2 * LANES) column_block(4, 2, m, k, a, b + j, ldb, add, c + j, ldc);
+    for (; j + VECTORS * LANES <= n; j += VECTORS * LANES)
+        column_block(4, VECTORS, m, k, a, b + j, ldb, add, c + j, ldc);
+    for (; j + 2 * LANES <= n; j += 2 * LANES)
+        column_block(4, 2, m, k, a, b + j, ldb, add, c + j, ldc);
     for (; j + LANES <= n; j += LANES) column_block(8, 1, m, k, a, b + j, ldb, add, c + j, ldc);
     if (j == n) return;
     for (int64_t i = 0; i < m; i++) {
@@ -89,7 +96,8 @@ APART void product(int64_t m, int64_t n, int64_t k, operand a, const REAL *b, in
 /* to[p * ldt + j] = from[j * ldf + p] for 8 x 8 elements, in registers. */
 INLINE void transpose_8x8(const REAL *from, int64_t ldf, REAL *to, int64_t ldt) {
     typedef REAL row __attribute__((vector_size(8 * sizeof(REAL))));
-    typedef REAL row_loose __attribute__((vector_size(8 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+    typedef REAL row_loose
+        __attribute__((vector_size(8 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
     row x[8], y[8];
     UNROLL
     for (int j = 0; j < 8; j++) x[j] = *(const row_loose *)(from + j * ldf);
@@ -106,17 +114,22 @@ INLINE void transpose_8x8(const REAL *from, int64_t ldf, REAL *to, int64_t ldt) 
     }
     UNROLL
     for (int j = 0; j < 4; j++) {
-        *(row_loose *)(to + j * ldt) = __builtin_shufflevector(x[j], x[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        *(row_loose *)(to + (j + 4) * ldt) = __builtin_shufflevector(x[j], x[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        *(row_loose *)(to + j * ldt) =
+            __builtin_shufflevector(x[j], x[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        *(row_loose *)(to + (j + 4) * ldt) =
+            __builtin_shufflevector(x[j], x[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     }
 }
 
 /* to[p * ldt + j] = from[j * ldf + p] for `rows` rows of `width` elements. */
-APART void transpose(int64_t rows, int64_t width, const REAL *from, int64_t ldf, REAL *to, int64_t ldt) {
+APART void transpose(int64_t rows, int64_t width, const REAL *from, int64_t ldf, REAL *to,
+                     int64_t ldt) {
     const int64_t whole_rows = rows / 8 * 8, whole_width = width / 8 * 8;
     for (int64_t j = 0; j < whole_rows; j += 8) {
-        for (int64_t p = 0; p < whole_width; p += 8) transpose_8x8(from + j * ldf + p, ldf, to + p * ldt + j, ldt);
+        for (int64_t p = 0; p < whole_width; p += 8)
+            transpose_8x8(from + j * ldf + p, ldf, to + p * ldt + j, ldt);
     }
     for (int64_t j = 0; j < rows; j++)
-        for (int64_t p = j < whole_rows ? whole_width : 0; p < width; p++) to[p * ldt + j] = from[j * ldf + p];
+        for (int64_t p = j < whole_rows ? whole_width : 0; p < width; p++)
+            to[p * ldt + j] = from[j * ldf + p];
 }
