@@ -67,12 +67,14 @@ static bb_status record(bb_recorder *self, const bb_call *call) {
     node->op = op, node->device = call->device, node->n_in = call->n_in, node->n_out = call->n_out,
     node->done = false;
     int names = op->variadic ? bb_op_input_count(op) : call->n_in;
+    /* A fused composite within a decomposition: its inputs are dropped when the decomposition ends,
+     * and a second-order gradient would need them to run it again. */
+    unsigned mask = op->decompose && tape->ctx->composing ? ~0u : op->saves_inputs;
     for (int i = 0; i < call->n_in; i++) {
         bb_tensor *t = call->in[i];
         node->in[i] = t;
         node->want[i] = t && t->requires_grad;
-        node->saved[i] =
-            t && input_bit(op, names, op->saves_inputs, i) ? save(t) : (saved_value){NULL, 0, 0};
+        node->saved[i] = t && input_bit(op, names, mask, i) ? save(t) : (saved_value){NULL, 0, 0};
     }
     int index = tape->count++;
     tape->nodes[index] = node;

@@ -53,7 +53,7 @@ static bool can_fuse(const bb_call *call, const bb_kernel *kernel) {
 static void trace_call(const bb_call *call, const char *how) {
     FILE *f = call->ctx->trace;
     char text[BB_SHAPE_TEXT];
-    fprintf(f, "%*s%s %s %s", 2 * call->ctx->trace_depth, "", call->op->name,
+    fprintf(f, "%*s%s %s %s", 2 * call->ctx->composing, "", call->op->name,
             call->ctx->backend[call->device]->name, how);
     for (int i = 0; i < call->n_in; i++) {
         if (!call->in[i]) {
@@ -99,9 +99,9 @@ static bb_status run_composed(bb_call *call) {
     for (int r = 0; r < ctx->recorder_count; r++)
         if (ctx->recorder[r]->enter) ctx->recorder[r]->enter(ctx->recorder[r], call);
     bb_scope scope = bb_scope_begin(ctx);
-    ctx->trace_depth++;
+    ctx->composing++;
     bb_status status = call->op->decompose(call);
-    ctx->trace_depth--;
+    ctx->composing--;
     for (int i = 0; status == BB_OK && i < visible; i++) {
         const bb_tensor *t = call->out[i];
         if (!t) {

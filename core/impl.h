@@ -142,7 +142,7 @@ struct bb_context {
     bb_path path;
     bool grad_enabled, poison, synchronize;
     FILE *trace;
-    int trace_depth;
+    int composing; /* how many decompositions are under way */
 };
 
 /* ---- core/memory.c: host bytes, counted */
