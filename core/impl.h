@@ -14,7 +14,6 @@ typedef struct bb_storage {
     uint32_t refs;
     uint32_t version; /* counts changes in place */
     uint16_t size_class;
-    uint16_t color; /* data begins this far into its block, see storage.c */
     uint8_t device;
     struct bb_storage *next; /* in the pool's free list */
 } bb_storage;

@@ -24,18 +24,6 @@ static uint16_t size_class(size_t bytes, size_t *rounded) {
     return (uint16_t)((e - 6) * 8 + (int)k);
 }
 
-/* Large blocks come from the system at the same offset in a page, and loads from one then wait for
- * stores to another as if they were one address. So each large block begins its data at another
- * cache line of the page. */
-enum { COLOR_FROM = 64 * 1024, COLOR_ROOM = 4096, COLOR_STEP = 21 * 64 };
-
-static size_t block_bytes(size_t bytes) { return bytes < COLOR_FROM ? bytes : bytes + COLOR_ROOM; }
-
-static uint16_t next_color(const bb_context *ctx, size_t bytes) {
-    if (bytes < COLOR_FROM) return 0;
-    return (uint16_t)(ctx->memory.system_allocations * COLOR_STEP % COLOR_ROOM);
-}
-
 static bb_storage *pool_take(bb_context *ctx, bb_device device, int first_class) {
     for (int c = first_class; c < first_class + 3 && c < BB_SIZE_CLASSES; c++) {
         bb_storage *s = ctx->pool[device][c];
@@ -88,18 +76,13 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
     if (!s) {
         s = header_take(ctx);
         if (!s) return NULL;
-        uint16_t color = next_color(ctx, rounded);
-        char *data = backend_allocate(ctx, device, block_bytes(rounded));
+        void *data = backend_allocate(ctx, device, rounded);
         if (!data) {
             header_give(ctx, s);
             return NULL;
         }
-        *s = (bb_storage){.ctx = ctx,
-                          .data = data + color,
-                          .color = color,
-                          .bytes = rounded,
-                          .size_class = c,
-                          .device = (uint8_t)device};
+        *s = (bb_storage){
+            .ctx = ctx, .data = data, .bytes = rounded, .size_class = c, .device = (uint8_t)device};
     }
     s->refs = 1;
     s->version = 0;
@@ -133,8 +116,7 @@ void bb_pool_free(bb_context *ctx) {
             for (; s; s = next) {
                 next = s->next;
                 if (d == BB_CPU) bb_unpoison(s->data, s->bytes);
-                ctx->backend[d]->release(ctx->backend[d], (char *)s->data - s->color,
-                                         block_bytes(s->bytes));
+                ctx->backend[d]->release(ctx->backend[d], s->data, s->bytes);
                 header_give(ctx, s);
             }
         }
