@@ -1,4 +1,4 @@
-/* layer_norm on the CPU, fused. Math: ops/layer_norm.c; rows: norm.c; loops: loops/norm.c. */
+/* layer_norm on the CPU, fused. Math: ops/layer_norm.c; rows: norm.c; loops: loops/layer_norm.c. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/norm.h"
 
@@ -15,9 +15,9 @@ bool bb_cpu_layer_norm_supports(const bb_call *call) {
 
 bb_status bb_cpu_layer_norm(bb_call *call) {
     const bb_layer_norm_attrs *a = call->attrs;
-    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->norm;
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->layer_norm;
     bb_norm_pass pass = {
-        .loop = call->in[0]->dtype == BB_F64 ? loops->layer_f64 : loops->layer_f32,
+        .loop = call->in[0]->dtype == BB_F64 ? loops->forward_f64 : loops->forward_f32,
         .layer = true,
         .x = call->in[0],
         .scale = call->in[1],
@@ -32,10 +32,9 @@ bb_status bb_cpu_layer_norm(bb_call *call) {
 
 bb_status bb_cpu_layer_norm_backward(const bb_grad_call *grad) {
     const bb_call *call = grad->call;
-    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->norm;
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->layer_norm;
     bb_norm_pass pass = {
-        .loop =
-            call->in[0]->dtype == BB_F64 ? loops->layer_backward_f64 : loops->layer_backward_f32,
+        .loop = call->in[0]->dtype == BB_F64 ? loops->backward_f64 : loops->backward_f32,
         .layer = true,
         .x = call->in[0],
         .dy = grad->grad_out[0],

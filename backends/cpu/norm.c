@@ -1,4 +1,5 @@
-/* Shares the rows of a norm among threads. Loops: loops/norm.c; adapters: rms_norm.c, layer_norm.c.
+/* Shares the rows of a norm among threads. Loops: loops/{rms,layer}_norm.c; adapters: rms_norm.c,
+ * layer_norm.c.
  *
  * The sums over rows that dscale and dbias are go through partial sums, one per chunk of rows,
  * which are added in order: the same bytes for any number of threads. */
@@ -7,6 +8,9 @@
 #include <string.h>
 
 #include "backends/cpu/rows.h"
+
+/* Outputs from this size on would only push other data out of the caches. */
+enum { STREAM_BYTES = 16 << 20 };
 
 typedef struct norm_job {
     const bb_norm_pass *pass;
@@ -142,6 +146,8 @@ static bb_norm_run common_run(const bb_norm_pass *pass, const bb_rows *rows) {
         .statistic_row = bb_rows_step(rows, ROWS_ORDER),
         .eps = pass->eps,
         .round_first = pass->round_first,
+        .stream = pass->y &&
+                  (size_t)pass->y->count * bb_dtype_bytes((bb_dtype)pass->y->dtype) >= STREAM_BYTES,
     };
 }
 

@@ -1,4 +1,4 @@
-/* RMSNormImpl on the CPU, fused. Math: ops/rms_norm.c; rows: norm.c; loops: loops/norm.c. */
+/* RMSNormImpl on the CPU, fused. Math: ops/rms_norm.c; rows: norm.c; loops: loops/rms_norm.c. */
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/norm.h"
 
@@ -11,11 +11,11 @@ bool bb_cpu_rms_norm_supports(const bb_call *call) {
 
 bb_status bb_cpu_rms_norm(bb_call *call) {
     const bb_rms_norm_attrs *a = call->attrs;
-    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->norm;
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->rms_norm;
     int dtype = call->in[0]->dtype, scale = call->in[1]->dtype;
     bool narrow = dtype == BB_F16 || dtype == BB_BF16;
     bb_norm_pass pass = {
-        .loop = dtype == BB_F64 ? loops->rms_f64 : loops->rms_f32,
+        .loop = dtype == BB_F64 ? loops->forward_f64 : loops->forward_f32,
         .x = call->in[0],
         .scale = call->in[1],
         .y = call->out[0],
@@ -30,9 +30,9 @@ bb_status bb_cpu_rms_norm(bb_call *call) {
 
 bb_status bb_cpu_rms_norm_backward(const bb_grad_call *grad) {
     const bb_call *call = grad->call;
-    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->norm;
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->rms_norm;
     bb_norm_pass pass = {
-        .loop = call->in[0]->dtype == BB_F64 ? loops->rms_backward_f64 : loops->rms_backward_f32,
+        .loop = call->in[0]->dtype == BB_F64 ? loops->backward_f64 : loops->backward_f32,
         .x = call->in[0],
         .dy = grad->grad_out[0],
         .scale = call->in[1],

@@ -55,10 +55,14 @@ static inline uint16_t bb_f32_to_f16(float x) {
 
 static inline float bb_bf16_to_f32(uint16_t h) { return bb_f32_of_bits((uint32_t)h << 16); }
 
-static inline uint16_t bb_f32_to_bf16(float x) {
-    uint32_t u = bb_bits_of_f32(x);
-    uint32_t rounded = (u + 0x7FFFu + (u >> 16 & 1u)) >> 16;
-    return (uint16_t)((u & 0x7FFFFFFFu) > 0x7F800000u ? (u >> 16 | 0x40u) : rounded);
+/* x rounded to bf16 and kept as f32: its upper half. */
+static inline uint32_t bb_bf16_bits(float x) {
+    uint32_t u = bb_bits_of_f32(x), rounded = u + 0x7FFFu + (u >> 16 & 1u);
+    return x == x ? rounded : u | 0x400000u;
+}
+static inline uint16_t bb_f32_to_bf16(float x) { return (uint16_t)(bb_bf16_bits(x) >> 16); }
+static inline float bb_f32_via_bf16(float x) {
+    return bb_f32_of_bits(bb_bf16_bits(x) & 0xFFFF0000u);
 }
 
 /* ---- Loops over ops. */

@@ -25,7 +25,7 @@ typedef struct bb_loops {
     const bb_elementwise_loops *elementwise;
     const bb_reduce_loops *reduce;
     const bb_gemm_loops *gemm;
-    const bb_norm_loops *norm;
+    const bb_norm_loops *rms_norm, *layer_norm;
     const bb_softmax_loops *softmax;
     const bb_activation_loops *activation;
     const bb_rope_loops *rope;

@@ -26,19 +26,19 @@ typedef struct bb_norm_run {
     void *dscale, *dbias; /* n reals each, ADDED to; both NULL: not wanted. rms_norm has no dbias */
     double eps;
     bool round_first; /* rms_norm: round xhat to x_dtype before scaling */
+    bool stream;      /* y is too large to stay in a cache: write around them (loops/stream.h) */
 } bb_norm_run;
 
 typedef struct bb_norm_loops {
-    void (*rms_f32)(const bb_norm_run *run);
-    void (*rms_backward_f32)(const bb_norm_run *run);
-    void (*layer_f32)(const bb_norm_run *run);
-    void (*layer_backward_f32)(const bb_norm_run *run);
-    void (*rms_f64)(const bb_norm_run *run);
-    void (*rms_backward_f64)(const bb_norm_run *run);
-    void (*layer_f64)(const bb_norm_run *run);
-    void (*layer_backward_f64)(const bb_norm_run *run);
+    void (*forward_f32)(const bb_norm_run *run);
+    void (*backward_f32)(const bb_norm_run *run);
+    void (*forward_f64)(const bb_norm_run *run);
+    void (*backward_f64)(const bb_norm_run *run);
 } bb_norm_loops;
 
-extern const bb_norm_loops bb_norm_loops_baseline, bb_norm_loops_avx2, bb_norm_loops_avx512;
+extern const bb_norm_loops bb_rms_norm_loops_baseline, bb_rms_norm_loops_avx2,
+    bb_rms_norm_loops_avx512;
+extern const bb_norm_loops bb_layer_norm_loops_baseline, bb_layer_norm_loops_avx2,
+    bb_layer_norm_loops_avx512;
 
 #endif

@@ -1,8 +1,7 @@
-/* Loops of RMSNormImpl and layer_norm; loops/norm.h says what a run is.
+/* Loops of layer_norm; loops/norm.h says what a run is, loops/rms_norm.c is the sibling.
  *
  * Sums keep several partial sums going, because one chain of additions would wait for each addition
- * to end; that also makes them more accurate. Backward adds dscale in the loop that sums, not in
- * the loop that writes dx: with one store stream a loop it is up to twice as fast on long rows. */
+ * to end; that also makes them more accurate. */
 #include "backends/cpu/loops/norm.h"
 
 #include <math.h>
@@ -50,123 +49,6 @@ static float sum(int64_t n, const float *x) {
 #pragma omp simd reduction(+ : s0)
     for (int64_t i = 4 * quarter; i < n; i++) s0 += x[i];
     return (s0 + s1) + (s2 + s3);
-}
-
-/* The two rounding orders of ops/rms_norm.c, to the bit: each product is rounded by itself. */
-static void rms_scale(const bb_norm_run *run, int64_t n, const float *restrict x, float rstd,
-                      const float *restrict scale, float *restrict y) {
-    uint16_t rounded[TILE];
-    if (!run->round_first) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) y[i] = x[i] * rstd * scale[i];
-        return;
-    }
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * rstd;
-    BB_ISA_NAME(bb_elementwise_loops).store_f32(run->x_dtype, n, y, rounded);
-    BB_ISA_NAME(bb_elementwise_loops).load_f32(run->x_dtype, n, rounded, 1, y);
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) y[i] *= scale[i];
-}
-
-static void rms_f32(const bb_norm_run *run) {
-    float x_buffer[TILE], y_buffer[TILE];
-    const float *scale = run->scale;
-    int64_t n = run->n, step = run->x_step;
-    bool direct = tile_direct(run->x_dtype, step) && run->y_dtype == BB_F32;
-    int64_t tile = direct ? n : TILE;
-    for (int64_t r = 0; r < run->rows; r++) {
-        const void *row = tile_at(run->x_dtype, run->x, r * run->x_row);
-        const float *x = NULL;
-        float squares = 0;
-        for (int64_t at = 0; at < n; at += tile) {
-            int64_t m = tile_length(at, n, tile);
-            x = tile_load(run->x_dtype, m, tile_at(run->x_dtype, row, at * step), step, x_buffer);
-            squares += sum_squares(m, x, 0);
-        }
-        float rstd = 1.0f / sqrtf(squares / (float)n + (float)run->eps);
-        if (run->rstd) ((float *)run->rstd)[r * run->statistic_row] = rstd;
-        for (int64_t at = 0; at < n; at += tile) {
-            int64_t m = tile_length(at, n, tile);
-            /* A row of one tile is still in the buffer. */
-            if (n > tile)
-                x = tile_load(run->x_dtype, m, tile_at(run->x_dtype, row, at * step), step,
-                              x_buffer);
-            void *target = tile_writable(run->y_dtype, run->y, r * run->y_row + at);
-            float *y = tile_target(run->y_dtype, target, y_buffer);
-            rms_scale(run, m, x, rstd, scale + at, y);
-            tile_store(run->y_dtype, m, y, target);
-        }
-    }
-}
-
-/* sum(dy g x); dscale += dy xhat where it is wanted. */
-static float rms_backward_sums(int64_t n, const float *restrict x, const float *restrict dy,
-                               const float *restrict g, float rstd, float *restrict dscale) {
-    int64_t half = n / 2;
-    const float *restrict x1 = x + half, *restrict dy1 = dy + half, *restrict g1 = g + half;
-    float s0 = 0, s1 = 0;
-    if (dscale) {
-        float *restrict dscale1 = dscale + half;
-#pragma omp simd reduction(+ : s0, s1)
-        for (int64_t i = 0; i < half; i++) {
-            float a0 = dy[i] * x[i], a1 = dy1[i] * x1[i];
-            s0 += a0 * g[i];
-            s1 += a1 * g1[i];
-            dscale[i] += a0 * rstd;
-            dscale1[i] += a1 * rstd;
-        }
-        if (n % 2) dscale[n - 1] += dy[n - 1] * x[n - 1] * rstd;
-    } else {
-#pragma omp simd reduction(+ : s0, s1)
-        for (int64_t i = 0; i < half; i++) {
-            s0 += dy[i] * x[i] * g[i];
-            s1 += dy1[i] * x1[i] * g1[i];
-        }
-    }
-    if (n % 2) s0 += dy[n - 1] * x[n - 1] * g[n - 1];
-    return s0 + s1;
-}
-
-static void rms_backward_f32(const bb_norm_run *run) {
-    float x_buffer[TILE], dy_buffer[TILE], dx_buffer[TILE];
-    const float *g = run->scale;
-    int64_t n = run->n, x_step = run->x_step, dy_step = run->dy_step;
-    bool direct = tile_direct(run->x_dtype, x_step) && tile_direct(run->dy_dtype, dy_step);
-    int64_t tile = direct ? n : TILE;
-    for (int64_t r = 0; r < run->rows; r++) {
-        const void *x_at = tile_at(run->x_dtype, run->x, r * run->x_row);
-        const void *dy_at = tile_at(run->dy_dtype, run->dy, r * run->dy_row);
-        float rstd = ((const float *)run->rstd)[r * run->statistic_row];
-        const float *x = NULL, *dy = NULL;
-        float dot = 0;
-        for (int64_t at = 0; at < n; at += tile) {
-            int64_t m = tile_length(at, n, tile);
-            x = tile_load(run->x_dtype, m, tile_at(run->x_dtype, x_at, at * x_step), x_step,
-                          x_buffer);
-            dy = tile_load(run->dy_dtype, m, tile_at(run->dy_dtype, dy_at, at * dy_step), dy_step,
-                           dy_buffer);
-            float *dscale = run->dscale ? (float *)run->dscale + at : NULL;
-            dot += rms_backward_sums(m, x, dy, g + at, rstd, dscale);
-        }
-        if (!run->y) continue;
-        float back = rstd * (rstd * (dot / (float)n)); /* c rstd, so that c xhat = back x */
-        for (int64_t at = 0; at < n; at += tile) {
-            int64_t m = tile_length(at, n, tile);
-            if (n > tile) {
-                x = tile_load(run->x_dtype, m, tile_at(run->x_dtype, x_at, at * x_step), x_step,
-                              x_buffer);
-                dy = tile_load(run->dy_dtype, m, tile_at(run->dy_dtype, dy_at, at * dy_step),
-                               dy_step, dy_buffer);
-            }
-            void *target = tile_writable(run->x_dtype, run->y, r * run->y_row + at);
-            float *restrict dx = tile_target(run->x_dtype, target, dx_buffer);
-            const float *restrict scale = g + at;
-#pragma omp simd
-            for (int64_t i = 0; i < m; i++) dx[i] = rstd * (dy[i] * scale[i] - back * x[i]);
-            tile_store(run->x_dtype, m, dx, target);
-        }
-    }
 }
 
 static void layer_write(int64_t n, const float *restrict x, float mean, float rstd,
@@ -292,38 +174,6 @@ static void layer_backward_f32(const bb_norm_run *run) {
 
 /* ---- f64: any steps, no tiles --------------------------------------------------------------- */
 
-static void rms_f64(const bb_norm_run *run) {
-    const double *scale = run->scale;
-    int64_t n = run->n, step = run->x_step;
-    for (int64_t r = 0; r < run->rows; r++) {
-        const double *x = (const double *)run->x + r * run->x_row;
-        double *y = (double *)run->y + r * run->y_row;
-        double squares = 0;
-#pragma omp simd reduction(+ : squares)
-        for (int64_t i = 0; i < n; i++) squares += x[i * step] * x[i * step];
-        double rstd = 1.0 / sqrt(squares / (double)n + run->eps);
-        if (run->rstd) ((double *)run->rstd)[r * run->statistic_row] = rstd;
-        for (int64_t i = 0; i < n; i++) y[i] = x[i * step] * rstd * scale[i];
-    }
-}
-
-static void rms_backward_f64(const bb_norm_run *run) {
-    const double *g = run->scale;
-    double *dscale = run->dscale;
-    int64_t n = run->n, xs = run->x_step, ds = run->dy_step;
-    for (int64_t r = 0; r < run->rows; r++) {
-        const double *x = (const double *)run->x + r * run->x_row;
-        const double *dy = (const double *)run->dy + r * run->dy_row;
-        double rstd = ((const double *)run->rstd)[r * run->statistic_row], dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < n; i++) dot += dy[i * ds] * g[i] * x[i * xs];
-        for (int64_t i = 0; dscale && i < n; i++) dscale[i] += dy[i * ds] * x[i * xs] * rstd;
-        if (!run->y) continue;
-        double *dx = (double *)run->y + r * run->y_row, back = rstd * (rstd * (dot / (double)n));
-        for (int64_t i = 0; i < n; i++) dx[i] = rstd * (dy[i * ds] * g[i] - back * x[i * xs]);
-    }
-}
-
 static void layer_f64(const bb_norm_run *run) {
     const double *weight = run->scale, *bias = run->bias;
     int64_t n = run->n, step = run->x_step;
@@ -371,13 +221,9 @@ static void layer_backward_f64(const bb_norm_run *run) {
     }
 }
 
-const bb_norm_loops BB_ISA_NAME(bb_norm_loops) = {
-    .rms_f32 = rms_f32,
-    .rms_backward_f32 = rms_backward_f32,
-    .layer_f32 = layer_f32,
-    .layer_backward_f32 = layer_backward_f32,
-    .rms_f64 = rms_f64,
-    .rms_backward_f64 = rms_backward_f64,
-    .layer_f64 = layer_f64,
-    .layer_backward_f64 = layer_backward_f64,
+const bb_norm_loops BB_ISA_NAME(bb_layer_norm_loops) = {
+    .forward_f32 = layer_f32,
+    .backward_f32 = layer_backward_f32,
+    .forward_f64 = layer_f64,
+    .backward_f64 = layer_backward_f64,
 };
