@@ -160,10 +160,26 @@ static void test_choice(test *t) {
     bb_close(ctx);
 }
 
+/* Levels with a fused multiply-add use it: half of the work of a product, and what it rounds. A
+ * build once gave all levels the flags of the baseline. */
+static void test_contraction(test *t) {
+    const float small = 1 + 0x1p-12f, minus_square = -(1 + 0x1p-11f); /* small^2 is 2^-24 more */
+    float a[4 * 2], b[2] = {1, small}, c[4];
+    for (int i = 0; i < 4; i++) a[2 * i] = minus_square, a[2 * i + 1] = small;
+    for (int level = 0; bb_isa_at(level); level++) {
+        const bb_isa *isa = bb_isa_at(level);
+        if (!isa->usable()) continue;
+        isa->loops->gemm->f32(false, false, 4, 1, 2, 1, a, 2, b, 1, 0, c, 1);
+        bool fused = c[0] == 0x1p-24f;
+        CHECK_MSG(t, fused || c[0] == 0, "%s: got %g", isa->name, (double)c[0]);
+        if (isa->loops->gemm->lanes >= 8)
+            CHECK_MSG(t, fused, "%s multiplies and adds in two roundings", isa->name);
+        if (strcmp(isa->name, "baseline") == 0) CHECK_MSG(t, !fused, "baseline contracts");
+    }
+}
+
 static const test_row rows[] = {
-    {"own", test_own},
-    {"openblas", test_openblas},
-    {"threads", test_threads},
-    {"choice", test_choice},
+    {"own", test_own},       {"openblas", test_openblas},       {"threads", test_threads},
+    {"choice", test_choice}, {"contraction", test_contraction},
 };
 TEST_MAIN(rows)
