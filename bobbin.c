@@ -1,6 +1,7 @@
 /* Wires the house: core learns of the ops, the backends and the tape here, and only here. */
 #include "bobbin.h"
 #include "backends/cpu/cpu.h"
+#include "backends/module.h"
 #include "core/impl.h"
 
 static bb_status wire(bb_context *ctx) {
@@ -10,6 +11,7 @@ static bb_status wire(bb_context *ctx) {
     if (!cpu) return ctx->status;
     if (bb_attach_backend(ctx, cpu)) return ctx->status;
     if (bb_attach_tape(ctx)) return ctx->status;
+    ctx->load_device = bb_module_load;
     return bb_registry_check(ctx);
 }
 

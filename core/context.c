@@ -107,12 +107,40 @@ void bb_set_trace(bb_context *ctx, FILE *file) {
 
 bb_memory bb_memory_stats(const bb_context *ctx) { return ctx ? ctx->memory : (bb_memory){0}; }
 
+static void load_once(bb_context *ctx, bb_device device) {
+    if (ctx->backend[device] || ctx->load_tried[device] || !ctx->load_device) return;
+    ctx->load_tried[device] = true;
+    ctx->load_device(ctx, device);
+}
+
 bool bb_device_available(bb_context *ctx, bb_device device, const char **why) {
     const char *missing = "no such device";
+    if (ctx && (unsigned)device < BB_DEVICE_COUNT) load_once(ctx, device);
     if (!ctx)
         missing = "no context";
     else if ((unsigned)device < BB_DEVICE_COUNT)
         missing = ctx->backend[device] ? NULL : ctx->backend_missing[device];
     if (why) *why = missing;
     return !missing;
+}
+
+bb_status bb_set_device(bb_context *ctx, bb_device device) {
+    const char *why;
+    if (!ctx) return BB_ERR_ARGUMENT;
+    if (ctx->status) return ctx->status;
+    if (!bb_device_available(ctx, device, &why))
+        return bb_fail(ctx, BB_ERR_DEVICE, "bb_set_device: device: %s", why);
+    ctx->device = device;
+    return BB_OK;
+}
+bb_device bb_get_device(const bb_context *ctx) { return ctx ? ctx->device : BB_CPU; }
+
+bb_status bb_set_sm_margin(bb_context *ctx, int margin) {
+    if (!ctx) return BB_ERR_ARGUMENT;
+    if (ctx->status) return ctx->status;
+    if (margin < 0)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_set_sm_margin: margin: expected 0 or more, got %d",
+                       margin);
+    ctx->sm_margin = margin;
+    return BB_OK;
 }

@@ -189,8 +189,17 @@ BB_API bb_path bb_get_path(const bb_context *ctx);
 /* One line per op call (op, device, fused or composed, shapes, dtypes) to `file`; NULL: off.
  * BOBBIN_TRACE=1 in the environment turns it on (stderr) when a context opens. */
 BB_API void bb_set_trace(bb_context *ctx, FILE *file);
-/* True where ops can run on device; otherwise *why (if why is not NULL) says the reason. */
+/* True where ops can run on device; otherwise *why (if why is not NULL) says the reason. The first
+ * question about an accelerator loads its module: libbobbin_cuda.so, looked for in
+ * BOBBIN_BACKEND_PATH (a file or a folder), then beside the library. */
 BB_API bool bb_device_available(bb_context *ctx, bb_device device, const char **why);
+/* Where tensors are made that no input places: bb_empty, bb_from, bb_full, bb_rand, ... Initially
+ * the CPU. */
+BB_API bb_status bb_set_device(bb_context *ctx, bb_device device);
+BB_API bb_device bb_get_device(const bb_context *ctx);
+/* How many multiprocessors of an accelerator the kernels that offer it (norms) leave to others:
+ * they launch for SMs - margin, at least one. Initially 0. The CPU has none to leave. */
+BB_API bb_status bb_set_sm_margin(bb_context *ctx, int margin);
 
 /* Counters since the context opened; bytes are of tensor storage and of everything else the context
  * holds. */

@@ -40,7 +40,7 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
                                  ctx->backend[first->device]->name, ctx->backend[t->device]->name);
         wants |= t->requires_grad;
     }
-    call->device = first ? (bb_device)first->device : BB_CPU;
+    call->device = first ? (bb_device)first->device : ctx->device;
     call->needs_grad = wants && ctx->grad_enabled && op->gradient != bb_no_gradient;
     return BB_OK;
 }

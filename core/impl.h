@@ -49,7 +49,7 @@ struct bb_tensor {
 /* What a device must offer. Calls are stream-ordered; synchronize waits. copy moves between tensors
  * of the same shape, any strides, any dtypes, where at least one lives on this device and the other
  * on this device or the host. */
-enum { BB_BACKEND_ABI = 1 };
+enum { BB_BACKEND_ABI = 2 };
 typedef struct bb_backend {
     uint32_t abi;
     const char *name; /* "cpu" */
@@ -61,10 +61,40 @@ typedef struct bb_backend {
     bb_status (*add)(struct bb_backend *self, const bb_tensor *source,
                      bb_tensor *target); /* target += source; same shape, dtype */
     bb_status (*synchronize)(struct bb_backend *self);
+    /* Fills a new block with bytes that are NaN in every float type, for tests. NULL: the block is
+     * host memory. */
+    void (*poison)(struct bb_backend *self, void *block, size_t bytes);
+    /* A step as one graph (core/capture.c). Between begin and end work is recorded instead of run,
+     * and memory may still be allocated; end gives what replay runs, or NULL after a failure. All
+     * NULL: the device has no such thing. */
+    bb_status (*capture_begin)(struct bb_backend *self);
+    void *(*capture_end)(struct bb_backend *self);
+    bb_status (*replay)(struct bb_backend *self, void *graph);
+    void (*graph_free)(struct bb_backend *self, void *graph);
     const bb_kernel *kernels; /* ended by a row without a name */
     void (*close)(struct bb_backend *self);
     bb_context *ctx; /* set at attachment */
 } bb_backend;
+
+/* What a backend that is loaded at run time may call: it links with nothing of ours. */
+typedef struct bb_host {
+    uint32_t abi; /* BB_BACKEND_ABI */
+    uint32_t
+        layout; /* BB_HOST_LAYOUT: the structs it shares with us have the sizes it was built with */
+    bb_status (*fail)(bb_context *ctx, bb_status status, const char *format, ...) BB_PRINTF(3, 4);
+    bb_storage *(*storage_new)(bb_context *ctx, bb_device device, size_t bytes);
+    void (*storage_unref)(bb_storage *s);
+    void *(*allocate)(bb_context *ctx, size_t bytes); /* host memory, counted */
+    void (*release)(bb_context *ctx, void *block, size_t bytes);
+} bb_host;
+#define BB_HOST_LAYOUT                                                                             \
+    ((uint32_t)(sizeof(bb_tensor) + 31 * sizeof(bb_storage) + 61 * sizeof(bb_call) +               \
+                127 * sizeof(bb_context) + 251 * sizeof(bb_backend)))
+
+/* The one function that a module exports, under this name. NULL: it cannot serve here, and *why
+ * says why. */
+#define BB_MODULE_OPEN "bb_module_open"
+typedef bb_backend *(*bb_module_open_fn)(const bb_host *host, bb_context *ctx, const char **why);
 
 /* Told of every op that ran. The tape is one, the graph recorder another. */
 typedef struct bb_recorder {
@@ -123,6 +153,10 @@ struct bb_context {
 
     bb_backend *backend[BB_DEVICE_COUNT];
     const char *backend_missing[BB_DEVICE_COUNT]; /* why it is NULL */
+    bb_status (*load_device)(bb_context *ctx,
+                             bb_device device); /* asked once a device; NULL: nothing to load */
+    bool load_tried[BB_DEVICE_COUNT];
+    char backend_why[BB_DEVICE_COUNT][400]; /* room for backend_missing */
     bb_recorder *recorder[BB_MAX_RECORDERS];
     int recorder_count;
     void *tape; /* autograd's; also in recorder[] */
@@ -141,7 +175,11 @@ struct bb_context {
     bb_path path;
     bool grad_enabled, poison, synchronize;
     FILE *trace;
-    int composing; /* how many decompositions are under way */
+    int composing;    /* how many decompositions are under way */
+    bb_device device; /* of tensors that no input places */
+    int sm_margin;
+    bool capturing; /* what runs is recorded for a replay: values must not go to or come from the
+                       host */
 };
 
 /* ---- core/memory.c: host bytes, counted */

@@ -89,7 +89,9 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
     s->next = NULL;
     ctx->memory.bytes_in_use += s->bytes;
     if (device == BB_CPU) bb_unpoison(s->data, s->bytes);
-    if (ctx->poison && device == BB_CPU)
+    if (ctx->poison && ctx->backend[device]->poison)
+        ctx->backend[device]->poison(ctx->backend[device], s->data, s->bytes);
+    else if (ctx->poison)
         memset(s->data, 0xff, s->bytes); /* NaN in every float type */
     return s;
 }

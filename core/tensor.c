@@ -99,7 +99,7 @@ bb_tensor *bb_empty_on(bb_context *ctx, bb_device device, bb_dtype dtype, bb_sha
     return ctx ? bb_tensor_new(ctx, device, dtype, &shape) : NULL;
 }
 bb_tensor *bb_empty(bb_context *ctx, bb_dtype dtype, bb_shape shape) {
-    return bb_empty_on(ctx, BB_CPU, dtype, shape);
+    return bb_empty_on(ctx, bb_get_device(ctx), dtype, shape);
 }
 
 /* A contiguous header over host memory that the caller owns. */
@@ -124,7 +124,7 @@ static bb_tensor *from(bb_context *ctx, bb_dtype dtype, bb_shape shape, const vo
         bb_fail(ctx, BB_ERR_ARGUMENT, "tensor: values: expected a pointer, got NULL");
         return NULL;
     }
-    bb_tensor *t = bb_tensor_new(ctx, BB_CPU, dtype, &shape);
+    bb_tensor *t = bb_tensor_new(ctx, ctx->device, dtype, &shape);
     if (!t || t->count == 0) return t;
     if (!values) {
         bb_fail(ctx, BB_ERR_ARGUMENT, "tensor: values: expected a pointer, got NULL");

@@ -64,8 +64,9 @@ static void check_case(const check_plan *plan, int index, check_result *result) 
     if (plan->prepare) plan->prepare(k.ctx);
     k.op = bb_find_op(k.ctx, plan->op);
     if (expect(&k, k.op != NULL, CHECK_FORWARD, &s, "no op of this name")) {
-        k.has_fused = k.op->decompose && bb_op_has_kernel(k.ctx, k.op, BB_CPU, false);
-        k.has_fused_backward = k.op->decompose && bb_op_has_kernel(k.ctx, k.op, BB_CPU, true);
+        k.has_fused = k.op->decompose && bb_op_has_kernel(k.ctx, k.op, bb_get_device(k.ctx), false);
+        k.has_fused_backward =
+            k.op->decompose && bb_op_has_kernel(k.ctx, k.op, bb_get_device(k.ctx), true);
         check_forward(&k);
         if (!k.c->no_grad) check_gradient(&k);
     }
@@ -97,7 +98,7 @@ void run_op_cases(test *t, const char *op, const op_case *cases, int count,
     CHECK_MSG(t, result.checks > 0, "%s: no case checked anything", op);
     bb_context *ctx = test_open();
     const bb_op *found = bb_find_op(ctx, op);
-    if (found && found->decompose && bb_op_has_kernel(ctx, found, BB_CPU, false))
+    if (found && found->decompose && bb_op_has_kernel(ctx, found, bb_get_device(ctx), false))
         CHECK_MSG(t, result.fused_runs > 0, "%s: the fused kernel took none of the cases", op);
     bb_close(ctx);
 }

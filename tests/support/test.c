@@ -101,5 +101,10 @@ bb_context *test_open(void) {
         exit(1);
     }
     ctx->poison = true;
+    const char *device = getenv("BOBBIN_TEST_DEVICE");
+    if (device && strcmp(device, "cuda") == 0 && bb_set_device(ctx, BB_CUDA)) {
+        fprintf(stderr, "BOBBIN_TEST_DEVICE: %s\n", bb_error_message(ctx));
+        exit(1);
+    }
     return ctx;
 }

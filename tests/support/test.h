@@ -60,7 +60,9 @@ void test_error(test *t, bb_context *ctx, bb_status status, const char *part, co
         return test_main(argc, argv, rows, (int)(sizeof(rows) / sizeof((rows)[0])));               \
     }
 
-/* A context for tests: new buffers NaN-filled, errors silent. */
+/* A context for tests: new buffers NaN-filled, errors silent, and tensors on the device that
+ * BOBBIN_TEST_DEVICE names
+ * ("cuda"; the CPU otherwise). */
 bb_context *test_open(void);
 
 #endif

@@ -1,0 +1,116 @@
+/* CUDA's runtime behind runtime.h: one device, one stream. */
+#include "backends/cuda/runtime.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <new>
+
+struct bb_runtime {
+    cudaStream_t stream;
+    char why[256];
+};
+
+static const char *text_of(cudaError_t error) {
+    return error == cudaSuccess ? NULL : cudaGetErrorString(error);
+}
+
+static const char *no_device(cudaError_t error) {
+    if (error == cudaErrorInsufficientDriver)
+        return "the NVIDIA driver is missing or older than the CUDA toolkit this was built with";
+    if (error == cudaErrorNoDevice || error == cudaSuccess) return "no NVIDIA GPU";
+    return cudaGetErrorString(error);
+}
+
+bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    cudaDeviceProp properties;
+    if (error != cudaSuccess || count == 0) {
+        *why = no_device(error);
+        cudaGetLastError(); /* it sticks otherwise */
+        return NULL;
+    }
+    error = cudaGetDeviceProperties(&properties, 0);
+    if (error == cudaSuccess) error = cudaSetDevice(0);
+    bb_runtime *r = error == cudaSuccess ? new (std::nothrow) bb_runtime() : NULL;
+    if (r) error = cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking);
+    if (!r || error != cudaSuccess) {
+        *why = error == cudaSuccess ? "out of memory" : cudaGetErrorString(error);
+        delete r;
+        return NULL;
+    }
+    snprintf(info->name, sizeof info->name, "%s", properties.name);
+    info->multiprocessors = properties.multiProcessorCount;
+    info->major = properties.major;
+    info->minor = properties.minor;
+    info->shared_bytes = properties.sharedMemPerBlockOptin;
+    info->memory_bytes = properties.totalGlobalMem;
+    return r;
+}
+
+void bb_runtime_close(bb_runtime *r) {
+    if (!r) return;
+    cudaStreamSynchronize(r->stream);
+    cudaStreamDestroy(r->stream);
+    delete r;
+}
+
+cudaStream_t bb_runtime_stream(bb_runtime *r) { return r->stream; }
+
+/* While a step is captured, allocating is still right: what is allocated is not part of the graph.
+ */
+void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
+    void *block = NULL;
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    (void)r;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    const cudaError_t error = cudaMalloc(&block, bytes);
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    if (error != cudaSuccess)
+        cudaGetLastError(); /* the caller reports it; do not let a launch find it */
+    return error == cudaSuccess ? block : NULL;
+}
+
+void bb_runtime_free(bb_runtime *r, void *block) {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    (void)r;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    cudaFree(block);
+    cudaThreadExchangeStreamCaptureMode(&mode);
+}
+
+const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
+                            bb_direction direction) {
+    static const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost,
+                                           cudaMemcpyDeviceToDevice};
+    return text_of(cudaMemcpyAsync(target, source, bytes, kinds[direction], r->stream));
+}
+const char *bb_runtime_set(bb_runtime *r, void *target, int byte, size_t bytes) {
+    return text_of(cudaMemsetAsync(target, byte, bytes, r->stream));
+}
+const char *bb_runtime_synchronize(bb_runtime *r) {
+    return text_of(cudaStreamSynchronize(r->stream));
+}
+
+const char *bb_runtime_capture_begin(bb_runtime *r) {
+    return text_of(cudaStreamBeginCapture(r->stream, cudaStreamCaptureModeThreadLocal));
+}
+
+void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t executable = NULL;
+    cudaError_t error = cudaStreamEndCapture(r->stream, &graph);
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&executable, graph, 0);
+    if (graph) cudaGraphDestroy(graph);
+    if (error != cudaSuccess) cudaGetLastError();
+    *why = text_of(error);
+    return error == cudaSuccess ? executable : NULL;
+}
+const char *bb_runtime_replay(bb_runtime *r, void *graph) {
+    return text_of(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), r->stream));
+}
+void bb_runtime_graph_free(bb_runtime *r, void *graph) {
+    cudaStreamSynchronize(r->stream);
+    cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+}

@@ -1,0 +1,165 @@
+/* The simulation's runtime (runtime.h): device memory is host memory of its own that only kernels
+ * may touch; under AddressSanitizer it is poisoned outside of them. Graphs are lists of what was
+ * enqueued. */
+#include "backends/cuda/runtime.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <map>
+#include <new>
+#include <vector>
+
+#include "backends/cuda/cuda.h"
+#include "core/impl.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
+namespace {
+typedef std::function<const char *()> work;
+struct graph {
+    std::vector<work> nodes;
+};
+/* Blocks of all devices of this thread, for the check of pointer arguments. */
+thread_local std::map<uintptr_t, size_t> owned;
+} // namespace
+
+struct bb_runtime {
+    graph *recording;
+    size_t limit, used; /* bytes of device memory; BOBBIN_SIM_MEMORY sets the limit */
+};
+
+bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
+    bb_runtime *r = new (std::nothrow) bb_runtime();
+    if (!r) {
+        *why = "out of memory";
+        return nullptr;
+    }
+    const char *limit = getenv("BOBBIN_SIM_MEMORY");
+    r->limit = limit ? strtoull(limit, nullptr, 10) : (size_t)16 << 30;
+    snprintf(info->name, sizeof info->name, "host simulation");
+    /* Few, so that small cases already go through several blocks' partial sums and more than one
+     * turn of grid loops. */
+    info->multiprocessors = 4;
+    info->major = 9;
+    info->minor = 0;
+    info->shared_bytes = 232448;
+    info->memory_bytes = r->limit;
+    return r;
+}
+
+void bb_runtime_close(bb_runtime *r) { delete r; }
+
+void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
+    if (bytes > r->limit - r->used) return nullptr;
+    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!p) return nullptr;
+    memset(p, 0xFF, bytes);
+    owned[(uintptr_t)p] = bytes;
+    r->used += bytes;
+    ASAN_POISON_MEMORY_REGION(p, bytes);
+    return p;
+}
+
+void bb_runtime_free(bb_runtime *r, void *block) {
+    auto it = owned.find((uintptr_t)block);
+    if (it == owned.end()) return;
+    r->used -= it->second;
+    ASAN_UNPOISON_MEMORY_REGION(block, it->second);
+    owned.erase(it);
+    free(block);
+}
+
+const char *bb_sim_pointer_fault(const void *p) {
+    if (!p) return nullptr;
+    auto it = owned.upper_bound((uintptr_t)p);
+    if (it != owned.begin()) {
+        --it;
+        if ((uintptr_t)p <= it->first + it->second) return nullptr;
+    }
+    return "points to memory that is not the device's";
+}
+
+namespace {
+/* While work runs, the device's memory is open. */
+struct opened {
+    opened() {
+        for (auto &b : owned) ASAN_UNPOISON_MEMORY_REGION((void *)b.first, b.second);
+    }
+    ~opened() {
+        for (auto &b : owned) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
+    }
+};
+
+const char *run_or_record(bb_runtime *r, const work &w) {
+    if (r->recording) {
+        r->recording->nodes.push_back(w);
+        return nullptr;
+    }
+    opened o;
+    return w();
+}
+} // namespace
+
+bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, work w) {
+    const char *error = run_or_record(cuda->runtime, w);
+    return error ? bb_cuda_fail(cuda, name, error) : BB_OK;
+}
+
+bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const char *why) {
+    char text[160];
+    snprintf(text, sizeof text, "argument %d of the kernel %s", argument, why);
+    return bb_cuda_fail(cuda, name, text);
+}
+
+const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
+                            bb_direction direction) {
+    if (r->recording && direction != BB_ON_DEVICE)
+        return "a copy from or to the host inside a captured step";
+    const void *device = direction == BB_TO_DEVICE ? target : source;
+    if (const char *fault = bb_sim_pointer_fault(device)) return fault;
+    return run_or_record(r, [=]() -> const char * {
+        memmove(target, source, bytes);
+        return nullptr;
+    });
+}
+
+const char *bb_runtime_set(bb_runtime *r, void *target, int byte, size_t bytes) {
+    if (const char *fault = bb_sim_pointer_fault(target)) return fault;
+    return run_or_record(r, [=]() -> const char * {
+        memset(target, byte, bytes);
+        return nullptr;
+    });
+}
+
+const char *bb_runtime_synchronize(bb_runtime *r) {
+    return r->recording ? "a wait for the device inside a captured step" : nullptr;
+}
+
+const char *bb_runtime_capture_begin(bb_runtime *r) {
+    if (r->recording) return "a capture is already under way";
+    r->recording = new (std::nothrow) graph();
+    return r->recording ? nullptr : "out of memory";
+}
+void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
+    graph *g = r->recording;
+    r->recording = nullptr;
+    *why = g ? nullptr : "no capture is under way";
+    return g;
+}
+const char *bb_runtime_replay(bb_runtime *r, void *captured) {
+    opened o;
+    (void)r;
+    for (const work &w : static_cast<graph *>(captured)->nodes)
+        if (const char *error = w()) return error;
+    return nullptr;
+}
+void bb_runtime_graph_free(bb_runtime *r, void *captured) {
+    (void)r;
+    delete static_cast<graph *>(captured);
+}
