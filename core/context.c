@@ -144,3 +144,13 @@ bb_status bb_set_sm_margin(bb_context *ctx, int margin) {
     ctx->sm_margin = margin;
     return BB_OK;
 }
+
+bb_status bb_set_f32_compute(bb_context *ctx, bb_compute_type type) {
+    if (!ctx) return BB_ERR_ARGUMENT;
+    if (ctx->status) return ctx->status;
+    if ((unsigned)type > BB_COMPUTE_F16)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_set_f32_compute: type: expected a bb_compute_type, got %d", (int)type);
+    ctx->f32_compute = type;
+    return BB_OK;
+}

@@ -197,6 +197,16 @@ BB_API bool bb_device_available(bb_context *ctx, bb_device device, const char **
  * the CPU. */
 BB_API bb_status bb_set_device(bb_context *ctx, bb_device device);
 BB_API bb_device bb_get_device(const bb_context *ctx);
+/* What an accelerator's matrix products of f32 tensors compute in: their inputs are rounded to this
+ * type, sums stay f32. Initially f32. f16 and bf16 tensors compute in their own type, f64 in f64;
+ * the CPU in the tensors' type always. */
+typedef enum bb_compute_type {
+    BB_COMPUTE_F32 = 0,
+    BB_COMPUTE_TF32,
+    BB_COMPUTE_BF16,
+    BB_COMPUTE_F16
+} bb_compute_type;
+BB_API bb_status bb_set_f32_compute(bb_context *ctx, bb_compute_type type);
 /* How many multiprocessors of an accelerator the kernels that offer it (norms) leave to others:
  * they launch for SMs - margin, at least one. Initially 0. The CPU has none to leave. */
 BB_API bb_status bb_set_sm_margin(bb_context *ctx, int margin);

@@ -178,6 +178,7 @@ struct bb_context {
     int composing;    /* how many decompositions are under way */
     bb_device device; /* of tensors that no input places */
     int sm_margin;
+    bb_compute_type f32_compute;
     bool capturing; /* what runs is recorded for a replay: values must not go to or come from the
                        host */
 };

@@ -10,7 +10,7 @@
 struct bb_runtime;
 
 struct bb_device_info {
-    char name[128];
+    char name[256];
     int multiprocessors, major, minor;
     size_t shared_bytes; /* a block may ask for */
     size_t memory_bytes;
