@@ -55,6 +55,7 @@ static void free_slabs(bb_context *ctx, bb_generation *g) {
 void bb_context_free(bb_context *ctx) {
     if (!ctx) return;
     bb_end_step(ctx);
+    while (ctx->captures) bb_capture_free(ctx->captures);
     while (ctx->context_tensors) bb_tensor_free(ctx->context_tensors);
     for (int i = 0; i < ctx->recorder_count; i++)
         if (ctx->recorder[i]->close) ctx->recorder[i]->close(ctx->recorder[i]);

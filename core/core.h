@@ -267,6 +267,11 @@ BB_API bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count); /* co
 BB_API double
 bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error otherwise */
 
+/* target's elements become source's: same shape, any dtypes, strides and devices; no gradient goes
+ * through it. Counts as a change of target. Unlike bb_keep it may stand in a captured step: it is
+ * how a result leaves one. */
+BB_API bb_status bb_assign(bb_tensor *target, bb_tensor *source);
+
 /* Prints as a person would want to read it: dtype, shape, aligned numbers, long tensors abridged.
  */
 BB_API void bb_print(bb_tensor *t, FILE *file);
@@ -295,6 +300,31 @@ typedef struct bb_rng {
 } bb_rng;
 BB_API bb_rng bb_get_rng(const bb_context *ctx);
 BB_API void bb_set_rng(bb_context *ctx, bb_rng rng);
+
+/* ---- Steps as graphs
+ * ------------------------------------------------------------------------------ */
+
+/* A step (forward, backward, clipping, optimizer) that an accelerator runs again and again as one
+ * graph, without the host calling a single op. bb_capture_run calls `step` the first time (which
+ * also makes all that lives longer than a step), calls it once more the second time while the
+ * device records what it is asked to do, and from then on replays the record. On a device that
+ * cannot record (the CPU) it calls `step` every time. Each run ends the step (bb_end_step), and the
+ * bits are the same either way.
+ *
+ * A replay does again what the recorded call did, with the same addresses. So what changes from
+ * step to step must lie in context tensors that are written before the run (bb_write: the batch,
+ * bb_adamw_set_lr), results go to context tensors by bb_assign, and inside `step` these are errors:
+ * reading or writing values from the host, work on another device, random numbers (they would
+ * repeat), bb_keep.
+ *
+ * `step` gives BB_OK or what it failed with; user is handed to it. The capture lives until
+ * bb_capture_free or the end of the context; NULL and a sticky error on failure. */
+typedef struct bb_capture bb_capture;
+BB_API bb_capture *bb_capture_step(bb_context *ctx, bb_device device, bb_status (*step)(void *user),
+                                   void *user);
+BB_API bb_status bb_capture_run(bb_capture *capture);
+BB_API bool bb_capture_replays(const bb_capture *capture); /* the next run is a replay */
+BB_API void bb_capture_free(bb_capture *capture);
 
 /* ---- Op records ----------------------------------------------------------------------------- */
 

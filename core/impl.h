@@ -179,6 +179,8 @@ struct bb_context {
     bb_device device; /* of tensors that no input places */
     int sm_margin;
     bb_compute_type f32_compute;
+    bb_capture *captures; /* list */
+    bb_device capture_device;
     bool capturing; /* what runs is recorded for a replay: values must not go to or come from the
                        host */
 };
@@ -241,6 +243,10 @@ bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complet
 
 /* ---- core/op.c */
 const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op);
+
+/* ---- core/capture.c */
+/* Fails if a captured step is under way, with "who: inside a captured step: what". */
+bb_status bb_refuse_in_capture(bb_context *ctx, const char *who, const char *what);
 
 /* ---- core/random.c: one Philox block; loops in backends use the same function */
 void bb_philox(uint64_t seed, uint64_t offset, uint32_t out[4]);

@@ -129,6 +129,7 @@ void bb_end_step(bb_context *ctx) {
 bb_tensor *bb_keep(bb_tensor *t) {
     if (!t || t->ctx->status || !bb_tensor_usable(t)) return NULL;
     bb_context *ctx = t->ctx;
+    if (bb_refuse_in_capture(ctx, "bb_keep", "use bb_assign to a tensor made before")) return NULL;
     bb_shape shape = bb_shape_of_tensor(t);
     size_t bytes = (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype);
     bool owns_all = t->contiguous && t->data == t->storage->data && bytes >= t->storage->bytes / 2;

@@ -29,8 +29,8 @@ bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options) {
     if (!o) return NULL;
     bb_dtype dtype = params->dtype == BB_F64 ? BB_F64 : BB_F32;
     *o = (bb_adamw){.params = params, .attrs = attrs};
-    o->step = bb_nn_zeros(ctx, params->device, BB_F32, 1);
-    o->lr = bb_nn_zeros(ctx, params->device, BB_F32, 1);
+    o->step = bb_nn_zeros(ctx, params->device, dtype, 1);
+    o->lr = bb_nn_zeros(ctx, params->device, dtype, 1);
     o->m = bb_nn_zeros(ctx, params->device, dtype, params->values->count);
     o->v = bb_nn_zeros(ctx, params->device, dtype, params->values->count);
     return o->step && o->lr && o->m && o->v ? o : NULL;
@@ -49,19 +49,36 @@ static bb_status step_span(bb_adamw *o, int part) {
                      p->clipped ? p->grad_scale : NULL, &attrs);
 }
 
-bb_status bb_adamw_step(bb_adamw *o, double lr) {
+bb_status bb_adamw_set_lr(bb_adamw *o, double lr) {
+    return o ? bb_nn_set_number(o->lr, lr) : BB_ERR_ARGUMENT;
+}
+
+/* The step counts unless clipping has marked it to be skipped. */
+static bb_status count_step(bb_adamw *o) {
+    const bb_params *p = o->params;
+    if (!p->clipped) return bb_assign(o->step, bb_add_scalar(o->step, 1));
+    bb_tensor *valid = bb_cast(bb_eq(p->grad_scale, p->grad_scale), bb_dtype_of(o->step));
+    return bb_assign(o->step, bb_add(o->step, valid));
+}
+
+bb_status bb_adamw_apply(bb_adamw *o) {
     if (!o) return BB_ERR_ARGUMENT;
     bb_context *ctx = o->params->ctx;
     if (bb_params_settle(o->params, "bb_adamw_step")) return ctx->status;
-    float rate = (float)lr, step = (float)(bb_item(o->step) + 1);
-    if (bb_write(o->lr, &rate, sizeof rate) || bb_write(o->step, &step, sizeof step))
-        return ctx->status;
+    bool former = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
-    bb_status status = step_span(o, 0);
+    bb_status status = count_step(o);
+    if (!status) status = step_span(o, 0);
     if (!status) status = step_span(o, 1);
     bb_scope_end(ctx, scope, NULL);
+    bb_set_grad_enabled(ctx, former);
     o->params->clipped = false;
-    return status;
+    return status ? ctx->status : BB_OK;
+}
+
+bb_status bb_adamw_step(bb_adamw *o, double lr) {
+    bb_status status = bb_adamw_set_lr(o, lr);
+    return status ? status : bb_adamw_apply(o);
 }
 
 const bb_named *bb_adamw_state(bb_adamw *o, int *count) {

@@ -21,7 +21,8 @@ struct bb_params {
     int count, capacity;
     bool built;
     bb_tensor *values, *grads;
-    bb_tensor *grad_scale; /* f32 (1): bb_clip_grad_norm's coefficient for the next step */
+    bb_tensor *grad_scale; /* (1), f32 or f64: bb_clip_grads' coefficient for the next step */
+    bb_tensor *grad_norm;  /* (1): the norm it saw */
     bool clipped;          /* grad_scale holds one */
     int64_t decayed;       /* elements of the span with weight decay, padding included */
 };
@@ -41,6 +42,8 @@ void *bb_nn_allocate(bb_context *ctx, size_t bytes);
 void bb_nn_release(bb_context *ctx, void *block);
 /* A zeroed tensor of the context's lifetime. */
 bb_tensor *bb_nn_zeros(bb_context *ctx, bb_device device, bb_dtype dtype, int64_t count);
+bb_status bb_nn_set_number(bb_tensor *t,
+                           double value); /* writes the one element of an f32 or f64 tensor */
 /* prefix.leaf, or leaf alone under an empty prefix. Too long: an error, and out is "". */
 const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix,
                        const char *leaf);

@@ -195,12 +195,21 @@ BB_API const bb_named *bb_nn_transformer_named(bb_nn_transformer *model, int *co
  * error, so that the step does not run: bb_clear_error, bb_params_zero_grad and go on to skip it.
  * (nn/clip.c) */
 BB_API double bb_clip_grad_norm(bb_params *params, double max_norm);
+/* The same without waiting for the norm, for captured steps (bb_capture_step): the optimizer step
+ * that follows changes nothing if the norm is not finite. bb_grad_norm reads the norm that the last
+ * clipping saw. */
+BB_API bb_status bb_clip_grads(bb_params *params, double max_norm);
+BB_API double bb_grad_norm(bb_params *params);
 
 /* Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019 (nn/adamw.c). options
  * NULL: betas 0.9 and 0.999, eps 1e-8, weight_decay 0.01. */
 typedef struct bb_adamw bb_adamw;
 BB_API bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options);
 BB_API bb_status bb_adamw_step(bb_adamw *optimizer, double lr);
+/* The two halves of a step: the rate, from the host; the rest, on the device, which may stand in a
+ * captured step. */
+BB_API bb_status bb_adamw_set_lr(bb_adamw *optimizer, double lr);
+BB_API bb_status bb_adamw_apply(bb_adamw *optimizer);
 BB_API int64_t bb_adamw_steps(bb_adamw *optimizer); /* taken so far */
 /* State for checkpoints: "step", "m", "v". bb_write them to go on where another run stopped. */
 BB_API const bb_named *bb_adamw_state(bb_adamw *optimizer, int *count);
@@ -210,6 +219,8 @@ BB_API const bb_named *bb_adamw_state(bb_adamw *optimizer, int *count);
 typedef struct bb_sgd bb_sgd;
 BB_API bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options);
 BB_API bb_status bb_sgd_step(bb_sgd *optimizer, double lr);
+BB_API bb_status bb_sgd_set_lr(bb_sgd *optimizer, double lr);
+BB_API bb_status bb_sgd_apply(bb_sgd *optimizer);
 BB_API const bb_named *bb_sgd_state(bb_sgd *optimizer, int *count);
 
 /* A learning rate for each step (nn/schedule.c): linear from lr_max/warmup up to lr_max over the
