@@ -105,6 +105,6 @@ static void test_cpp(test *t) {
     remove_folder(c.folder);
 }
 
-    {"cuda", test_cuda},
-static const test_row rows[] = {{"C11", test_c}, {"internal", test_internal}, {"C++", test_cpp}};
+static const test_row rows[] = {
+    {"C11", test_c}, {"internal", test_internal}, {"cuda", test_cuda}, {"C++", test_cpp}};
 TEST_MAIN(rows)
