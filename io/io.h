@@ -1,4 +1,5 @@
-/* Bobbin io: files, JSON, safetensors files, training checkpoints. This header is the manual.
+/* Bobbin io: files, JSON, safetensors and npy files, training checkpoints. This header is the
+ * manual.
  *
  * What all readers promise: a file is checked in full before anything is made of it; sizes are
  * believed only as far as bytes are present; time is linear in the file (times a logarithm where
@@ -182,6 +183,19 @@ BB_API bb_status bb_safetensors_restore(bb_safetensors *file, const bb_named *te
 BB_API bb_status bb_safetensors_save(bb_context *ctx, const char *path, const bb_named *tensors,
                                      int64_t count, const bb_text *metadata, int64_t metadata_count,
                                      const bb_file_calls *calls);
+
+/* ---- io/npy.c: one tensor in NumPy's .npy format ----------------------------------------------
+ */
+
+/* A new tensor of the current step from a file as numpy.save writes it: versions 1.0 to 3.0, either
+ * order of elements, little-endian, the types f8 f4 f2 i8 i4 u1 b1, and V2, which is how bfloat16
+ * of ml_dtypes is stored. Other types, Python objects above all, are refused. */
+BB_API bb_tensor *bb_npy_load(bb_context *ctx, const char *path, bb_device device);
+
+/* The bytes that numpy.save would write. bf16 becomes '<V2':
+ * numpy.load(path).view(ml_dtypes.bfloat16) brings it back. calls as in bb_writer_open. */
+BB_API bb_status bb_npy_save(bb_context *ctx, const char *path, bb_tensor *t,
+                             const bb_file_calls *calls);
 
 /* ---- io/checkpoint.c: a training run, to be continued ----------------------------------- */
 

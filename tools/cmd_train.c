@@ -200,7 +200,7 @@ static bb_status run(bb_setup *s, int *code) {
     bb_context *ctx = s->trainer.ctx;
     const char *former = s->former_metrics;
     if (open_output(ctx, s->out, &out) == BB_OK)
-        bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step);
+        bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step, s->trainer.elapsed_s);
     if (bb_error(ctx) == BB_OK) {
         introduce(s, stderr);
         bb_progress_begin(&progress, stderr, s->trainer.step, s->trainer.run.steps, LINE_EVERY);

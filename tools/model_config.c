@@ -100,6 +100,15 @@ static bb_status read_value(bb_context *ctx, const char *name, const config_key 
                    bb_quote(value.at, (size_t)(value.end - value.at), got));
 }
 
+/* nn's own check, with the file's name before its words. */
+static bb_status check_config(bb_context *ctx, const char *name, bb_nn_config *config) {
+    char problem[BB_QUOTE_BYTES * 4];
+    if (bb_nn_config_check(ctx, config) == BB_OK) return BB_OK;
+    snprintf(problem, sizeof problem, "%s", bb_error_message(ctx));
+    bb_clear_error(ctx);
+    return bb_fail(ctx, BB_ERR_FORMAT, "%s: %s", name, problem);
+}
+
 bb_status bb_model_config_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
                                 bb_nn_config *config) {
     bb_json root;
@@ -126,7 +135,7 @@ bb_status bb_model_config_parse(bb_context *ctx, const char *name, const char *t
         if (keys[i].required && !seen[i])
             return bb_fail(ctx, BB_ERR_FORMAT, "%s: %s is missing", name, keys[i].name);
     }
-    return bb_nn_config_check(ctx, config);
+    return check_config(ctx, name, config);
 }
 
 bb_status bb_model_config_read(bb_context *ctx, const char *path, bb_nn_config *config) {
