@@ -33,6 +33,10 @@ struct bb_params {
  * does so too). */
 double bb_nn_residual_std(const bb_nn_config *config);
 
+/* nn/block.c: a norm of the residual stream, as the configuration wants it. */
+bb_nn_rms_norm bb_nn_stream_norm_new(bb_params *params, const char *name,
+                                     const bb_nn_config *config);
+
 /* ---- nn/params.c */
 
 /* Zeroed host memory of the context's lifetime. */
