@@ -1,5 +1,5 @@
-/* Clipping by the norm over all gradients: min(1, max_norm / norm) is left for the optimizer step,
- * which multiplies each gradient by it as it reads it. */
+/* Clipping by the norm over all gradients: min(1, max_norm / (norm + 1e-6)) is left for the
+ * optimizer step, which multiplies each gradient by it as it reads it. The 1e-6 is PyTorch's. */
 #include <math.h>
 
 #include "nn/internal.h"
@@ -22,7 +22,7 @@ double bb_clip_grad_norm(bb_params *params, double max_norm) {
                 norm);
         return norm;
     }
-    float scale = norm > max_norm ? (float)(max_norm / norm) : 1.0f;
-    params->clipped = bb_write(params->grad_scale, &scale, sizeof scale) == BB_OK && scale != 1.0f;
+    double scale = max_norm / (norm + 1e-6);
+    params->clipped = scale < 1 && bb_nn_write_number(params->grad_scale, scale) == BB_OK;
     return norm;
 }

@@ -21,7 +21,7 @@ struct bb_params {
     int count, capacity;
     bool built;
     bb_tensor *values, *grads;
-    bb_tensor *grad_scale; /* f32 (1): bb_clip_grad_norm's coefficient for the next step */
+    bb_tensor *grad_scale; /* (1): bb_clip_grad_norm's coefficient for the next step */
     bool clipped;          /* grad_scale holds one */
     int64_t decayed;       /* elements of the span with weight decay, padding included */
 };
@@ -45,6 +45,12 @@ void *bb_nn_allocate(bb_context *ctx, size_t bytes);
 void bb_nn_release(bb_context *ctx, void *block);
 /* A zeroed tensor of the context's lifetime. */
 bb_tensor *bb_nn_zeros(bb_context *ctx, bb_device device, bb_dtype dtype, int64_t count);
+/* The dtype of what an optimizer keeps of such parameters and of its numbers: f64 for f64, else
+ * f32.
+ */
+bb_dtype bb_nn_state_dtype(const bb_params *params);
+/* Sets a tensor of one element, f32 or f64. */
+bb_status bb_nn_write_number(bb_tensor *t, double value);
 /* prefix.leaf, or leaf alone under an empty prefix. Too long: an error, and out is "". */
 const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix,
                        const char *leaf);

@@ -208,19 +208,22 @@ BB_API const bb_named *bb_nn_transformer_grads(bb_nn_transformer *model, int *co
  * bb_params_zero_grad. A parameter that the loss did not reach counts as having gradient zero.
  * Weight decay (decoupled for AdamW) touches only rank >= 2. */
 
-/* The norm over all gradients; if it is above max_norm (> 0), the next optimizer step scales every
- * gradient by max_norm / norm, without another pass over them. A norm that is not finite is an
- * error, so that the step does not run: bb_clear_error, bb_params_zero_grad and go on to skip it.
- * (nn/clip.c) */
+/* The norm over all gradients; the next optimizer step scales every gradient by max_norm / (norm +
+ * 1e-6) if that is below 1 (max_norm > 0), without another pass over them. A norm that is not
+ * finite is an error, so that the step does not run: bb_clear_error, bb_params_zero_grad and go on
+ * to skip it. (nn/clip.c) */
 BB_API double bb_clip_grad_norm(bb_params *params, double max_norm);
 
 /* Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019 (nn/adamw.c). options
- * NULL: betas 0.9 and 0.999, eps 1e-8, weight_decay 0.01. */
+ * NULL: betas 0.9 and 0.999, eps 1e-8, weight_decay 0.01. Of f16 and bf16 parameters it keeps an
+ * f32 master copy, which takes the steps; the parameters are the master rounded. A parameter
+ * written from elsewhere since the last step is taken up into the master. */
 typedef struct bb_adamw bb_adamw;
 BB_API bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options);
 BB_API bb_status bb_adamw_step(bb_adamw *optimizer, double lr);
 BB_API int64_t bb_adamw_steps(bb_adamw *optimizer); /* taken so far */
-/* State for checkpoints: "step", "m", "v". bb_write them to go on where another run stopped. */
+/* State for checkpoints: "step", "m", "v", and "master" where there is one. bb_write them to go on
+ * where another run stopped. */
 BB_API const bb_named *bb_adamw_state(bb_adamw *optimizer, int *count);
 
 /* PyTorch's SGD (nn/sgd.c). options NULL: no momentum, no decay. State: "velocity", if there is

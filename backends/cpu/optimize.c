@@ -16,7 +16,9 @@ typedef struct step_job {
 } step_job;
 
 static double number(const bb_tensor *t) {
-    return t ? (double)*(const float *)(const void *)t->data : 1;
+    if (!t) return 1;
+    return t->dtype == BB_F64 ? *(const double *)(const void *)t->data
+                              : (double)*(const float *)(const void *)t->data;
 }
 
 static void *at(const bb_tensor *t, int64_t i) {
