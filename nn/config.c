@@ -48,6 +48,10 @@ static bb_status check_options(bb_context *ctx, const bb_nn_config *c) {
     if (!(c->embed_scale >= 0) || isinf(c->embed_scale))
         return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: embed_scale: expected 0 or more, got %g",
                        c->embed_scale);
+    if (c->has_padding && (c->padding < 0 || c->padding >= c->vocab))
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: padding: expected an id below vocab (%lld), got %lld",
+                       (long long)c->vocab, (long long)c->padding);
     if (c->window < 0 || c->window_from < 0)
         return bb_fail(ctx, BB_ERR_ARGUMENT,
                        "transformer: window and window_from: expected 0 or more, got %lld and %lld",

@@ -114,6 +114,8 @@ typedef struct bb_nn_config {
     double embed_scale;          /* times each embedding, rounded to its dtype; 0: none */
     int64_t window;              /* a position sees itself and window - 1 before it; 0: all */
     int64_t window_from;         /* ... in this layer and those after it; the others see all */
+    bool has_padding;            /* looking up the id `padding` gives its embedding no gradient */
+    int64_t padding;
 } bb_nn_config;
 /* "tiny", "small", "baby": f32, byte vocabulary. *batch (may be NULL) gets the batch size it is
  * trained with. */

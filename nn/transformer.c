@@ -45,9 +45,16 @@ static bool check_ids(bb_nn_transformer *model, const bb_tensor *ids) {
     return false;
 }
 
+/* The rows x of `ids`, those of the padding id without history. */
+static bb_tensor *stop_at_padding(const bb_nn_transformer *model, bb_tensor *ids, bb_tensor *x) {
+    bb_tensor *other = bb_add_scalar(bb_cast(ids, BB_F32), -(double)model->config.padding);
+    return bb_where(bb_unsqueeze(bb_cast(other, BB_BOOL), -1), x, bb_detach(x));
+}
+
 /* Times embed_scale as the dtype has it: a narrow model was trained with the rounded number. */
 static bb_tensor *embed(const bb_nn_transformer *model, bb_tensor *ids) {
     bb_tensor *x = bb_nn_embedding_forward(&model->embed, ids);
+    if (model->config.has_padding && bb_requires_grad(x)) x = stop_at_padding(model, ids, x);
     if (!x || model->config.embed_scale == 0) return x;
     double scale = bb_item(bb_scalar(x->ctx, (bb_dtype)x->dtype, model->config.embed_scale));
     return bb_mul_scalar(x, scale);
