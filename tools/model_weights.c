@@ -197,7 +197,7 @@ static bb_status check_size(const weights *w, const bb_nn_config *c, const char 
             bb_stored one = bb_safetensors_at(w->file[f], i);
             stored += (double)one.bytes / (double)bb_dtype_bytes(one.dtype);
         }
-    if (stored >= least) return BB_OK;
+    if (stored >= least / 16) return BB_OK; /* what exactly is missing is said better below */
     return bb_fail(w->ctx, BB_ERR_FORMAT,
                    "%s: expected at least %.0f weights for its config.json, got %.0f", folder,
                    least, stored);
