@@ -2,14 +2,21 @@
  * scope, so that at any time only what backward needs and the residual stream hold storage. */
 #include "nn/internal.h"
 
+bb_nn_rms_norm bb_nn_stream_norm_new(bb_params *params, const char *name,
+                                     const bb_nn_config *config) {
+    return config->zero_centered_norm
+               ? bb_nn_rms_norm_zero_centered_new(params, name, config->dim, config->norm_eps, 0)
+               : bb_nn_rms_norm_new(params, name, config->dim, config->norm_eps, 0);
+}
+
 bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb_nn_config *config) {
     char prefix[BB_NAME_BYTES];
     bb_nn_block layer;
-    layer.attn_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "attn_norm"),
-                                         config->dim, config->norm_eps, 0);
+    layer.attn_norm =
+        bb_nn_stream_norm_new(params, bb_nn_join(params, prefix, name, "attn_norm"), config);
     layer.attn = bb_nn_attention_new(params, bb_nn_join(params, prefix, name, "attn"), config);
-    layer.mlp_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "mlp_norm"),
-                                        config->dim, config->norm_eps, 0);
+    layer.mlp_norm =
+        bb_nn_stream_norm_new(params, bb_nn_join(params, prefix, name, "mlp_norm"), config);
     layer.mlp = bb_nn_mlp_new(params, bb_nn_join(params, prefix, name, "mlp"), config);
     return layer;
 }

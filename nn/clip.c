@@ -1,6 +1,6 @@
-/* Clipping by the norm over all gradients: min(1, max_norm / norm) is left for the optimizer step,
- * which multiplies each gradient by it as it reads it. All of it happens on the device, so it may
- * stand in a captured step. */
+/* Clipping by the norm over all gradients: min(1, max_norm / (norm + 1e-6)) is left for the
+ * optimizer step, which multiplies each gradient by it as it reads it. All of it happens on the
+ * device, so it may stand in a captured step. The 1e-6 is PyTorch's. */
 #include <math.h>
 
 #include "nn/internal.h"
@@ -19,7 +19,8 @@ bb_status bb_clip_grads(bb_params *params, double max_norm) {
     bb_status status = bb_assign(params->grad_norm, norm);
     /* 0 times a number that is not finite is NaN, which tells the optimizer to leave everything as
      * it is. */
-    bb_tensor *scale = bb_clamp(bb_mul_scalar(bb_reciprocal(norm), max_norm), -INFINITY, 1);
+    bb_tensor *scale =
+        bb_clamp(bb_mul_scalar(bb_reciprocal(bb_add_scalar(norm, 1e-6)), max_norm), -INFINITY, 1);
     scale = bb_add(scale, bb_mul_scalar(norm, 0));
     if (!status) status = bb_assign(params->grad_scale, scale);
     bb_scope_end(ctx, scope, NULL);

@@ -36,8 +36,12 @@ bb_tensor *bb_nn_zeros(bb_context *ctx, bb_device device, bb_dtype dtype, int64_
     return t;
 }
 
-bb_status bb_nn_set_number(bb_tensor *t, double value) {
-    const float narrow = (float)value;
+bb_dtype bb_nn_state_dtype(const bb_params *params) {
+    return params->dtype == BB_F64 ? BB_F64 : BB_F32;
+}
+
+bb_status bb_nn_write_number(bb_tensor *t, double value) {
+    float narrow = (float)value;
     return bb_dtype_of(t) == BB_F64 ? bb_write(t, &value, sizeof value)
                                     : bb_write(t, &narrow, sizeof narrow);
 }
@@ -137,9 +141,10 @@ static bool allocate_blocks(bb_params *params) {
     }
     if (!params->values) params->values = bb_nn_zeros(ctx, params->device, params->dtype, total);
     if (!params->grads) params->grads = bb_nn_zeros(ctx, params->device, params->dtype, total);
-    bb_dtype number = params->dtype == BB_F64 ? BB_F64 : BB_F32;
-    if (!params->grad_scale) params->grad_scale = bb_nn_zeros(ctx, params->device, number, 1);
-    if (!params->grad_norm) params->grad_norm = bb_nn_zeros(ctx, params->device, number, 1);
+    if (!params->grad_scale)
+        params->grad_scale = bb_nn_zeros(ctx, params->device, bb_nn_state_dtype(params), 1);
+    if (!params->grad_norm)
+        params->grad_norm = bb_nn_zeros(ctx, params->device, bb_nn_state_dtype(params), 1);
     for (int i = 0; i < params->count; i++) {
         bb_tensor *t = params->row[i].tensor;
         bb_shape shape = bb_shape_of_tensor(t);

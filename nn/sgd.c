@@ -21,7 +21,7 @@ bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options) {
     }
     bb_sgd *o = bb_nn_allocate(ctx, sizeof *o);
     if (!o) return NULL;
-    bb_dtype dtype = params->dtype == BB_F64 ? BB_F64 : BB_F32;
+    bb_dtype dtype = bb_nn_state_dtype(params);
     *o = (bb_sgd){.params = params, .attrs = attrs};
     o->lr = bb_nn_zeros(ctx, params->device, dtype, 1);
     o->velocity =
@@ -41,7 +41,7 @@ static bb_status step_span(bb_sgd *o, int part) {
 }
 
 bb_status bb_sgd_set_lr(bb_sgd *o, double lr) {
-    return o ? bb_nn_set_number(o->lr, lr) : BB_ERR_ARGUMENT;
+    return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
 }
 
 bb_status bb_sgd_apply(bb_sgd *o) {

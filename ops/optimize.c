@@ -1,6 +1,6 @@
-/* Optimizer steps in place. lr, step and grad_scale are tensors of one element on the device (f64
- * for an f64 parameter, f32 otherwise), so that a captured step can be replayed while they change.
- * g is grad * grad_scale throughout; where grad_scale is NaN nothing changes: that is how clipping
+/* Optimizer steps in place. lr, step and grad_scale are f32 tensors of one element on the device
+ * (for an f64 parameter f64 ones too), so that a captured step can be replayed while they change. g
+ * is grad * grad_scale throughout; where grad_scale is NaN nothing changes: that is how clipping
  * skips a step whose gradient is not finite.
  *
  *     adamw_  p <- p (1 - lr weight_decay)
@@ -26,8 +26,9 @@ static bb_status check_run(const bb_call *call, int input, bb_dtype dtype) {
     return status;
 }
 
-static bb_status check_number(const bb_call *call, int input, bb_dtype dtype) {
-    bb_status status = bb_want_dtype(call, input, dtype);
+static bb_status check_number(const bb_call *call, int input) {
+    bool wide = bb_dtype_of(call->in[0]) == BB_F64 && bb_dtype_of(call->in[input]) == BB_F64;
+    bb_status status = wide ? BB_OK : bb_want_dtype(call, input, BB_F32);
     if (!status && bb_count(call->in[input]) != 1)
         status = bb_fail_input(call, input, "expected one element, got %lld",
                                (long long)bb_count(call->in[input]));
@@ -48,7 +49,7 @@ static bb_status adamw_infer(bb_call *call) {
     bb_status status = check_param(call);
     for (int i = 2; i < 4 && !status; i++) status = check_run(call, i, state);
     for (int i = 4; i < 7 && !status; i++)
-        if (call->in[i]) status = check_number(call, i, state);
+        if (call->in[i]) status = check_number(call, i);
     if (status) return status;
     if (!(a->beta1 >= 0 && a->beta1 < 1))
         return bb_fail_attr(call, "beta1", "expected a number in [0, 1), got %g", a->beta1);
@@ -67,7 +68,7 @@ static bb_status sgd_infer(bb_call *call) {
     bb_status status = check_param(call);
     if (!status && call->in[2]) status = check_run(call, 2, state);
     for (int i = 3; i < 5 && !status; i++)
-        if (call->in[i]) status = check_number(call, i, state);
+        if (call->in[i]) status = check_number(call, i);
     if (status) return status;
     if (!(a->momentum >= 0))
         return bb_fail_attr(call, "momentum", "expected a number >= 0, got %g", a->momentum);

@@ -45,12 +45,14 @@ static void run_adamw(test *t, bb_dtype dtype, const bb_adamw_attrs *a, double s
     bb_tensor *first = state_of(ctx, dtype), *second = state_of(ctx, dtype);
     for (int i = 0; i < N; i++) m[i] = v[i] = 0;
     for (int step = 1; step <= STEPS; step++) {
-        const bb_dtype number = dtype == BB_F64 ? BB_F64 : BB_F32;
-        const double lr = dtype == BB_F64 ? 0.01 * step : (double)(float)(0.01 * step), s = scale;
+        /* f64 parameters take their numbers in f64 or in f32. */
+        const bb_dtype numbers = dtype == BB_F64 && scale == 1 ? BB_F64 : BB_F32;
+        const double s = (double)(float)scale,
+                     lr = numbers == BB_F64 ? 0.01 * step : (double)(float)(0.01 * step);
         draw(ctx, dtype, &state, g);
         bb_status status = bb_adamw_(param, bb_from_f64(ctx, dtype, BB_SHAPE(N), g), first, second,
-                                     bb_scalar(ctx, number, lr), bb_scalar(ctx, number, step),
-                                     scale == 1 ? NULL : bb_scalar(ctx, number, scale), a);
+                                     bb_scalar(ctx, numbers, lr), bb_scalar(ctx, BB_F32, step),
+                                     scale == 1 ? NULL : bb_scalar(ctx, BB_F32, scale), a);
         CHECK(t, status == BB_OK);
         for (int i = 0; i < N; i++) {
             const double d = g[i] * s;
@@ -84,14 +86,13 @@ static void run_sgd(test *t, bb_dtype dtype, const bb_sgd_attrs *a, double scale
     bb_tensor *velocity = a->momentum > 0 ? state_of(ctx, dtype) : NULL;
     for (int i = 0; i < N; i++) u[i] = 0;
     for (int step = 1; step <= STEPS; step++) {
-        const bb_dtype number = dtype == BB_F64 ? BB_F64 : BB_F32;
-        const double lr = dtype == BB_F64 ? 0.05 : (double)(float)0.05;
+        const double lr = (double)(float)0.05;
         draw(ctx, dtype, &state, g);
         CHECK(t, bb_sgd_(param, bb_from_f64(ctx, dtype, BB_SHAPE(N), g), velocity,
-                         bb_scalar(ctx, number, lr),
-                         scale == 1 ? NULL : bb_scalar(ctx, number, scale), a) == BB_OK);
+                         bb_scalar(ctx, BB_F32, lr),
+                         scale == 1 ? NULL : bb_scalar(ctx, BB_F32, scale), a) == BB_OK);
         for (int i = 0; i < N; i++) {
-            const double d = g[i] * scale + a->weight_decay * p[i];
+            const double d = g[i] * (double)(float)scale + a->weight_decay * p[i];
             u[i] = a->momentum * u[i] + d;
             p[i] -= lr * (a->nesterov ? d + a->momentum * u[i] : u[i]);
         }
@@ -179,6 +180,8 @@ static void test_errors(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: v: expected shape (4,), got (5,)");
     CHECK(t, bb_adamw_(p, p, s, s, s, one, NULL, NULL) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: lr: expected one element, got 4");
+    CHECK(t, bb_adamw_(p, p, s, s, bb_scalar(ctx, BB_F64, 1), one, NULL, NULL) != BB_OK);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: lr: expected dtype f32, got f64");
     CHECK(t, bb_adamw_(p, NULL, s, s, one, one, NULL, NULL) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: grad: expected a tensor, got NULL");
     CHECK(t, bb_adamw_(p, p, s, s, one, one, NULL, &(bb_adamw_attrs){1, 0.9, 0, 0}) != BB_OK);

@@ -262,8 +262,8 @@ static void wrong_use(test *t) {
     "\"max_position_embeddings\": 32, \"vocab_size\": 256"
     scratch_write(&f, "few.json", CONFIG "}", sizeof CONFIG);
 #define WIDE CONFIG ", \"intermediate_size\": 48"
-    scratch_write(&f, "act.json", WIDE ", \"hidden_act\": \"gelu\"}",
-                  strlen(WIDE ", \"hidden_act\": \"gelu\"}"));
+    scratch_write(&f, "act.json", WIDE ", \"hidden_act\": \"relu6\"}",
+                  strlen(WIDE ", \"hidden_act\": \"relu6\"}"));
     scratch_write(&f, "key.json", WIDE ", \"no_such_key\": 1}",
                   strlen(WIDE ", \"no_such_key\": 1}"));
     CHECK_INT(t, program_run(&f, "train --data text %s --steps 2 --out run", quick), 0);
