@@ -64,6 +64,13 @@ typedef struct bb_node {
     bb_device device;
 } bb_node;
 
+/* An externalized call with the values at its boundary. */
+typedef struct bb_external_call {
+    bb_external seen;
+    int node;
+    const int *in, *out; /* seen.n_inputs, seen.n_outputs */
+} bb_external_call;
+
 typedef struct bb_slot {
     const bb_tensor *key;
     int value;
@@ -93,9 +100,10 @@ struct bb_graph {
     uint64_t step;
     const bb_module *outermost; /* layers from here outwards are not the graph's */
     /* Externalized */
-    bb_external *external;
+    bb_external_call *external;
     int external_count, external_capacity;
     bool externalized;
+    bool lowered; /* by bb_graph_lower */
 };
 
 /* ---- io/graph.c */
@@ -112,6 +120,9 @@ bb_status bb_graph_finish(bb_graph *g);
  * appearance, parameters and constants by reference first. The lists live with the graph. */
 bb_status bb_graph_boundary(bb_graph *g, int first, int end, int **in, int *n_in, int **out,
                             int *n_out);
+
+/* io/graph_run.c: every composite as bb_graph_lower last said. */
+void bb_graph_lower_all(bb_graph *g);
 
 /* ---- Polynomials, io/graph_dim.c */
 static inline bb_dim bb_dim_of(int64_t constant) { return (bb_dim){{constant}}; }

@@ -144,8 +144,11 @@ static bb_status give_names(bb_graph *g, name_table *t) {
     }
     for (int i = 0; i < g->output_count; i++) {
         bb_value *v = &g->value[g->output[i]];
-        if (v->kind == BB_VALUE_NODE && !v->name && take_name(t, g->output_name[i]))
-            v->name = g->output_name[i];
+        if (!take_name(t, g->output_name[i]))
+            return bb_fail(ctx, BB_ERR_ARGUMENT,
+                           "graph: output %s: expected a name that nothing else has",
+                           g->output_name[i]);
+        if (!v->name) v->name = g->output_name[i];
     }
     for (int i = 0; i < g->node_count; i++) {
         bb_node *n = &g->node[i];

@@ -57,7 +57,7 @@ static void print_node(const bb_graph *g, const bb_node *n, int depth, FILE *f) 
     }
     fputc(')', f);
     for (const bb_attr *a = n->op->attrs; n->attrs && a->name; a++) print_attr(g, n, a, f);
-    if (n->external >= 0) fprintf(f, " @%s", g->external[n->external].name);
+    if (n->external >= 0) fprintf(f, " @%s", g->external[n->external].seen.name);
     fputc('\n', f);
 }
 

@@ -146,16 +146,22 @@ bb_status bb_graph_run(bb_graph *g, bb_tensor *const *inputs, int n_inputs, bb_t
     return status;
 }
 
+void bb_graph_lower_all(bb_graph *g) {
+    for (int i = 0; i < g->node_count; i++) {
+        bb_node *n = &g->node[i];
+        bool composite = n->op && n->n_out > 0 && g->value[n->out[0]].inner >= 0;
+        n->lowered = n->opened || (g->lowered && composite);
+    }
+}
+
 bb_status bb_graph_lower(bb_graph *g, bool on) {
     if (!g) return BB_ERR_ARGUMENT;
     if (g->ctx->status) return g->ctx->status;
     if (g->recording || g->externalized)
         return bb_fail(g->ctx, BB_ERR_STATE, "bb_graph_lower: the graph is %s",
                        g->recording ? "still recording" : "externalized (bb_externalize_undo)");
-    for (int i = 0; i < g->node_count; i++) {
-        bb_node *n = &g->node[i];
-        n->lowered = n->opened || (on && n->op && n->n_out > 0 && g->value[n->out[0]].inner >= 0);
-    }
+    g->lowered = on;
+    bb_graph_lower_all(g);
     return BB_OK;
 }
 

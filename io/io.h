@@ -300,8 +300,6 @@ typedef struct bb_external {
     const char *const *input_names, *const *output_names;
     const bb_external_attr *attrs; /* in alphabetical order, `version` = 1 among them */
     int n_inputs, n_outputs, n_attrs;
-    int node;  /* for io/ */
-    int depth; /* how many externalized calls it stands in */
 } bb_external;
 
 /* For each op call and each layer the first spec that names it counts; the whole graph is never
