@@ -98,6 +98,23 @@ bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder) {
     return BB_OK;
 }
 
+void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder) {
+    int n = 0;
+    for (int i = 0; i < ctx->recorder_count; i++)
+        if (ctx->recorder[i] != recorder) ctx->recorder[n++] = ctx->recorder[i];
+    ctx->recorder_count = n;
+}
+
+void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
+                     int64_t index) {
+    if (!ctx) return;
+    *here = (bb_module){ctx->module, type, name, index, ++ctx->module_calls};
+    ctx->module = here;
+}
+void bb_module_leave(bb_context *ctx, const bb_module *here) {
+    if (ctx) ctx->module = here->outer;
+}
+
 void bb_set_path(bb_context *ctx, bb_path path) {
     if (ctx) ctx->path = path;
 }

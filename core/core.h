@@ -290,6 +290,26 @@ BB_API bb_tensor *bb_grad(bb_tensor *t); /* the accumulated gradient; NULL: none
 BB_API bool bb_grad_enabled(const bb_context *ctx);
 BB_API bool bb_set_grad_enabled(bb_context *ctx, bool on); /* returns the former setting */
 
+/* ---- Where a call stands --------------------------------------------------------------------- */
+
+/* A layer says who it is while its forward runs, so that a recorded graph can name its nodes:
+ *     bb_module here;
+ *     bb_module_enter(ctx, &here, "Block", "blocks", i);   (index -1: no index)
+ *     ...
+ *     bb_module_leave(ctx, &here);
+ * Inside, nodes stand under "blocks.<i>". The struct lives on the caller's stack; the texts must
+ * outlive the call. It costs a few stores; nobody allocates or copies. Leave whatever was entered,
+ * also after an error. ctx NULL is ignored. */
+typedef struct bb_module {
+    const struct bb_module *outer;
+    const char *type, *name; /* the layer's class; what its owner calls it */
+    int64_t index;
+    uint64_t serial; /* of the call: no two of a context are alike */
+} bb_module;
+BB_API void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
+                            int64_t index);
+BB_API void bb_module_leave(bb_context *ctx, const bb_module *here);
+
 /* ---- Random numbers ------------------------------------------------------------------------ */
 
 /* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), addressed

@@ -160,6 +160,8 @@ struct bb_context {
     bb_recorder *recorder[BB_MAX_RECORDERS];
     int recorder_count;
     void *tape; /* autograd's; also in recorder[] */
+    const bb_module *module; /* the innermost layer that runs; NULL: none */
+    uint64_t module_calls;
 
     bb_generation generation[2];
     int current_generation;
@@ -239,6 +241,7 @@ void bb_context_free(bb_context *ctx);
 bb_status bb_attach_backend(bb_context *ctx,
                             bb_backend *backend); /* registers its kernels: ops come first */
 bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder);
+void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder);
 bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complete */
 
 /* ---- core/op.c */

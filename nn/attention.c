@@ -26,6 +26,7 @@ bb_nn_attention bb_nn_attention_new(bb_params *params, const char *name,
     }
     layer.out = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "out"), heads * head_dim,
                                  config->dim, config->out_bias, bb_nn_residual_std(config));
+    layer.name = bb_nn_layer_name(params, name);
     return layer;
 }
 
@@ -67,6 +68,8 @@ bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
     int64_t batch = x->size[0], length = x->size[1];
     int64_t heads = layer->heads, kv_heads = layer->kv_heads, head_dim = layer->head_dim;
     bb_scope scope = bb_scope_begin(ctx);
+    bb_module here;
+    bb_nn_enter(ctx, &here, "Attention", layer->name);
     bb_tensor *qkv = bb_nn_linear_forward(&layer->qkv, x);
     qkv = bb_reshape(qkv, BB_SHAPE(batch, length, heads + 2 * kv_heads, head_dim));
     qkv = bb_transpose(qkv, 1, 2); /* (B, all heads, T, D) */
@@ -84,5 +87,7 @@ bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
     bb_tensor *y =
         bb_sdpa(q, k, v, NULL, &(bb_sdpa_attrs){.is_causal = true, .window_size = layer->window});
     y = bb_reshape(bb_transpose(y, 1, 2), BB_SHAPE(batch, length, heads * head_dim));
-    return bb_scope_end(ctx, scope, bb_nn_linear_forward(&layer->out, y));
+    y = bb_nn_linear_forward(&layer->out, y);
+    bb_module_leave(ctx, &here);
+    return bb_scope_end(ctx, scope, y);
 }

@@ -60,6 +60,12 @@ bb_tensor *bb_nn_add(bb_params *params, const char *prefix, const char *leaf, bb
                      bb_init init, double std);
 bb_context *bb_nn_context(const bb_params *params); /* NULL for NULL */
 
+/* What a layer is called inside its owner, from the path of its parameters: "attn_norm" of
+ * "blocks.0.attn_norm", "blocks.0" of "blocks.0". NULL for "". It lives as long as the context. */
+const char *bb_nn_layer_name(bb_params *params, const char *path);
+/* bb_module_enter with that name; a layer without one is transparent. */
+void bb_nn_enter(bb_context *ctx, bb_module *here, const char *type, const char *name);
+
 /* Makes the gradient block fit for flat operations: what no backward wrote is zero. An error if no
  * backward wrote anything; `who` begins its message. */
 bb_status bb_params_settle(bb_params *params, const char *who);

@@ -14,16 +14,21 @@ bb_nn_mlp bb_nn_mlp_new(bb_params *params, const char *name, const bb_nn_config 
         bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "up"), dim, hidden, bias, std);
     layer.down = bb_nn_linear_new(params, bb_nn_join(params, prefix, name, "down"), hidden, dim,
                                   bias, bb_nn_residual_std(config));
+    layer.name = bb_nn_layer_name(params, name);
     return layer;
 }
 
 bb_tensor *bb_nn_mlp_forward(const bb_nn_mlp *layer, bb_tensor *x) {
     bb_context *ctx = bb_context_of(x);
     bb_scope scope = bb_scope_begin(ctx);
+    bb_module here;
+    bb_nn_enter(ctx, &here, "MLP", layer->name);
     bb_tensor *gate = bb_nn_linear_forward(&layer->gate, x);
     bb_tensor *up = bb_nn_linear_forward(&layer->up, x);
     bb_gelu_form form = layer->activation == BB_NN_GELU ? BB_GELU_ERF : BB_GELU_TANH;
     bb_tensor *y =
         layer->activation == BB_NN_SILU ? bb_swiglu(gate, up) : bb_mul(bb_gelu(gate, form), up);
-    return bb_scope_end(ctx, scope, bb_nn_linear_forward(&layer->down, y));
+    y = bb_nn_linear_forward(&layer->down, y);
+    bb_module_leave(ctx, &here);
+    return bb_scope_end(ctx, scope, y);
 }

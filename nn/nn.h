@@ -62,7 +62,10 @@ BB_API int64_t bb_params_decayed(const bb_params *params);
 BB_API void bb_params_zero_grad(bb_params *params);
 
 /* ---- Layers --------------------------------------------------------------------------------
- * `name` is the prefix of the layer's parameters: "norm" gives "norm.weight"; "" gives "weight". */
+ * `name` is the prefix of the layer's parameters: "norm" gives "norm.weight"; "" gives "weight".
+ * The field `name` is what a recorded graph calls the layer (io/io.h), its last part; NULL:
+ * nothing.
+ */
 
 /* RMSNorm over the last axis (nn/rms_norm.c). Owns `weight` of ones: (dim), or with n_heads > 0
  * (n_heads, 1, dim) for inputs (..., n_heads, T, dim): one op for the norms of all query and key
@@ -71,6 +74,7 @@ typedef struct bb_nn_rms_norm {
     bb_tensor *weight;
     double eps;
     bool zero_centered;
+    const char *name;
 } bb_nn_rms_norm;
 BB_API bb_nn_rms_norm bb_nn_rms_norm_new(bb_params *params, const char *name, int64_t dim,
                                          double eps, int64_t n_heads);
@@ -84,6 +88,7 @@ BB_API bb_tensor *bb_nn_rms_norm_forward(const bb_nn_rms_norm *layer, bb_tensor 
  * 1/sqrt(in); bias zeros. */
 typedef struct bb_nn_linear {
     bb_tensor *weight, *bias; /* bias NULL: none */
+    const char *name;
 } bb_nn_linear;
 BB_API bb_nn_linear bb_nn_linear_new(bb_params *params, const char *name, int64_t in, int64_t out,
                                      bool bias, double std);
@@ -92,6 +97,7 @@ BB_API bb_tensor *bb_nn_linear_forward(const bb_nn_linear *layer, bb_tensor *x);
 /* Rows of a (count, dim) table by integer index (nn/embedding.c); std 0 means 1. */
 typedef struct bb_nn_embedding {
     bb_tensor *weight;
+    const char *name;
 } bb_nn_embedding;
 BB_API bb_nn_embedding bb_nn_embedding_new(bb_params *params, const char *name, int64_t count,
                                            int64_t dim, double std);
@@ -137,6 +143,7 @@ typedef struct bb_nn_attention {
     bb_nn_rms_norm q_norm, k_norm; /* qk_norm_shared's; weight NULL: none */
     int64_t heads, kv_heads, head_dim, window;
     double rope_base;
+    const char *name;
 } bb_nn_attention;
 BB_API bb_nn_attention bb_nn_attention_new(bb_params *params, const char *name,
                                            const bb_nn_config *config);
@@ -150,6 +157,7 @@ BB_API bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tenso
 typedef struct bb_nn_mlp {
     bb_nn_linear gate, up, down;
     bb_nn_activation activation;
+    const char *name;
 } bb_nn_mlp;
 BB_API bb_nn_mlp bb_nn_mlp_new(bb_params *params, const char *name, const bb_nn_config *config);
 BB_API bb_tensor *bb_nn_mlp_forward(const bb_nn_mlp *layer, bb_tensor *x);
@@ -159,6 +167,7 @@ typedef struct bb_nn_block {
     bb_nn_rms_norm attn_norm, mlp_norm;
     bb_nn_attention attn;
     bb_nn_mlp mlp;
+    const char *name;
 } bb_nn_block;
 BB_API bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb_nn_config *config);
 BB_API bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x,

@@ -76,6 +76,27 @@ const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *p
     return out;
 }
 
+const char *bb_nn_layer_name(bb_params *params, const char *path) {
+    if (!params || params->ctx->status || !path || !*path) return NULL;
+    const char *dot = strrchr(path, '.'), *begin = dot ? dot + 1 : path;
+    if (dot && begin[strspn(begin, "0123456789")] == 0) {
+        /* A number alone says nothing: the name of the list comes with it. */
+        while (dot > path && dot[-1] != '.') dot--;
+        begin = dot;
+    }
+    size_t bytes = strlen(begin) + 1;
+    char *name = bb_nn_allocate(params->ctx, bytes);
+    return name ? memcpy(name, begin, bytes) : NULL;
+}
+
+void bb_nn_enter(bb_context *ctx, bb_module *here, const char *type, const char *name) {
+    if (!ctx) return;
+    if (name)
+        bb_module_enter(ctx, here, type, name, -1);
+    else
+        here->outer = ctx->module;
+}
+
 static bool grow(bb_params *params) {
     int capacity = params->capacity ? 2 * params->capacity : 16;
     bb_param *row = bb_nn_allocate(params->ctx, (size_t)capacity * sizeof *row);

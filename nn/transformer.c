@@ -18,7 +18,7 @@ static bool add_layers(bb_nn_transformer *model) {
     }
     model->norm = bb_nn_stream_norm_new(params, "norm", c);
     if (c->tie_embeddings)
-        model->head = (bb_nn_linear){model->embed.weight, NULL};
+        model->head = (bb_nn_linear){model->embed.weight, NULL, bb_nn_layer_name(params, "head")};
     else
         model->head = bb_nn_linear_new(params, "head", c->dim, c->vocab, false, BB_NN_STD);
     return bb_params_build(params) == BB_OK;
