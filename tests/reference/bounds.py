@@ -22,7 +22,6 @@ F64_RELATIVE = 1e-12
 # number counts those roundings, the one of the saved output as often as the rule uses it.
 DEFAULT = (4, 1, 6, 1)
 EXACT = (0, 0, 0, 0)
-ROUNDED_ONCE = (0, 0, 6, 1)
 SUMMED = (0, 0, 0, 1)  # values move, gradients of the same element add up
 
 TABLE = {name: EXACT for name in (
@@ -33,8 +32,8 @@ TABLE.update({name: SUMMED for name in (
     "add", "sub", "maximum", "minimum", "where", "expand", "gather", "index_select",
     "embedding")})
 TABLE.update({
-    "mul": ROUNDED_ONCE,
-    "square": ROUNDED_ONCE,
+    "mul": (0, 0, 6, 2),  # each product, and their sum where an input was broadcast
+    "square": (0, 0, 6, 1),
     "div": (0, 0, 6, 3),
     "sqrt": (0, 0, 6, 2),
     "reciprocal": (0, 0, 6, 4),
@@ -48,6 +47,7 @@ TABLE.update({
     "erf": (4, 1, 6, 4),
     "pow": (4, 1, 6, 3),
     "cumsum": (4, 1, 6, 3),
+    "matmul": (4, 1, 6, 2),  # each batch's product, and their sum
     "sum": (0, 1, 0, 0),
     "mean": (1, 1, 2, 1),
     "sum_squares": (1, 1, 2, 1),

@@ -14,7 +14,7 @@ NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 def raw_bytes(t):
     """The elements of t in row-major order."""
-    t = t.detach().contiguous().flatten()
+    t = t.detach().clone(memory_format=torch.contiguous_format).reshape(-1)
     return t.view(torch.uint8).numpy().tobytes() if t.numel() else b""
 
 

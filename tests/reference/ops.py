@@ -94,9 +94,18 @@ def clamp_attrs(d):
     return attrs
 
 
-# A bound is rounded to the dtype of f32 in f16 and bf16 too.
-unary("clamp", lambda x, min=None, max=None: x if min is None and max is None else
-      torch.clamp(x, min, max), dtypes=NUMBERS, attrs=clamp_attrs, odd=False)
+class Clamp(Elementwise):
+    """The bounds are rounded to the input's dtype, as PyTorch's are."""
+
+    def prepare(self, inputs, attrs):
+        self.dtype = inputs["input"].dtype
+
+    def compute(self, x, attrs):
+        at = {k: torch.tensor(v, dtype=self.dtype).item() for k, v in attrs.items()}
+        return torch.clamp(x["input"], at.get("min"), at.get("max")) if at else x["input"] + 0
+
+
+add("clamp", Clamp(None, ["wide"], NUMBERS, attrs=clamp_attrs, odd=False))
 
 
 def cast(x, dtype):
@@ -130,8 +139,8 @@ def binary(name, run, fills=("normal", "normal"), dtypes=FLOATS, **more):
 binary("add", torch.add, dtypes=ALL)
 binary("sub", torch.sub, dtypes=NUMBERS)
 binary("mul", torch.mul, dtypes=ALL)
-# The rule's (x / y) overflows f16 where the gradient does not; PyTorch's does so too.
-binary("div", torch.div, ("normal", "apart"), odd="but f16")
+# The rule's x / y overflows where the gradient does not, in PyTorch too: no odd values.
+binary("div", torch.div, ("normal", "apart"), odd=False)
 binary("maximum", torch.maximum, ("ties", "ties"), ALL)
 binary("minimum", torch.minimum, ("ties", "ties"), ALL)
 for op in ("eq", "ne", "lt", "le", "gt", "ge"):

@@ -99,8 +99,7 @@ class Elementwise(Spec):
         inputs = {}
         for name, fill, shape in zip(self.names, self.fills, shapes):
             dtype = torch.bool if fill == "bool" else None
-            odd = self.odd if self.odd != "but f16" else d.dtype != torch.float16
-            inputs[name] = d.values(shape, fill, dtype, odd)
+            inputs[name] = d.values(shape, fill, dtype, self.odd)
         return inputs, self.attrs(d) if self.attrs else {}
 
     def out_dtype(self, inputs, attrs):
