@@ -339,17 +339,18 @@ static void put_names(line *l, const char *what, const char *const *names, int n
     put(l, "]");
 }
 
-/* Nine digits tell every f32 apart; the exponent without zeros in front. */
+/* Nine digits, not rounded, tell every f32 apart; the exponent without zeros in front. */
 static void put_float(line *l, float value) {
-    char text[40];
-    snprintf(text, sizeof text, "%.8E", (double)value);
+    char text[64];
+    snprintf(text, sizeof text, "%.30E", (double)value);
     char *e = strchr(text, 'E');
     if (!e) {
         put(l, "%s", text);
         return;
     }
     const char *digits = e + 2 + strspn(e + 2, "0");
-    put(l, "%.*sE%s%s", (int)(e - text), text, e[1] == '-' ? "-" : "+", *digits ? digits : "0");
+    int shown = (int)strcspn(text, ".") + 9;
+    put(l, "%.*sE%s%s", shown, text, e[1] == '-' ? "-" : "+", *digits ? digits : "0");
 }
 
 static void put_attr(line *l, const bb_external_attr *a) {

@@ -43,6 +43,15 @@ static void write_rsqrt(bb_onnx_body *b, const form *f, const char *const *in, c
     (void)f;
     bb_onnx_emit1(b, "Reciprocal", bb_onnx_emit1(b, "Sqrt", in[0], bb_onnx_temporary(b)), out);
 }
+/* Opset 18 knows these not in bf16: computed in f32 and rounded once, as our kernels do. */
+static void write_wide(bb_onnx_body *b, const form *f, const char *const *in, const char *out) {
+    if (input(b, 0)->dtype != BB_BF16) {
+        bb_onnx_emit1(b, f->onnx, in[0], out);
+        return;
+    }
+    const char *wide = bb_onnx_cast(b, in[0], BB_F32, bb_onnx_temporary(b));
+    bb_onnx_cast(b, bb_onnx_emit1(b, f->onnx, wide, bb_onnx_temporary(b)), BB_BF16, out);
+}
 static void write_square(bb_onnx_body *b, const form *f, const char *const *in, const char *out) {
     bb_onnx_emit2(b, f->onnx, in[0], in[0], out);
 }
@@ -164,13 +173,14 @@ static void write_cat(bb_onnx_body *b, const form *f, const char *const *in, con
     with_int(b, f->onnx, in, b->node->n_in, out, "axis", int_attr(b, "axis"));
 }
 static void write_stack(bb_onnx_body *b, const form *f, const char *const *in, const char *out) {
+    (void)f;
     int64_t axis = int_attr(b, "axis");
     int n = b->node->n_in;
     const char **all = bb_arena_allocate(b->o->ctx, &b->o->arena, (size_t)n * sizeof *all);
     for (int i = 0; all && i < n; i++)
         all[i] =
             bb_onnx_emit2(b, "Unsqueeze", in[i], bb_onnx_ints(b, &axis, 1), bb_onnx_temporary(b));
-    if (all) with_int(b, f->onnx, all, n, out, "axis", axis);
+    if (all) with_int(b, "Concat", all, n, out, "axis", axis);
 }
 static void write_pad(bb_onnx_body *b, const form *f, const char *const *in, const char *out) {
     bb_dim pads[2 * BB_MAX_RANK];
@@ -227,8 +237,8 @@ static const form forms[] = {
     {"log", "Log", NULL},
     {"sqrt", "Sqrt", NULL},
     {"rsqrt", "Sqrt, Reciprocal", write_rsqrt},
-    {"sin", "Sin", NULL},
-    {"cos", "Cos", NULL},
+    {"sin", "Sin", write_wide},
+    {"cos", "Cos", write_wide},
     {"tanh", "Tanh", NULL},
     {"sigmoid", "Sigmoid", NULL},
     {"relu", "Relu", NULL},
