@@ -59,6 +59,11 @@ void bb_context_free(bb_context *ctx) {
     while (ctx->context_tensors) bb_tensor_free(ctx->context_tensors);
     for (int i = 0; i < ctx->recorder_count; i++)
         if (ctx->recorder[i]->close) ctx->recorder[i]->close(ctx->recorder[i]);
+    ctx->recorder_count = 0;
+    /* Other libraries may hold elements of this context; the last one's deleter comes back here.
+     * This context itself may have been such a library: its own tensors are gone by now. */
+    ctx->closing = true;
+    if (ctx->exports) return;
     bb_pool_free(ctx);
     for (int d = 0; d < BB_DEVICE_COUNT; d++)
         if (ctx->backend[d]) ctx->backend[d]->close(ctx->backend[d]);

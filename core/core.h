@@ -164,7 +164,8 @@ typedef struct bb_options {
  * memory, or a built-in table is inconsistent. options may be NULL. */
 BB_API bb_context *bb_open(const bb_options *options);
 
-/* Frees the context and everything made in it. NULL is ignored. */
+/* Frees the context and everything made in it, once no other library holds a tensor of it
+ * (bb_to_dlpack). NULL is ignored. */
 BB_API void bb_close(bb_context *ctx);
 
 /* Ends the step: every tensor made in it dies, its storage returns to the pool, the tape is empty.
@@ -271,6 +272,17 @@ bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error ot
  * through it. Counts as a change of target. Unlike bb_keep it may stand in a captured step: it is
  * how a result leaves one. */
 BB_API bb_status bb_assign(bb_tensor *target, bb_tensor *source);
+/* Exchange without copies by DLPack 1.x. `managed` points to a DLManagedTensorVersioned or, if not
+ * `versioned`, to the older DLManagedTensor.
+ *   bb_to_dlpack: t's own elements, for another library to read and write. They stay as long as it
+ * holds them, past bb_drop, bb_end_step and bb_close; its deleter must be called where calls with
+ * t's context may be made.
+ *   bb_from_dlpack: a tensor of the current step on the other's memory (bb_keep carries it out), on
+ * the CPU, of our dtypes, without negative strides, and not read-only. Takes `managed` over: its
+ * deleter is called when nothing needs the elements any more. After an error `managed` is still the
+ * caller's. */
+BB_API void *bb_to_dlpack(bb_tensor *t, bool versioned);
+BB_API bb_tensor *bb_from_dlpack(bb_context *ctx, void *managed, bool versioned);
 
 /* Prints as a person would want to read it: dtype, shape, aligned numbers, long tensors abridged.
  */

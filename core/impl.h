@@ -15,7 +15,9 @@ typedef struct bb_storage {
     uint32_t version; /* counts changes in place */
     uint16_t size_class;
     uint8_t device;
-    struct bb_storage *next; /* in the pool's free list */
+    struct bb_storage *next;        /* in the pool's free list */
+    void (*give_back)(void *owner); /* not NULL: the bytes are someone else's */
+    void *owner;
 } bb_storage;
 
 typedef enum bb_life {
@@ -185,6 +187,8 @@ struct bb_context {
     bb_device capture_device;
     bool capturing; /* what runs is recorded for a replay: values must not go to or come from the
                        host */
+    int exports;   /* tensors that other libraries hold (dlpack.c) */
+    bool closing;  /* closed by its owner; freed with the last export */
 };
 
 /* ---- core/memory.c: host bytes, counted */
@@ -197,6 +201,9 @@ void bb_arena_free(bb_context *ctx, bb_arena *arena);
 
 /* ---- core/storage.c */
 bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes);
+/* Bytes that belong to someone else, who is told when they are no longer needed. */
+bb_storage *bb_storage_foreign(bb_context *ctx, void *data, size_t bytes,
+                               void (*give_back)(void *owner), void *owner);
 bb_storage *bb_storage_ref(bb_storage *s); /* NULL is passed through */
 void bb_storage_unref(bb_storage *s);
 void bb_pool_free(bb_context *ctx); /* returns all pooled blocks to the backends */
@@ -223,6 +230,7 @@ bool bb_tensor_usable(
     const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
 bb_tensor *bb_detach_header(bb_tensor *t); /* step view of the same elements, no history */
 void bb_set_strides(bb_tensor *t);         /* contiguous strides from size[], and count */
+void bb_tensor_restride(bb_tensor *t); /* after a change of stride[]: whether it is contiguous */
 static inline bb_shape bb_shape_of_tensor(const bb_tensor *t) {
     bb_shape s;
     s.rank = t->rank;

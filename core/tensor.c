@@ -27,6 +27,8 @@ static bool strides_contiguous(const bb_tensor *t) {
     return true;
 }
 
+void bb_tensor_restride(bb_tensor *t) { t->contiguous = strides_contiguous(t); }
+
 void bb_tensor_attach(bb_tensor *t, bb_storage *s, size_t byte_offset) {
     t->storage = s;
     t->device = s->device;
@@ -81,7 +83,7 @@ bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t 
     bb_tensor *t = bb_tensor_header(base->ctx, (bb_dtype)base->dtype, shape, BB_LIFE_STEP);
     if (!t) return NULL;
     for (int i = 0; i < shape->rank; i++) t->stride[i] = stride[i];
-    t->contiguous = strides_contiguous(t);
+    bb_tensor_restride(t);
     ptrdiff_t at = base->data - (char *)base->storage->data;
     bb_tensor_attach(t, bb_storage_ref(base->storage),
                      (size_t)at + (size_t)offset * bb_dtype_bytes((bb_dtype)base->dtype));
