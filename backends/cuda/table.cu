@@ -2,5 +2,7 @@
 #include "backends/cuda/kernels.h"
 
 const bb_kernel bb_cuda_kernels[] = {
+    {"cast", bb_cuda_cast, NULL, NULL},
+    {"contiguous", bb_cuda_contiguous, NULL, NULL},
     {NULL, NULL, NULL, NULL},
 };
