@@ -2,5 +2,7 @@
 #include "backends/cuda/kernels.h"
 
 const bb_kernel bb_cuda_kernels[] = {
+    {"matmul", bb_cuda_matmul, NULL, NULL},
+    {"linear", bb_cuda_linear, bb_cuda_linear_backward, NULL},
     {NULL, NULL, NULL, NULL},
 };
