@@ -155,8 +155,8 @@ static void test_python(test *t) {
     if (!install(t, &f)) return;
     runs(t, "Python fine",
          "env -u BOBBIN_LIBRARY PYTHONPATH='%s/prefix/share/bobbin' PYTHONDONTWRITEBYTECODE=1 '%s' "
-         "'%s/tests/consumers/python/consumer.py' 2>&1",
-         f.path, python, BOBBIN_SOURCE_DIR);
+         "'%s/tests/consumers/python/consumer.py' '%s/README.md' 2>&1",
+         f.path, python, BOBBIN_SOURCE_DIR, BOBBIN_SOURCE_DIR);
     scratch_close(&f);
 }
 

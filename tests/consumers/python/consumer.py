@@ -158,6 +158,8 @@ def main():
         print("without PyTorch")
     else:
         test_torch(b)
+    with open(sys.argv[1]) as readme:
+        exec(readme.read().split("```python\n")[1].split("```")[0], {})
     assert bobbin.main() == 0
     print("Python fine")
 
