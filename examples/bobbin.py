@@ -116,7 +116,9 @@ def _find_library():
     return ctypes.util.find_library("bobbin") or "libbobbin.so"
 
 
-_c = ctypes.CDLL(_find_library())
+# PyDLL keeps Python's lock during a call: a context belongs to one thread at a time, and the garbage collector may
+# drop tensors in any.
+_c = ctypes.PyDLL(_find_library())
 for _name, (_result, _arguments) in _FUNCTIONS.items():
     getattr(_c, _name).restype = _result
     getattr(_c, _name).argtypes = _arguments
@@ -146,7 +148,7 @@ _DELETER_AT = {True: 16, False: 56}  # offset of `deleter` in DLManagedTensorVer
 def _delete(pointer, versioned):
     deleter = c_void_p.from_address(pointer + _DELETER_AT[versioned]).value
     if deleter:
-        ctypes.CFUNCTYPE(None, c_void_p)(deleter)(pointer)
+        ctypes.PYFUNCTYPE(None, c_void_p)(deleter)(pointer)
 
 
 @ctypes.PYFUNCTYPE(None, c_void_p)
