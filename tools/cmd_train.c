@@ -165,7 +165,7 @@ static bb_status save_all(bb_setup *s, const output *out, bb_metrics *metrics) {
     if (bb_trainer_save(&s->trainer, out->checkpoint) != BB_OK) return bb_error(s->trainer.ctx);
     if (bb_model_save(s->trainer.model, s->out) != BB_OK) return bb_error(s->trainer.ctx);
     return bb_plot_loss(s->trainer.ctx,
-                        &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy});
+                        &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy, unit_of(s)});
 }
 
 static void say_where(const bb_setup *s, const output *out) {
