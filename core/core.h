@@ -158,6 +158,10 @@ typedef struct bb_options {
     const bb_allocator *allocator;                  /* NULL: the C library's */
     void (*on_error)(void *user, const char *line); /* told of the first error; NULL: silence */
     void *on_error_user;
+    /* The same bytes for any number of threads on one machine: matrix products never go to
+     * OpenBLAS, whose sums depend on that number; all else never does. BOBBIN_DETERMINISTIC=1 in
+     * the environment does the same. */
+    bool deterministic;
 } bb_options;
 
 /* Opens a context with all built-in ops and backends (implemented in bobbin.c). NULL: out of

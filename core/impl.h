@@ -176,6 +176,7 @@ struct bb_context {
 
     bb_rng rng;
     int threads;
+    bool deterministic;
     bb_path path;
     bool grad_enabled, poison, synchronize;
     FILE *trace;
