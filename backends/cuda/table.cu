@@ -2,6 +2,8 @@
 #include "backends/cuda/kernels.h"
 
 const bb_kernel bb_cuda_kernels[] = {
+    {"matmul", bb_cuda_matmul, NULL, NULL},
+    {"linear", bb_cuda_linear, bb_cuda_linear_backward, NULL},
     {"silu", bb_cuda_silu, bb_cuda_silu_backward, NULL},
     {"gelu", bb_cuda_gelu, bb_cuda_gelu_backward, NULL},
     {"swiglu", bb_cuda_swiglu, bb_cuda_swiglu_backward, NULL},
