@@ -17,6 +17,7 @@
  * nothing here stands in the way (no __restrict__).
  *
  * A target out of range is left as a fault (cuda.h); its loss is NaN and its gradient 0. */
+#include "backends/cuda/index_list.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/softmax.h"
 
@@ -25,16 +26,10 @@ namespace {
 enum { BLOCK = 256, PART = 1 << 14, MOST = 1024, STRIP_STEPS = 8 };
 
 struct targets {
-    bb_lines at;
-    const void *data;
-    bool wide; /* i64, else i32 */
+    bb_index_list list;
     int64_t ignore;
 
-    __device__ int64_t operator[](int64_t row) const {
-        const int64_t i = at.start(row);
-        return wide ? static_cast<const int64_t *>(data)[i] : static_cast<const int32_t *>(data)[i];
-    }
-    template <typename F> void each_pointer(F &f) const { f(data); }
+    template <typename F> void each_pointer(F &f) const { list.each_pointer(f); }
 };
 
 struct job {
@@ -44,8 +39,7 @@ struct job {
 };
 
 targets targets_of(const bb_call *call) {
-    const bb_tensor *t = call->in[1];
-    return targets{bb_lines_of(t, -1), t->data, t->dtype == BB_I64,
+    return targets{bb_index_list_of(call->in[1]),
                    static_cast<const bb_cross_entropy_attrs *>(call->attrs)->ignore_index};
 }
 
@@ -72,7 +66,7 @@ __global__ void __launch_bounds__(MOST)
     else
         s.join_block(slots);
     if (!mine || me) return;
-    const int64_t wanted = target[row];
+    const int64_t wanted = target.list[row];
     const R log_sum = bb_log(s.sum);
     R value = 0;
     if (wanted != target.ignore)
@@ -110,7 +104,7 @@ __global__ void __launch_bounds__(MOST)
     double sum = 0, count = 0;
     for (int64_t i = begin + threadIdx.x; i < end; i += MOST) {
         if (loss) sum += loss[i];
-        count += target[i] != target.ignore;
+        count += target.list[i] != target.ignore;
     }
     sum = bb_block_sum(sum, slots);
     count = bb_block_sum(count, slots + BB_WARP);
@@ -194,7 +188,7 @@ __global__ void __launch_bounds__(BLOCK)
     const int me = (int)threadIdx.x % j.width;
     const int64_t row = (int64_t)blockIdx.x * (BLOCK / j.width) + threadIdx.x / j.width;
     if (row >= j.x.count) return;
-    const int64_t wanted = target[row], n = j.x.n;
+    const int64_t wanted = target.list[row], n = j.x.n;
     const bool ignored = wanted == target.ignore || wanted < 0 || wanted >= n;
     const R w = weight ? *weight : widen(dy[dy_at.start(row)]), shift = logsumexp[row];
     const int64_t strip =
