@@ -2,5 +2,9 @@
 #include "backends/cuda/kernels.h"
 
 const bb_kernel bb_cuda_kernels[] = {
+    {"matmul", bb_cuda_matmul, NULL, NULL},
+    {"linear", bb_cuda_linear, bb_cuda_linear_backward, NULL},
+    {"cast", bb_cuda_cast, NULL, NULL},
+    {"contiguous", bb_cuda_contiguous, NULL, NULL},
     {NULL, NULL, NULL, NULL},
 };
