@@ -3,6 +3,7 @@
 
 const bb_kernel bb_cuda_kernels[] = {
     {"matmul", bb_cuda_matmul, NULL, NULL},
+    {"SDPA", bb_cuda_sdpa, bb_cuda_sdpa_backward, bb_cuda_sdpa_supports},
     {"linear", bb_cuda_linear, bb_cuda_linear_backward, NULL},
     {"silu", bb_cuda_silu, bb_cuda_silu_backward, NULL},
     {"gelu", bb_cuda_gelu, bb_cuda_gelu_backward, NULL},
