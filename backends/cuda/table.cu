@@ -2,5 +2,7 @@
 #include "backends/cuda/kernels.h"
 
 const bb_kernel bb_cuda_kernels[] = {
+    {"RMSNormImpl", bb_cuda_rms_norm, bb_cuda_rms_norm_backward, bb_cuda_rms_norm_supports},
+    {"LayerNorm", bb_cuda_layer_norm, bb_cuda_layer_norm_backward, bb_cuda_layer_norm_supports},
     {NULL, NULL, NULL, NULL},
 };
