@@ -164,7 +164,8 @@ typedef struct bb_options {
  * memory, or a built-in table is inconsistent. options may be NULL. */
 BB_API bb_context *bb_open(const bb_options *options);
 
-/* Frees the context and everything made in it. NULL is ignored. */
+/* Frees the context and everything made in it, once no other library holds a tensor of it
+ * (bb_to_dlpack). NULL is ignored. */
 BB_API void bb_close(bb_context *ctx);
 
 /* Ends the step: every tensor made in it dies, its storage returns to the pool, the tape is empty.
@@ -267,6 +268,22 @@ BB_API bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count); /* co
 BB_API double
 bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error otherwise */
 
+/* target's elements become source's: same shape, any dtypes, strides and devices; no gradient goes
+ * through it. Counts as a change of target. Unlike bb_keep it may stand in a captured step: it is
+ * how a result leaves one. */
+BB_API bb_status bb_assign(bb_tensor *target, bb_tensor *source);
+/* Exchange without copies by DLPack 1.x. `managed` points to a DLManagedTensorVersioned or, if not
+ * `versioned`, to the older DLManagedTensor.
+ *   bb_to_dlpack: t's own elements, for another library to read and write. They stay as long as it
+ * holds them, past bb_drop, bb_end_step and bb_close; its deleter must be called where calls with
+ * t's context may be made.
+ *   bb_from_dlpack: a tensor of the current step on the other's memory (bb_keep carries it out), on
+ * the CPU, of our dtypes, without negative strides, and not read-only. Takes `managed` over: its
+ * deleter is called when nothing needs the elements any more. After an error `managed` is still the
+ * caller's. */
+BB_API void *bb_to_dlpack(bb_tensor *t, bool versioned);
+BB_API bb_tensor *bb_from_dlpack(bb_context *ctx, void *managed, bool versioned);
+
 /* Prints as a person would want to read it: dtype, shape, aligned numbers, long tensors abridged.
  */
 BB_API void bb_print(bb_tensor *t, FILE *file);
@@ -285,6 +302,26 @@ BB_API bb_tensor *bb_grad(bb_tensor *t); /* the accumulated gradient; NULL: none
 BB_API bool bb_grad_enabled(const bb_context *ctx);
 BB_API bool bb_set_grad_enabled(bb_context *ctx, bool on); /* returns the former setting */
 
+/* ---- Where a call stands --------------------------------------------------------------------- */
+
+/* A layer says who it is while its forward runs, so that a recorded graph can name its nodes:
+ *     bb_module here;
+ *     bb_module_enter(ctx, &here, "Block", "blocks", i);   (index -1: no index)
+ *     ...
+ *     bb_module_leave(ctx, &here);
+ * Inside, nodes stand under "blocks.<i>". The struct lives on the caller's stack; the texts must
+ * outlive the call. It costs a few stores; nobody allocates or copies. Leave whatever was entered,
+ * also after an error. ctx NULL is ignored. */
+typedef struct bb_module {
+    const struct bb_module *outer;
+    const char *type, *name; /* the layer's class; what its owner calls it */
+    int64_t index;
+    uint64_t serial; /* of the call: no two of a context are alike */
+} bb_module;
+BB_API void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
+                            int64_t index);
+BB_API void bb_module_leave(bb_context *ctx, const bb_module *here);
+
 /* ---- Random numbers ------------------------------------------------------------------------ */
 
 /* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), addressed
@@ -295,6 +332,31 @@ typedef struct bb_rng {
 } bb_rng;
 BB_API bb_rng bb_get_rng(const bb_context *ctx);
 BB_API void bb_set_rng(bb_context *ctx, bb_rng rng);
+
+/* ---- Steps as graphs
+ * ------------------------------------------------------------------------------ */
+
+/* A step (forward, backward, clipping, optimizer) that an accelerator runs again and again as one
+ * graph, without the host calling a single op. bb_capture_run calls `step` the first time (which
+ * also makes all that lives longer than a step), calls it once more the second time while the
+ * device records what it is asked to do, and from then on replays the record. On a device that
+ * cannot record (the CPU) it calls `step` every time. Each run ends the step (bb_end_step), and the
+ * bits are the same either way.
+ *
+ * A replay does again what the recorded call did, with the same addresses. So what changes from
+ * step to step must lie in context tensors that are written before the run (bb_write: the batch,
+ * bb_adamw_set_lr), results go to context tensors by bb_assign, and inside `step` these are errors:
+ * reading or writing values from the host, work on another device, random numbers (they would
+ * repeat), bb_keep.
+ *
+ * `step` gives BB_OK or what it failed with; user is handed to it. The capture lives until
+ * bb_capture_free or the end of the context; NULL and a sticky error on failure. */
+typedef struct bb_capture bb_capture;
+BB_API bb_capture *bb_capture_step(bb_context *ctx, bb_device device, bb_status (*step)(void *user),
+                                   void *user);
+BB_API bb_status bb_capture_run(bb_capture *capture);
+BB_API bool bb_capture_replays(const bb_capture *capture); /* the next run is a replay */
+BB_API void bb_capture_free(bb_capture *capture);
 
 /* ---- Op records ----------------------------------------------------------------------------- */
 

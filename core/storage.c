@@ -96,6 +96,20 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
     return s;
 }
 
+bb_storage *bb_storage_foreign(bb_context *ctx, void *data, size_t bytes,
+                               void (*give_back)(void *owner), void *owner) {
+    bb_storage *s = header_take(ctx);
+    if (!s) return NULL;
+    *s = (bb_storage){.ctx = ctx,
+                      .data = data,
+                      .bytes = bytes,
+                      .refs = 1,
+                      .device = BB_CPU,
+                      .give_back = give_back,
+                      .owner = owner};
+    return s;
+}
+
 bb_storage *bb_storage_ref(bb_storage *s) {
     if (s) s->refs++;
     return s;
@@ -104,6 +118,11 @@ bb_storage *bb_storage_ref(bb_storage *s) {
 void bb_storage_unref(bb_storage *s) {
     if (!s || --s->refs) return;
     bb_context *ctx = s->ctx;
+    if (s->give_back) {
+        s->give_back(s->owner);
+        header_give(ctx, s);
+        return;
+    }
     ctx->memory.bytes_in_use -= s->bytes;
     if (s->device == BB_CPU) bb_poison(s->data, s->bytes);
     s->next = ctx->pool[s->device][s->size_class];

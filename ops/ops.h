@@ -127,7 +127,8 @@ BB_API bb_t bb_linear(bb_t input, bb_t weight,
                       bb_t bias); /* input weight^T + bias; bias may be NULL */
 
 /* ---- Optimizer steps in place (ops/optimize.c); nn/ wraps them. No outputs, no gradient.
- * lr, step, grad_scale: f32 tensors of one element on the same device; grad_scale may be NULL. */
+ * lr, step, grad_scale: f32 tensors of one element on the same device, or f64 ones where param is
+ * f64; grad_scale may be NULL. */
 BB_API bb_status bb_adamw_(bb_t param, bb_t grad, bb_t m, bb_t v, bb_t lr, bb_t step,
                            bb_t grad_scale, const bb_adamw_attrs *attrs);
 BB_API bb_status bb_sgd_(bb_t param, bb_t grad, bb_t velocity, bb_t lr, bb_t grad_scale,

@@ -104,16 +104,37 @@ static bb_status evaluate(bb_setup *s, bb_metrics *metrics, int64_t bytes, bb_ev
     return bb_metrics_flush(t->ctx, metrics);
 }
 
+/* Reading a loss makes an accelerator wait for the host, so it is asked for every tenth only, and
+ * where something else happens after the step. */
+static bool is_reported(const bb_setup *s) {
+    enum { REPORT_EVERY = 10 };
+    const bb_trainer *t = &s->trainer;
+    const int64_t step = t->step + 1, eval = s->options.eval_every, save = s->options.save_every;
+    return t->device == BB_CPU || step % REPORT_EVERY == 0 || step == t->run.steps ||
+           (eval > 0 && step % eval == 0) || (save > 0 && step % save == 0);
+}
+
 /* Trains until --steps or a signal. The last evaluation is left to finish(). */
 static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_progress *progress) {
     bb_trainer *t = &s->trainer;
     const bb_train_options *o = &s->options;
     double tokens = (double)(t->run.batch * t->run.seq), shown_loss = 0, shown_rate = 0;
+    double since = bb_seconds(); /* the last report */
+    int64_t unreported = 0;      /* steps since then */
     bb_evaluation e;
     while (t->step < t->run.steps && !interrupted) {
         bb_step_report r;
+        if (!is_reported(s)) {
+            if (bb_trainer_step(t, NULL) != BB_OK) return bb_error(t->ctx);
+            unreported++;
+            continue;
+        }
+        double begin = unreported ? since : bb_seconds();
         if (bb_trainer_step(t, &r) != BB_OK) return bb_error(t->ctx);
-        t->elapsed_s += r.seconds;
+        since = bb_seconds();
+        t->elapsed_s += since - begin;
+        r.seconds = (since - begin) / (double)(unreported + 1);
+        unreported = 0;
         shown_loss = shown_loss == 0 ? r.loss : 0.9 * shown_loss + 0.1 * r.loss;
         shown_rate =
             shown_rate == 0 ? tokens / r.seconds : 0.95 * shown_rate + 0.05 * tokens / r.seconds;
@@ -179,7 +200,7 @@ static bb_status run(bb_setup *s, int *code) {
     bb_context *ctx = s->trainer.ctx;
     const char *former = s->former_metrics;
     if (open_output(ctx, s->out, &out) == BB_OK)
-        bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step);
+        bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step, s->trainer.elapsed_s);
     if (bb_error(ctx) == BB_OK) {
         introduce(s, stderr);
         bb_progress_begin(&progress, stderr, s->trainer.step, s->trainer.run.steps, LINE_EVERY);

@@ -23,14 +23,36 @@ bobbin_as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# Installs nothing: says what to install where there is no apt-get, in the words of the system's package manager.
+bobbin_say_what_to_install() {
+    for manager in dnf pacman zypper apk brew ''; do
+        [ -n "$manager" ] && command -v "$manager" >/dev/null && break
+    done
+    case $manager in
+    dnf) install='dnf install' names='s/build-essential/gcc gcc-c++/; s/libopenblas0-openmp/openblas-openmp/' ;;
+    pacman) install='pacman -S --needed' names='s/build-essential/gcc/; s/ninja-build/ninja/; s/libopenblas0-openmp/openblas/' ;;
+    zypper) install='zypper install' names='s/build-essential/gcc gcc-c++/; s/ninja-build/ninja/; s/libopenblas0-openmp/libopenblas_openmp0/' ;;
+    apk) install='apk add' names='s/build-essential/build-base/; s/ninja-build/samurai/; s/libopenblas0-openmp/openblas/' ;;
+    brew) install='brew install' names='s/build-essential/gcc/; s/ninja-build/ninja/; s/libopenblas0-openmp/openblas/' ;;
+    *)
+        echo "Please install these and run this again (Debian's names): $*"
+        echo "That is: a C compiler, CMake 3.22 or newer, Ninja, git, and OpenBLAS built with OpenMP."
+        return
+        ;;
+    esac
+    # Homebrew refuses to run as root; the others need it.
+    [ "$manager" = brew ] || [ "$(id -u)" -eq 0 ] || install="sudo $install"
+    echo "Please install what is missing and run this again: $install $(echo "$*" | sed "$names")"
+}
+
 bobbin_setup() {
     missing=$(bobbin_missing | tr '\n' ' ')
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null; then
         # Without OpenBLAS the library uses its own matrix product, so that alone is no reason to stop.
         [ "$missing" = "libopenblas0-openmp " ] && return 0
-        echo "Please install these and run this again (Debian's names): $missing" >&2
-        echo "That is: a C compiler, CMake 3.22 or newer, Ninja, git, and OpenBLAS built with OpenMP." >&2
+        # shellcheck disable=SC2086 # one word each
+        bobbin_say_what_to_install $missing >&2
         return 1
     fi
     if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then

@@ -3,8 +3,8 @@
  * C = alpha op(A) op(B) + beta C for each of `batch` products, A (m, k), B (k, n), C (m, n), after
  * op; ta and tb say whether they are stored transposed. lda, ldb, ldc are the distances of stored
  * rows, stride_* those of products (0 repeats one operand), in elements. All three of one dtype.
- * f16 and bf16 accumulate in f32; f32 computes as the context's setting says (bb_set_f32_compute,
- * f32 unless TF32 is asked for); f64 in f64. beta 0 does not read C. */
+ * k is at least 1. f16 and bf16 accumulate in f32; f32 computes as the context's setting says
+ * (bb_set_f32_compute, f32 unless TF32 is asked for); f64 in f64. beta 0 does not read C. */
 #ifndef BOBBIN_BACKENDS_CUDA_BLAS_H
 #define BOBBIN_BACKENDS_CUDA_BLAS_H
 

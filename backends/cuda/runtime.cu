@@ -80,6 +80,20 @@ void bb_runtime_free(bb_runtime *r, void *block) {
     cudaThreadExchangeStreamCaptureMode(&mode);
 }
 
+/* Page-locked memory has one address on both sides (unified addressing). */
+void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes) {
+    void *block = NULL;
+    (void)r;
+    const cudaError_t error = cudaHostAlloc(&block, bytes, cudaHostAllocMapped);
+    if (error != cudaSuccess) cudaGetLastError();
+    return error == cudaSuccess ? block : NULL;
+}
+
+void bb_runtime_free_shared(bb_runtime *r, void *block) {
+    (void)r;
+    cudaFreeHost(block);
+}
+
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
                             bb_direction direction) {
     static const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost,

@@ -4,5 +4,9 @@
 const bb_kernel bb_cuda_kernels[] = {
     {"RMSNormImpl", bb_cuda_rms_norm, bb_cuda_rms_norm_backward, bb_cuda_rms_norm_supports},
     {"LayerNorm", bb_cuda_layer_norm, bb_cuda_layer_norm_backward, bb_cuda_layer_norm_supports},
+    {"matmul", bb_cuda_matmul, NULL, NULL},
+    {"linear", bb_cuda_linear, bb_cuda_linear_backward, NULL},
+    {"cast", bb_cuda_cast, NULL, NULL},
+    {"contiguous", bb_cuda_contiguous, NULL, NULL},
     {NULL, NULL, NULL, NULL},
 };

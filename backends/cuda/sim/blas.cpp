@@ -1,20 +1,36 @@
 /* blas.h for the simulation: the product as its definition, summed in the order of k in f32 (f64
- * for f64). */
+ * for f64). The inputs of f32 products are rounded to what bb_set_f32_compute asks for. */
 #include "backends/cuda/blas.h"
 
 #include <stdlib.h>
 
 namespace {
 
+/* TF32 keeps 10 bits of mantissa; ties go away from zero, as the GPU's own conversion does. */
+float round_to_tf32(float x) {
+    const uint32_t bits = bb_float_bits(x);
+    return (bits & 0x7f800000u) == 0x7f800000u ? x : bb_bits_float((bits + 0x1000u) & ~0x1fffu);
+}
+
+template <typename T> bb_real<T> input(T x, bb_compute_type) { return widen(x); }
+template <> float input<float>(float x, bb_compute_type compute) {
+    switch (compute) {
+    case BB_COMPUTE_TF32: return round_to_tf32(x);
+    case BB_COMPUTE_BF16: return widen(narrow<bb_bfloat>(x));
+    case BB_COMPUTE_F16: return widen(narrow<bb_half>(x));
+    default: return x;
+    }
+}
+
 template <typename T>
-void product(const bb_gemm_shape &s, bb_real<T> alpha, const T *a, const T *b, bb_real<T> beta,
-             T *c, bb_real<T> *row) {
+void product(const bb_gemm_shape &s, bb_compute_type compute, bb_real<T> alpha, const T *a,
+             const T *b, bb_real<T> beta, T *c, bb_real<T> *row) {
     for (int64_t i = 0; i < s.m; i++) {
         for (int64_t j = 0; j < s.n; j++) row[j] = 0;
         for (int64_t p = 0; p < s.k; p++) {
-            const bb_real<T> x = widen(a[s.ta ? p * s.lda + i : i * s.lda + p]);
+            const bb_real<T> x = input(a[s.ta ? p * s.lda + i : i * s.lda + p], compute);
             for (int64_t j = 0; j < s.n; j++)
-                row[j] += x * widen(b[s.tb ? j * s.ldb + p : p * s.ldb + j]);
+                row[j] += x * input(b[s.tb ? j * s.ldb + p : p * s.ldb + j], compute);
         }
         for (int64_t j = 0; j < s.n; j++) {
             T *at = c + i * s.ldc + j;
@@ -24,12 +40,12 @@ void product(const bb_gemm_shape &s, bb_real<T> alpha, const T *a, const T *b, b
 }
 
 template <typename T>
-const char *products(const bb_gemm_shape &s, double alpha, const void *a, const void *b,
-                     double beta, void *c) {
+const char *products(const bb_gemm_shape &s, bb_compute_type compute, double alpha, const void *a,
+                     const void *b, double beta, void *c) {
     bb_real<T> *row = static_cast<bb_real<T> *>(malloc((size_t)s.n * sizeof *row));
     if (!row) return "out of memory";
     for (int64_t i = 0; i < s.batch; i++)
-        product<T>(s, (bb_real<T>)alpha, static_cast<const T *>(a) + i * s.stride_a,
+        product<T>(s, compute, (bb_real<T>)alpha, static_cast<const T *>(a) + i * s.stride_a,
                    static_cast<const T *>(b) + i * s.stride_b, (bb_real<T>)beta,
                    static_cast<T *>(c) + i * s.stride_c, row);
     free(row);
@@ -42,6 +58,7 @@ bb_status bb_blas_gemm(bb_cuda *cuda, int dtype, const bb_gemm_shape *shape, dou
                        const void *a, const void *b, double beta, void *c) {
     const bb_gemm_shape s = *shape;
     if (s.m <= 0 || s.n <= 0 || s.batch <= 0) return BB_OK;
+    const bb_compute_type compute = cuda->base.ctx->f32_compute;
     const void *operands[] = {s.k > 0 ? a : c, s.k > 0 ? b : c, c};
     for (int i = 0; i < 3; i++)
         if (const char *why = bb_sim_pointer_fault(operands[i]))
@@ -49,7 +66,7 @@ bb_status bb_blas_gemm(bb_cuda *cuda, int dtype, const bb_gemm_shape *shape, dou
     return bb_sim_enqueue(cuda, "gemm", [=]() -> const char * {
         const char *error = "a dtype that it has no product for";
         bb_float_dtype(dtype, [&](auto tag) {
-            error = products<typename decltype(tag)::type>(s, alpha, a, b, beta, c);
+            error = products<typename decltype(tag)::type>(s, compute, alpha, a, b, beta, c);
         });
         return error;
     });

@@ -12,6 +12,8 @@
  *   - a write past the end of shared memory (guard bytes; under AddressSanitizer any access), a
  * misaligned 16-byte access;
  *   - reads of memory that nobody wrote: device and shared memory start as NaN.
+ * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
+ * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory.
  * What it cannot show: races between threads that the shuffled order happens to serialize rightly
  * (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding of the
  * GPU's own functions (expf, rsqrtf, ...). */
@@ -147,6 +149,12 @@ static inline int atomicAdd(int *p, int v) {
     *p += v;
     return old;
 }
+static inline int atomicCAS(int *p, int expected, int v) {
+    int old = *p;
+    if (old == expected) *p = v;
+    return old;
+}
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline void __threadfence() {}
 
 /* ---- Launching */
