@@ -2,6 +2,8 @@
 #include "backends/cuda/kernels.h"
 
 const bb_kernel bb_cuda_kernels[] = {
+    {"RMSNormImpl", bb_cuda_rms_norm, bb_cuda_rms_norm_backward, bb_cuda_rms_norm_supports},
+    {"LayerNorm", bb_cuda_layer_norm, bb_cuda_layer_norm_backward, bb_cuda_layer_norm_supports},
     {"matmul", bb_cuda_matmul, NULL, NULL},
     {"SDPA", bb_cuda_sdpa, bb_cuda_sdpa_backward, bb_cuda_sdpa_supports},
     {"linear", bb_cuda_linear, bb_cuda_linear_backward, NULL},
