@@ -217,8 +217,14 @@ static bb_status merge_constant(trace *t, int value) {
     const bb_node *user = user_of(base, value);
     bool grows = false;
     char *first, *bytes;
-    if (!user || v->kind != BB_VALUE_CONSTANT || !v->copied || t->count == 1) return BB_OK;
+    if (!user || v->kind != BB_VALUE_CONSTANT || t->count == 1) return BB_OK;
     for (int i = 0; i < v->rank; i++) grows |= !bb_dim_constant(&v->dim[i]);
+    for (int r = 1; r < t->count && !v->copied; r++) {
+        const bb_tensor *c = t->graph[r]->value[value].tensor;
+        if (grows || c->storage != v->tensor->storage || c->data != v->tensor->data)
+            return specialised(t, user, "a constant that it reads is not always the same tensor");
+    }
+    if (!v->copied) return BB_OK;
     if (!read_constant(base, v->tensor, &first)) return t->ctx->status;
     size_t one = bb_dtype_bytes(v->dtype), n = constant_bytes(v->tensor);
     for (int r = 0; r < t->count; r++) {
