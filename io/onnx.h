@@ -13,6 +13,7 @@ typedef struct bb_proto {
     size_t n, capacity;
 } bb_proto;
 void bb_proto_int(bb_proto *p, int field, int64_t value);
+void bb_proto_double(bb_proto *p, int field, double value);
 void bb_proto_float(bb_proto *p, int field, float value);
 void bb_proto_bytes(bb_proto *p, int field, const void *bytes, size_t n);
 void bb_proto_text(bb_proto *p, int field, const char *text);
