@@ -5,6 +5,7 @@
 #include "tools/commands.h"
 #include "tools/model.h"
 #include "tools/sampler.h"
+#include "tools/device.h"
 
 typedef struct options {
     const char *model, *prompt;
@@ -27,7 +28,7 @@ static const bb_flag flags[] = {
     {.name = "top-k", .type = BB_FLAG_INT, AT(top_k), .fallback = "0",
      .help = "draw from the K likeliest bytes; 0: from all"},
     {.name = "seed", .type = BB_FLAG_INT, AT(seed), .fallback = "0", .help = "of the draws"},
-    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = "cpu|cuda",
+    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
      .help = "where to compute"},
     {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024,
      .help = "0: all cores"},
@@ -42,12 +43,9 @@ int bb_cmd_sample(int argc, char **argv) {
     const bb_options open = {.threads = (int)o.threads};
     bb_context *ctx = bb_open(&open);
     if (!ctx) return bb_report(NULL, "sample");
-    const char *why = NULL;
-    bb_device device = o.device == 1 ? BB_CUDA : BB_CPU;
+    bb_device device = bb_choose_device(ctx, o.device);
     code = BB_EXIT_OK;
-    if (!bb_device_available(ctx, device, &why)) {
-        bb_fail(ctx, BB_ERR_DEVICE, "--device: %s", why);
-    } else {
+    if (bb_error(ctx) == BB_OK) {
         bb_nn_transformer *model = bb_model_load(ctx, device, o.model);
         const bb_sampling sampling = {o.prompt, o.tokens,         o.temperature,
                                       o.top_k,  (uint64_t)o.seed, false};

@@ -9,6 +9,7 @@
 
 #include "tools/commands.h"
 #include "tools/model.h"
+#include "tools/device.h"
 
 /* Rows in the order of this list: it numbers `given`. */
 /* clang-format off */
@@ -30,7 +31,7 @@ static const bb_flag flags[] = {
      .help = "bytes a window; 0: the model's own"},
     {.name = "seed", .type = BB_FLAG_INT, AT(seed), GIVEN(SEED), .fallback = "0",
      .help = "of the parameters and the batches"},
-    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), GIVEN(DEVICE), .choices = "cpu|cuda",
+    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), GIVEN(DEVICE), .choices = BB_DEVICE_CHOICES,
      .help = "where to compute"},
     {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), GIVEN(DTYPE), .choices = "f32|bf16",
      .help = "of the computation; parameters are kept in f32"},
@@ -209,13 +210,10 @@ int bb_setup_open(bb_setup *s, int argc, char **argv) {
     const bb_options open = {.seed = (uint64_t)s->options.seed, .threads = (int)s->options.threads};
     bb_context *ctx = bb_open(&open);
     if (!ctx) return bb_report(NULL, "train");
-    bb_device device = s->options.device == 1 ? BB_CUDA : BB_CPU;
-    const char *why = NULL;
-    if (!bb_device_available(ctx, device, &why))
-        bb_fail(ctx, BB_ERR_DEVICE, "--device: %s", why);
-    else if (s->options.resume)
+    bb_device device = bb_choose_device(ctx, s->options.device);
+    if (bb_error(ctx) == BB_OK && s->options.resume)
         open_resumed(s, ctx, device);
-    else
+    else if (bb_error(ctx) == BB_OK)
         open_new(s, ctx, device);
     if (bb_error(ctx) == BB_OK && !s->out) bb_fail(ctx, BB_ERR_MEMORY, "--out: out of memory");
     s->trainer.ctx = ctx;
