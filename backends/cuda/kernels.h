@@ -34,7 +34,7 @@ bb_status bb_cuda_sum_squares(bb_call *call);
 bb_status bb_cuda_cumsum(bb_call *call);
 bb_status bb_cuda_argmax(bb_call *call);
 
-/* matmul.cu, join.cu, index.cu */
+/* matmul.cu, join.cu, index.cu, scatter.cu */
 bb_status bb_cuda_matmul(bb_call *call);
 bb_status bb_cuda_cat(bb_call *call);
 bb_status bb_cuda_stack(bb_call *call);
