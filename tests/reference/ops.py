@@ -249,8 +249,8 @@ add("argmax", Argmax(None, ALL, "ties", fits="not empty"))
 
 def cumsum_terms(x, axis, y, dy):
     terms = {"": (x.abs().cumsum(axis), x.shape[axis], 0)}
-    if dy is not None:  # the rule: the whole sum, less what came before
-        terms["input"] = (dy.abs().sum(axis, True).expand_as(x), x.shape[axis], 0)
+    if dy is not None:
+        terms["input"] = (dy.abs().flip(axis).cumsum(axis).flip(axis), x.shape[axis], 0)
     return terms
 
 
