@@ -15,6 +15,7 @@ typedef struct bb_storage {
     uint32_t version; /* counts changes in place */
     uint16_t size_class;
     uint8_t device;
+    bool gradient;                  /* of a leaf: a walk may add to it */
     struct bb_storage *next;        /* in the pool's free list */
     void (*give_back)(void *owner); /* not NULL: the bytes are someone else's */
     void *owner;
@@ -176,6 +177,7 @@ struct bb_context {
 
     bb_rng rng;
     int threads;
+    bool deterministic;
     bb_path path;
     bool grad_enabled, poison, synchronize;
     FILE *trace;
