@@ -22,6 +22,8 @@ const bb_kernel bb_cuda_kernels[] = {
     {"index_select", bb_cuda_index_select, NULL, NULL},
     {"scatter_add", bb_cuda_scatter_add, NULL, NULL},
     {"embedding", bb_cuda_embedding, bb_cuda_embedding_backward, NULL},
+    {"RMSNormImpl", bb_cuda_rms_norm, bb_cuda_rms_norm_backward, bb_cuda_rms_norm_supports},
+    {"LayerNorm", bb_cuda_layer_norm, bb_cuda_layer_norm_backward, bb_cuda_layer_norm_supports},
     {"matmul", bb_cuda_matmul, NULL, NULL},
     {"cat", bb_cuda_cat, NULL, NULL},
     {"stack", bb_cuda_stack, NULL, NULL},
