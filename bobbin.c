@@ -23,4 +23,6 @@ bb_context *bb_open(const bb_options *options) {
     return NULL;
 }
 
+const char *bb_version(void) { return BOBBIN_VERSION; }
+
 void bb_close(bb_context *ctx) { bb_context_free(ctx); }

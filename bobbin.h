@@ -12,4 +12,15 @@
 
 #define BOBBIN_VERSION "0.1.0"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of the library that runs, which may be later than that of this header. */
+BB_API const char *bb_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
 #endif

@@ -3,15 +3,15 @@
 #   ./test.sh                 all tests
 #   ./test.sh core ops.test_add   only the programs whose names match (folder.test_stem)
 #   ./test.sh --sanitize      the same under AddressSanitizer, LeakSanitizer and UBSan, in build-asan/
-#   ./test.sh --live          reserved for tests that need the network; there are none yet
+#   ./test.sh --live          also every op on random cases against PyTorch, where $PYTHON (python3) has it
 set -u
 cd "$(dirname "$0")" || exit 1
 
-preset=test build=build-test match=
+preset=test build=build-test match= live=
 while [ $# -gt 0 ]; do
     case $1 in
     --sanitize) preset=sanitize build=build-asan ;;
-    --live) echo "test.sh: --live: there are no live tests yet" ;;
+    --live) live=1 ;;
     -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "test.sh: unknown option $1" >&2; exit 2 ;;
     *) match="$match${match:+|}$1" ;;
@@ -28,6 +28,7 @@ stop() {
 
 . tools/setup.sh
 bobbin_setup || stop "setting up failed"
+bobbin_onnx
 cmake --preset "$preset" >"${TMPDIR:-/tmp}/bobbin-configure.$$" 2>&1 ||
     { cat "${TMPDIR:-/tmp}/bobbin-configure.$$"; stop "cmake --preset $preset failed"; }
 rm -f "${TMPDIR:-/tmp}/bobbin-configure.$$"
@@ -39,6 +40,26 @@ export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:strict_string_checks=1:detec
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
 export LSAN_OPTIONS="${LSAN_OPTIONS:-suppressions=$PWD/tests/support/leaks.supp:print_suppressions=0}"
 ctest --test-dir "$build" -j "${BOBBIN_JOBS:-2}" -R "${match:-.}" --output-on-failure --no-tests=error
+
+# Every op on random cases against PyTorch (tests/reference/README.md).
+live_log="${TMPDIR:-/tmp}/bobbin-live.$$"
+python="${PYTHON:-python3}"
+trap 'rm -f "$live_log"' EXIT
+: >"$live_log"
+if [ -n "$live" ] && "$python" -c 'import numpy, torch' 2>/dev/null; then
+    {
+        echo "live Testing: live"
+        if BOBBIN="$build/bobbin" "$python" tests/reference/reference.py live \
+            --cases "${BOBBIN_LIVE_CASES:-20000}" --seed "${BOBBIN_LIVE_SEED:-1}"; then
+            echo "Test Passed."
+        else
+            echo "Test Failed."
+        fi
+    } 2>&1 | tee "$live_log"
+elif [ -n "$live" ]; then
+    printf 'live Testing: live\nskipped: live: %s has no torch and numpy (set PYTHON)\n%s\nTest Passed.\n' \
+        "$python" "0 passed, 0 failed, 1 skipped" >"$live_log"
+fi
 echo
 
 # Sums the programs' counting lines. One that ends without its line, or fails after it, counts as a failure.
@@ -56,4 +77,4 @@ awk '
     END {
         printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
         exit failed > 0 || passed == 0
-    }' "$build/Testing/Temporary/LastTest.log"
+    }' "$build/Testing/Temporary/LastTest.log" "$live_log"

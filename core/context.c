@@ -35,6 +35,7 @@ bb_context *bb_context_new(const bb_options *options) {
     ctx->step = 1;
     ctx->rng.seed = options->seed;
     ctx->threads = options->threads > 0 ? options->threads : 0;
+    ctx->deterministic = options->deterministic || environment_flag("BOBBIN_DETERMINISTIC");
     ctx->path = options->path;
     ctx->grad_enabled = true;
     ctx->poison = environment_flag("BOBBIN_POISON");
@@ -55,9 +56,15 @@ static void free_slabs(bb_context *ctx, bb_generation *g) {
 void bb_context_free(bb_context *ctx) {
     if (!ctx) return;
     bb_end_step(ctx);
+    while (ctx->captures) bb_capture_free(ctx->captures);
     while (ctx->context_tensors) bb_tensor_free(ctx->context_tensors);
     for (int i = 0; i < ctx->recorder_count; i++)
         if (ctx->recorder[i]->close) ctx->recorder[i]->close(ctx->recorder[i]);
+    ctx->recorder_count = 0;
+    /* Other libraries may hold elements of this context; the last one's deleter comes back here.
+     * This context itself may have been such a library: its own tensors are gone by now. */
+    ctx->closing = true;
+    if (ctx->exports) return;
     bb_pool_free(ctx);
     for (int d = 0; d < BB_DEVICE_COUNT; d++)
         if (ctx->backend[d]) ctx->backend[d]->close(ctx->backend[d]);
@@ -95,6 +102,23 @@ bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder) {
                        BB_MAX_RECORDERS);
     ctx->recorder[ctx->recorder_count++] = recorder;
     return BB_OK;
+}
+
+void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder) {
+    int n = 0;
+    for (int i = 0; i < ctx->recorder_count; i++)
+        if (ctx->recorder[i] != recorder) ctx->recorder[n++] = ctx->recorder[i];
+    ctx->recorder_count = n;
+}
+
+void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
+                     int64_t index) {
+    if (!ctx) return;
+    *here = (bb_module){ctx->module, type, name, index, ++ctx->module_calls};
+    ctx->module = here;
+}
+void bb_module_leave(bb_context *ctx, const bb_module *here) {
+    if (ctx) ctx->module = here->outer;
 }
 
 void bb_set_path(bb_context *ctx, bb_path path) {

@@ -158,13 +158,18 @@ typedef struct bb_options {
     const bb_allocator *allocator;                  /* NULL: the C library's */
     void (*on_error)(void *user, const char *line); /* told of the first error; NULL: silence */
     void *on_error_user;
+    /* The same bytes for any number of threads on one machine: matrix products never go to
+     * OpenBLAS, whose sums depend on that number; all else never does. BOBBIN_DETERMINISTIC=1 in
+     * the environment does the same. */
+    bool deterministic;
 } bb_options;
 
 /* Opens a context with all built-in ops and backends (implemented in bobbin.c). NULL: out of
  * memory, or a built-in table is inconsistent. options may be NULL. */
 BB_API bb_context *bb_open(const bb_options *options);
 
-/* Frees the context and everything made in it. NULL is ignored. */
+/* Frees the context and everything made in it, once no other library holds a tensor of it
+ * (bb_to_dlpack). NULL is ignored. */
 BB_API void bb_close(bb_context *ctx);
 
 /* Ends the step: every tensor made in it dies, its storage returns to the pool, the tape is empty.
@@ -184,6 +189,7 @@ typedef size_t bb_scope;
 BB_API bb_scope bb_scope_begin(bb_context *ctx);
 BB_API bb_tensor *bb_scope_end(bb_context *ctx, bb_scope scope, bb_tensor *result);
 
+/* How composite ops run from here on. */
 BB_API void bb_set_path(bb_context *ctx, bb_path path);
 BB_API bb_path bb_get_path(const bb_context *ctx);
 /* One line per op call (op, device, fused or composed, shapes, dtypes) to `file`; NULL: off.
@@ -227,7 +233,7 @@ BB_API bb_memory bb_memory_stats(const bb_context *ctx);
 
 BB_API bb_status bb_error(const bb_context *ctx);           /* BB_OK: none */
 BB_API const char *bb_error_message(const bb_context *ctx); /* "" when there is none; one line */
-BB_API void bb_clear_error(bb_context *ctx);
+BB_API void bb_clear_error(bb_context *ctx);                /* calls work again */
 /* Records an error unless one is already there; returns the recorded (first) status.
  * Write "what: which argument: expected X, got Y". */
 BB_API bb_status bb_fail(bb_context *ctx, bb_status status, const char *format, ...)
@@ -246,6 +252,8 @@ BB_API bb_tensor *bb_from_f64(bb_context *ctx, bb_dtype dtype, bb_shape shape,
                               const double *values);                        /* rounds once */
 BB_API bb_tensor *bb_scalar(bb_context *ctx, bb_dtype dtype, double value); /* rank 0 */
 
+/* What a tensor is. NULL, the result of a failed call, is of no context, f32, rank 0, without
+ * elements, not contiguous. */
 BB_API bb_context *bb_context_of(const bb_tensor *t);
 BB_API bb_dtype bb_dtype_of(const bb_tensor *t);
 BB_API bb_device bb_device_of(const bb_tensor *t);
@@ -254,7 +262,7 @@ BB_API int bb_rank(const bb_tensor *t);
 BB_API int64_t bb_size(const bb_tensor *t,
                        int axis); /* negative axis counts from the end; -1: no such axis */
 BB_API int64_t bb_stride(const bb_tensor *t, int axis); /* in elements */
-BB_API int64_t bb_count(const bb_tensor *t);
+BB_API int64_t bb_count(const bb_tensor *t);            /* elements */
 BB_API bool bb_is_contiguous(const bb_tensor *t);
 BB_API void *bb_data(const bb_tensor *t); /* first element; NULL on a device, for a dead tensor, or
                                              for no elements */
@@ -266,6 +274,22 @@ BB_API bb_status bb_write(bb_tensor *t, const void *values, size_t bytes);
 BB_API bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count); /* converted */
 BB_API double
 bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error otherwise */
+
+/* target's elements become source's: same shape, any dtypes, strides and devices; no gradient goes
+ * through it. Counts as a change of target. Unlike bb_keep it may stand in a captured step: it is
+ * how a result leaves one. */
+BB_API bb_status bb_assign(bb_tensor *target, bb_tensor *source);
+/* Exchange without copies by DLPack 1.x. `managed` points to a DLManagedTensorVersioned or, if not
+ * `versioned`, to the older DLManagedTensor.
+ *   bb_to_dlpack: t's own elements, for another library to read and write. They stay as long as it
+ * holds them, past bb_drop, bb_end_step and bb_close; its deleter must be called where calls with
+ * t's context may be made.
+ *   bb_from_dlpack: a tensor of the current step on the other's memory (bb_keep carries it out), on
+ * the CPU, of our dtypes, without negative strides, and not read-only. Takes `managed` over: its
+ * deleter is called when nothing needs the elements any more. After an error `managed` is still the
+ * caller's. */
+BB_API void *bb_to_dlpack(bb_tensor *t, bool versioned);
+BB_API bb_tensor *bb_from_dlpack(bb_context *ctx, void *managed, bool versioned);
 
 /* Prints as a person would want to read it: dtype, shape, aligned numbers, long tensors abridged.
  */
@@ -280,10 +304,30 @@ typedef struct bb_named {
 /* ---- Gradient flags (the walk itself is autograd/autograd.h) ------------------------------- */
 
 BB_API bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on); /* leaves only; returns t */
-BB_API bool bb_requires_grad(const bb_tensor *t);
-BB_API bb_tensor *bb_grad(bb_tensor *t); /* the accumulated gradient; NULL: none yet */
-BB_API bool bb_grad_enabled(const bb_context *ctx);
+BB_API bool bb_requires_grad(const bb_tensor *t);              /* or depends on a leaf that does */
+BB_API bb_tensor *bb_grad(bb_tensor *t);            /* the accumulated gradient; NULL: none yet */
+BB_API bool bb_grad_enabled(const bb_context *ctx); /* true in a new context */
 BB_API bool bb_set_grad_enabled(bb_context *ctx, bool on); /* returns the former setting */
+
+/* ---- Where a call stands --------------------------------------------------------------------- */
+
+/* A layer says who it is while its forward runs, so that a recorded graph can name its nodes:
+ *     bb_module here;
+ *     bb_module_enter(ctx, &here, "Block", "blocks", i);   (index -1: no index)
+ *     ...
+ *     bb_module_leave(ctx, &here);
+ * Inside, nodes stand under "blocks.<i>". The struct lives on the caller's stack; the texts must
+ * outlive the call. It costs a few stores; nobody allocates or copies. Leave whatever was entered,
+ * also after an error. ctx NULL is ignored. */
+typedef struct bb_module {
+    const struct bb_module *outer;
+    const char *type, *name; /* the layer's class; what its owner calls it */
+    int64_t index;
+    uint64_t serial; /* of the call: no two of a context are alike */
+} bb_module;
+BB_API void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
+                            int64_t index);
+BB_API void bb_module_leave(bb_context *ctx, const bb_module *here);
 
 /* ---- Random numbers ------------------------------------------------------------------------ */
 
@@ -295,6 +339,31 @@ typedef struct bb_rng {
 } bb_rng;
 BB_API bb_rng bb_get_rng(const bb_context *ctx);
 BB_API void bb_set_rng(bb_context *ctx, bb_rng rng);
+
+/* ---- Steps as graphs
+ * ------------------------------------------------------------------------------ */
+
+/* A step (forward, backward, clipping, optimizer) that an accelerator runs again and again as one
+ * graph, without the host calling a single op. bb_capture_run calls `step` the first time (which
+ * also makes all that lives longer than a step), calls it once more the second time while the
+ * device records what it is asked to do, and from then on replays the record. On a device that
+ * cannot record (the CPU) it calls `step` every time. Each run ends the step (bb_end_step), and the
+ * bits are the same either way.
+ *
+ * A replay does again what the recorded call did, with the same addresses. So what changes from
+ * step to step must lie in context tensors that are written before the run (bb_write: the batch,
+ * bb_adamw_set_lr), results go to context tensors by bb_assign, and inside `step` these are errors:
+ * reading or writing values from the host, work on another device, random numbers (they would
+ * repeat), bb_keep.
+ *
+ * `step` gives BB_OK or what it failed with; user is handed to it. The capture lives until
+ * bb_capture_free or the end of the context; NULL and a sticky error on failure. */
+typedef struct bb_capture bb_capture;
+BB_API bb_capture *bb_capture_step(bb_context *ctx, bb_device device, bb_status (*step)(void *user),
+                                   void *user);
+BB_API bb_status bb_capture_run(bb_capture *capture);
+BB_API bool bb_capture_replays(const bb_capture *capture); /* the next run is a replay */
+BB_API void bb_capture_free(bb_capture *capture);
 
 /* ---- Op records ----------------------------------------------------------------------------- */
 
@@ -398,11 +467,16 @@ typedef struct bb_kernel {
     bool (*supports)(const bb_call *call);
 } bb_kernel;
 
+/* Adds an op, or a kernel for one, to this context. The name must be new; the record must be
+ * complete and outlive the context. A kernel takes the place of the one that was there. */
 BB_API bb_status bb_register_op(bb_context *ctx, const bb_op *op);
 BB_API bb_status bb_register_kernel(bb_context *ctx, bb_device device, const bb_kernel *kernel);
 BB_API const bb_op *bb_find_op(const bb_context *ctx, const char *name); /* NULL: no such op */
+/* All ops of the context: the built-in ones, then those registered, by index from 0 (NULL beyond).
+ */
 BB_API int bb_op_count(const bb_context *ctx);
 BB_API const bb_op *bb_op_at(const bb_context *ctx, int index);
+/* Whether device has a kernel of its own for op, forward or backward. */
 BB_API bool bb_op_has_kernel(const bb_context *ctx, const bb_op *op, bb_device device,
                              bool backward);
 BB_API int bb_op_input_count(const bb_op *op);  /* names, not tensors */

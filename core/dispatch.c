@@ -41,6 +41,8 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
         wants |= t->requires_grad;
     }
     call->device = first ? (bb_device)first->device : ctx->device;
+    if (ctx->capturing && call->device != ctx->capture_device)
+        return bb_refuse_in_capture(ctx, op->name, "work on another device is not part of it");
     call->needs_grad = wants && ctx->grad_enabled && op->gradient != bb_no_gradient;
     return BB_OK;
 }

@@ -15,7 +15,10 @@ typedef struct bb_storage {
     uint32_t version; /* counts changes in place */
     uint16_t size_class;
     uint8_t device;
-    struct bb_storage *next; /* in the pool's free list */
+    bool gradient;                  /* of a leaf: a walk may add to it */
+    struct bb_storage *next;        /* in the pool's free list */
+    void (*give_back)(void *owner); /* not NULL: the bytes are someone else's */
+    void *owner;
 } bb_storage;
 
 typedef enum bb_life {
@@ -160,6 +163,8 @@ struct bb_context {
     bb_recorder *recorder[BB_MAX_RECORDERS];
     int recorder_count;
     void *tape; /* autograd's; also in recorder[] */
+    const bb_module *module; /* the innermost layer that runs; NULL: none */
+    uint64_t module_calls;
 
     bb_generation generation[2];
     int current_generation;
@@ -172,6 +177,7 @@ struct bb_context {
 
     bb_rng rng;
     int threads;
+    bool deterministic;
     bb_path path;
     bool grad_enabled, poison, synchronize;
     FILE *trace;
@@ -179,8 +185,12 @@ struct bb_context {
     bb_device device; /* of tensors that no input places */
     int sm_margin;
     bb_compute_type f32_compute;
+    bb_capture *captures; /* list */
+    bb_device capture_device;
     bool capturing; /* what runs is recorded for a replay: values must not go to or come from the
                        host */
+    int exports;   /* tensors that other libraries hold (dlpack.c) */
+    bool closing;  /* closed by its owner; freed with the last export */
 };
 
 /* ---- core/memory.c: host bytes, counted */
@@ -193,6 +203,9 @@ void bb_arena_free(bb_context *ctx, bb_arena *arena);
 
 /* ---- core/storage.c */
 bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes);
+/* Bytes that belong to someone else, who is told when they are no longer needed. */
+bb_storage *bb_storage_foreign(bb_context *ctx, void *data, size_t bytes,
+                               void (*give_back)(void *owner), void *owner);
 bb_storage *bb_storage_ref(bb_storage *s); /* NULL is passed through */
 void bb_storage_unref(bb_storage *s);
 void bb_pool_free(bb_context *ctx); /* returns all pooled blocks to the backends */
@@ -219,6 +232,7 @@ bool bb_tensor_usable(
     const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
 bb_tensor *bb_detach_header(bb_tensor *t); /* step view of the same elements, no history */
 void bb_set_strides(bb_tensor *t);         /* contiguous strides from size[], and count */
+void bb_tensor_restride(bb_tensor *t); /* after a change of stride[]: whether it is contiguous */
 static inline bb_shape bb_shape_of_tensor(const bb_tensor *t) {
     bb_shape s;
     s.rank = t->rank;
@@ -237,10 +251,15 @@ void bb_context_free(bb_context *ctx);
 bb_status bb_attach_backend(bb_context *ctx,
                             bb_backend *backend); /* registers its kernels: ops come first */
 bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder);
+void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder);
 bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complete */
 
 /* ---- core/op.c */
 const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op);
+
+/* ---- core/capture.c */
+/* Fails if a captured step is under way, with "who: inside a captured step: what". */
+bb_status bb_refuse_in_capture(bb_context *ctx, const char *who, const char *what);
 
 /* ---- core/random.c: one Philox block; loops in backends use the same function */
 void bb_philox(uint64_t seed, uint64_t offset, uint32_t out[4]);

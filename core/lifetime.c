@@ -129,10 +129,12 @@ void bb_end_step(bb_context *ctx) {
 bb_tensor *bb_keep(bb_tensor *t) {
     if (!t || t->ctx->status || !bb_tensor_usable(t)) return NULL;
     bb_context *ctx = t->ctx;
+    if (bb_refuse_in_capture(ctx, "bb_keep", "use bb_assign to a tensor made before")) return NULL;
     bb_shape shape = bb_shape_of_tensor(t);
     size_t bytes = (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype);
     bool owns_all = t->contiguous && t->data == t->storage->data && bytes >= t->storage->bytes / 2;
-    if (!owns_all) {
+    if (!owns_all && !t->storage->give_back) { /* a part must not hold the whole; but what is
+                                                  another's stays where it is */
         bb_tensor *copy = bb_tensor_context(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape);
         if (copy && bb_copy_into(t, copy) != BB_OK) {
             bb_tensor_free(copy);
@@ -141,7 +143,11 @@ bb_tensor *bb_keep(bb_tensor *t) {
         return copy;
     }
     bb_tensor *kept = bb_tensor_header(ctx, (bb_dtype)t->dtype, &shape, BB_LIFE_CONTEXT);
-    if (kept) bb_tensor_attach(kept, bb_storage_ref(t->storage), 0);
+    if (!kept) return NULL;
+    bb_tensor_attach(kept, bb_storage_ref(t->storage),
+                     (size_t)(t->data - (char *)t->storage->data));
+    memcpy(kept->stride, t->stride, sizeof kept->stride);
+    bb_tensor_restride(kept);
     return kept;
 }
 

@@ -17,6 +17,7 @@ void bb_philox(uint64_t seed, uint64_t offset, uint32_t out[4]) {
 
 uint64_t bb_take_random(bb_context *ctx, int64_t elements) {
     uint64_t first = ctx->rng.offset;
+    bb_refuse_in_capture(ctx, "random numbers", "a replay would draw the same ones again");
     ctx->rng.offset += ((uint64_t)(elements < 0 ? 0 : elements) + 3) / 4;
     return first;
 }

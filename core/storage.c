@@ -86,6 +86,7 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
     }
     s->refs = 1;
     s->version = 0;
+    s->gradient = false;
     s->next = NULL;
     ctx->memory.bytes_in_use += s->bytes;
     if (device == BB_CPU) bb_unpoison(s->data, s->bytes);
@@ -93,6 +94,20 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
         ctx->backend[device]->poison(ctx->backend[device], s->data, s->bytes);
     else if (ctx->poison)
         memset(s->data, 0xff, s->bytes); /* NaN in every float type */
+    return s;
+}
+
+bb_storage *bb_storage_foreign(bb_context *ctx, void *data, size_t bytes,
+                               void (*give_back)(void *owner), void *owner) {
+    bb_storage *s = header_take(ctx);
+    if (!s) return NULL;
+    *s = (bb_storage){.ctx = ctx,
+                      .data = data,
+                      .bytes = bytes,
+                      .refs = 1,
+                      .device = BB_CPU,
+                      .give_back = give_back,
+                      .owner = owner};
     return s;
 }
 
@@ -104,6 +119,11 @@ bb_storage *bb_storage_ref(bb_storage *s) {
 void bb_storage_unref(bb_storage *s) {
     if (!s || --s->refs) return;
     bb_context *ctx = s->ctx;
+    if (s->give_back) {
+        s->give_back(s->owner);
+        header_give(ctx, s);
+        return;
+    }
     ctx->memory.bytes_in_use -= s->bytes;
     if (s->device == BB_CPU) bb_poison(s->data, s->bytes);
     s->next = ctx->pool[s->device][s->size_class];

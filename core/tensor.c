@@ -27,6 +27,8 @@ static bool strides_contiguous(const bb_tensor *t) {
     return true;
 }
 
+void bb_tensor_restride(bb_tensor *t) { t->contiguous = strides_contiguous(t); }
+
 void bb_tensor_attach(bb_tensor *t, bb_storage *s, size_t byte_offset) {
     t->storage = s;
     t->device = s->device;
@@ -81,7 +83,7 @@ bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t 
     bb_tensor *t = bb_tensor_header(base->ctx, (bb_dtype)base->dtype, shape, BB_LIFE_STEP);
     if (!t) return NULL;
     for (int i = 0; i < shape->rank; i++) t->stride[i] = stride[i];
-    t->contiguous = strides_contiguous(t);
+    bb_tensor_restride(t);
     ptrdiff_t at = base->data - (char *)base->storage->data;
     bb_tensor_attach(t, bb_storage_ref(base->storage),
                      (size_t)at + (size_t)offset * bb_dtype_bytes((bb_dtype)base->dtype));
@@ -187,6 +189,8 @@ static bb_status transfer_check(bb_tensor *t, const char *call, const void *valu
                                 size_t expected) {
     if (t->ctx->status) return t->ctx->status;
     if (!bb_tensor_usable(t)) return t->ctx->status;
+    if (bb_refuse_in_capture(t->ctx, call, "values cannot go to or come from the host"))
+        return t->ctx->status;
     if (bytes != expected)
         return bb_fail(t->ctx, BB_ERR_ARGUMENT, "%s: bytes: expected %zu, got %zu", call, expected,
                        bytes);
@@ -235,6 +239,30 @@ bb_status bb_write(bb_tensor *t, const void *values, size_t bytes) {
     status = bb_copy_into(&h, t);
     bb_tensor_changed(t);
     return status;
+}
+
+bb_status bb_assign(bb_tensor *target, bb_tensor *source) {
+    bb_context *ctx = bb_context_of(target ? target : source);
+    if (!ctx) return BB_ERR_ARGUMENT;
+    if (ctx->status) return ctx->status;
+    if (!target || !source)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_assign: %s: expected a tensor, got NULL",
+                       target ? "source" : "target");
+    if (!bb_tensor_usable(target) || !bb_tensor_usable(source)) return ctx->status;
+    bb_shape want = bb_shape_of_tensor(target), got = bb_shape_of_tensor(source);
+    char a[BB_SHAPE_TEXT], b[BB_SHAPE_TEXT];
+    if (!bb_shape_equal(&want, &got))
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_assign: source: expected shape %s, got %s",
+                       bb_shape_text(&want, a), bb_shape_text(&got, b));
+    if (source->ctx != ctx)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_assign: source: expected a tensor of this context, got one of another");
+    if (source->device != target->device &&
+        bb_refuse_in_capture(ctx, "bb_assign", "values cannot go to or come from the host"))
+        return ctx->status;
+    bb_status status = bb_copy_into(source, target);
+    bb_tensor_changed(target);
+    return status ? ctx->status : BB_OK;
 }
 
 double bb_item(bb_tensor *t) {

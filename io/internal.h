@@ -9,6 +9,12 @@
 typedef bool (*bb_less_fn)(const void *user, uint64_t a, uint64_t b);
 void bb_heap_sort(uint64_t *items, size_t n, bb_less_fn less, const void *user);
 
+/* Whether bytes [at, at + bytes) are in the file: what a file says about itself is believed only so
+ * far. Cannot wrap. */
+static inline bool bb_file_has(const bb_file *file, size_t at, size_t bytes) {
+    return at <= file->bytes && bytes <= file->bytes - at;
+}
+
 /* FNV-1a of n bytes, to be continued from `hash`. */
 enum { BB_HASH_START = 17 };
 static inline uint32_t bb_hash(uint32_t hash, const char *bytes, size_t n) {
@@ -37,5 +43,8 @@ bb_context *bb_safetensors_context(const bb_safetensors *file);
 /* Tensors that are there and alive, under different names in UTF-8; io/safetensors_write.c. `call`
  * begins the error. */
 bb_status bb_check_named(bb_context *ctx, const char *call, const bb_named *tensors, int64_t count);
+
+/* A tensor's elements, row-major, whatever its layout and device; io/safetensors_write.c. */
+bb_status bb_writer_put_tensor(bb_writer *w, bb_tensor *t);
 
 #endif

@@ -1,4 +1,5 @@
-/* Bobbin io: files, JSON, safetensors files, training checkpoints. This header is the manual.
+/* Bobbin io: files, JSON, safetensors and npy files, training checkpoints. This header is the
+ * manual.
  *
  * What all readers promise: a file is checked in full before anything is made of it; sizes are
  * believed only as far as bytes are present; time is linear in the file (times a logarithm where
@@ -83,7 +84,7 @@ enum { BB_JSON_DEPTH = 64, BB_JSON_NUMBER_BYTES = 128 };
 BB_API bb_status bb_json_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
                                bb_json *root);
 
-BB_API bb_json_kind bb_json_kind_of(bb_json value);
+BB_API bb_json_kind bb_json_kind_of(bb_json value);      /* by its first letter */
 BB_API const char *bb_json_kind_name(bb_json_kind kind); /* "a string" */
 
 /* False: another kind, or out of range. An int is written without fraction and exponent. */
@@ -158,10 +159,12 @@ typedef struct bb_stored {
     size_t bytes;
 } bb_stored;
 
+/* Maps a file and checks all of it. NULL and an error naming file and tensor if anything is wrong.
+ */
 BB_API bb_safetensors *bb_safetensors_open(bb_context *ctx, const char *path);
-BB_API void bb_safetensors_close(bb_safetensors *file); /* NULL is ignored */
-BB_API const char *bb_safetensors_path(const bb_safetensors *file);
-BB_API int64_t bb_safetensors_count(const bb_safetensors *file);
+BB_API void bb_safetensors_close(bb_safetensors *file);             /* NULL is ignored */
+BB_API const char *bb_safetensors_path(const bb_safetensors *file); /* as it was opened */
+BB_API int64_t bb_safetensors_count(const bb_safetensors *file);    /* tensors */
 /* In the order of the header. */
 BB_API bb_stored bb_safetensors_at(const bb_safetensors *file, int64_t index);
 BB_API bool bb_safetensors_find(const bb_safetensors *file, const char *name, bb_stored *stored);
@@ -183,6 +186,19 @@ BB_API bb_status bb_safetensors_save(bb_context *ctx, const char *path, const bb
                                      int64_t count, const bb_text *metadata, int64_t metadata_count,
                                      const bb_file_calls *calls);
 
+/* ---- io/npy.c: one tensor in NumPy's .npy format ----------------------------------------------
+ */
+
+/* A new tensor of the current step from a file as numpy.save writes it: versions 1.0 to 3.0, either
+ * order of elements, little-endian, the types f8 f4 f2 i8 i4 u1 b1, and V2, which is how bfloat16
+ * of ml_dtypes is stored. Other types, Python objects above all, are refused. */
+BB_API bb_tensor *bb_npy_load(bb_context *ctx, const char *path, bb_device device);
+
+/* The bytes that numpy.save would write. bf16 becomes '<V2':
+ * numpy.load(path).view(ml_dtypes.bfloat16) brings it back. calls as in bb_writer_open. */
+BB_API bb_status bb_npy_save(bb_context *ctx, const char *path, bb_tensor *t,
+                             const bb_file_calls *calls);
+
 /* ---- io/checkpoint.c: a training run, to be continued ----------------------------------- */
 
 /* One safetensors file: parameters and optimizer state as tensors, the rest as metadata strings.
@@ -202,6 +218,147 @@ BB_API bb_status bb_checkpoint_save(bb_context *ctx, const char *path, const bb_
  * "config") say, and fill it: bb_safetensors_restore(file, tensors, count, true). Close with
  * bb_safetensors_close. */
 BB_API bb_safetensors *bb_checkpoint_open(bb_context *ctx, const char *path, bb_checkpoint *state);
+
+/* ---- Graphs (io/graph.c, io/graph_trace.c, io/graph_run.c, io/graph_print.c) -----------------
+ * A graph is the record of a computation: named inputs, parameters, constants, outputs, and a node
+ * for each op that an output needs, in the order in which they ran. A composite op is one node that
+ * carries its decomposition as a body: while a graph records, composites run composed. Nodes are
+ * named after the layers they stand in (bb_module): "blocks.0.attn_norm.rmsnorm_impl". */
+typedef struct bb_graph bb_graph;
+
+/* Recording by hand, of anything: a forward pass, or a training step made of ops (bb_gradients with
+ * create_graph, then bb_adamw_). Begin; name the inputs and parameters; compute; name the outputs;
+ * end; all within one step. Sizes are static. What was not named and comes from outside is a
+ * constant: tensors of the context by reference, tensors of the step as a copy. */
+BB_API bb_graph *bb_graph_begin(bb_context *ctx); /* one at a time in a context */
+BB_API bb_status bb_graph_input(bb_graph *graph, const char *name, bb_tensor *t);
+/* By reference: a run reads, and optimizer nodes change, t itself. t is of the context. */
+BB_API bb_status bb_graph_param(bb_graph *graph, const char *name, bb_tensor *t);
+BB_API bb_status bb_graph_output(bb_graph *graph, const char *name, bb_tensor *t);
+BB_API bb_status bb_graph_end(bb_graph *graph);
+BB_API void bb_graph_free(bb_graph *graph); /* NULL is ignored; before bb_close */
+
+/* Recording a function, with sizes that may change. The inputs are declared; the function is
+ * recorded at several sizes of each symbol, and each size and each attribute of each node must turn
+ * out to be a sum of products of symbols (2*time + 1, batch*time). Otherwise the error names the
+ * node that the recording would have specialised. The function runs 2^symbols + 1 times, on ones
+ * and zeros; it must be a pure function of its inputs and parameters. */
+enum { BB_GRAPH_SYMBOLS = 3 };
+typedef struct bb_graph_axis {
+    const char *symbol; /* "batch"; NULL: the size is fixed */
+    int64_t size;
+} bb_graph_axis;
+typedef struct bb_graph_arg {
+    const char *name;
+    bb_dtype dtype;
+    int rank;
+    bb_graph_axis axis[BB_MAX_RANK];
+} bb_graph_arg;
+typedef struct bb_graph_signature {
+    const bb_graph_arg *inputs;
+    int n_inputs;
+    const bb_named *params;
+    int64_t n_params;
+    const char *const *outputs; /* names */
+    int n_outputs;
+    bb_device device; /* of the inputs */
+} bb_graph_signature;
+/* Fills outputs; a failure is an error in the context. */
+typedef bb_status (*bb_graph_fn)(void *user, bb_tensor *const *inputs, bb_tensor **outputs);
+BB_API bb_graph *bb_graph_trace(bb_context *ctx, bb_graph_fn fn, void *user,
+                                const bb_graph_signature *signature);
+
+/* Runs the nodes again. Composites run as the context's path says, so the results are those of the
+ * function itself on the same inputs, bit for bit. */
+BB_API bb_status bb_graph_run(bb_graph *graph, bb_tensor *const *inputs, int n_inputs,
+                              bb_tensor **outputs);
+/* On: composites are replaced by their bodies, here and in what is printed. Off: they are back. */
+BB_API bb_status bb_graph_lower(bb_graph *graph, bool on);
+BB_API int bb_graph_input_count(const bb_graph *graph);
+BB_API int bb_graph_output_count(const bb_graph *graph);
+/* Nodes that run: composites are one unless lowered; op NULL counts all. */
+BB_API int bb_graph_node_count(const bb_graph *graph, const char *op);
+/* As text for people, a line a node. */
+BB_API void bb_graph_print(const bb_graph *graph, FILE *file);
+
+/* ---- Externalizing (io/externalize.c) -------------------------------------------------------
+ * Gives chosen composites, or whole layers, a graph of their own behind a boundary with a name, so
+ * that whoever reads the graph can put a kernel of theirs in its place; the body is the fallback.
+ * Composites that no spec names are lowered. */
+typedef struct bb_externalize_spec {
+    const char *target;            /* an op's name ("RMSNormImpl") or a layer's class ("RMSNorm") */
+    const char *composite_op_name; /* "rms_norm"; NULL: a boundary without a declaration */
+    const char *const *composite_attrs; /* names, ended by NULL; needs composite_op_name */
+} bb_externalize_spec;
+
+typedef enum bb_external_kind {
+    BB_EXTERNAL_INT,
+    BB_EXTERNAL_FLOAT, /* f32 */
+    BB_EXTERNAL_BOOL,
+    BB_EXTERNAL_STRING,
+    BB_EXTERNAL_LIST /* of integers */
+} bb_external_kind;
+typedef struct bb_external_attr {
+    const char *name;
+    bb_external_kind kind;
+    int64_t number; /* INT, BOOL */
+    float real;
+    const char *text;
+    bb_ints list;
+} bb_external_attr;
+
+/* One call of an externalized target. */
+typedef struct bb_external {
+    const char *name; /* of its graph: the path and 8 hexadecimal digits, one for each call */
+    const char *path; /* "blocks.0.attn_norm.rmsnorm_impl" */
+    const char
+        *composite; /* the name in its declaration; NULL: none, and the graph is not private */
+    const char *const *input_names, *const *output_names;
+    const bb_external_attr *attrs; /* in alphabetical order, `version` = 1 among them */
+    int n_inputs, n_outputs, n_attrs;
+} bb_external;
+
+/* For each op call and each layer the first spec that names it counts; the whole graph is never
+ * matched. What matches nothing, or only what no output needs, is told to `warn` (may be NULL) and
+ * left alone. An error leaves the graph as it was. Not twice without bb_externalize_undo. */
+typedef void (*bb_warn_fn)(void *user, const char *line);
+BB_API bb_status bb_externalize(bb_graph *graph, const bb_externalize_spec *specs, int n,
+                                bb_warn_fn warn, void *user);
+BB_API void bb_externalize_undo(bb_graph *graph);
+/* The inner before the outer. */
+BB_API int bb_external_count(const bb_graph *graph);
+BB_API const bb_external *bb_external_at(const bb_graph *graph, int index); /* NULL: no such */
+/* composite_declaration<"rms_norm" = {input_names = [...], op_attrs = {...}, output_names = [...]}>
+ * into text, always ended; returns the length that was needed. */
+BB_API size_t bb_external_declaration(const bb_external *external, char *text, size_t bytes);
+/* The specs under which models are exported: rms_norm, layer_norm, rope,
+ * scaled_dot_product_attention and the other composites that are worth a kernel. */
+BB_API const bb_externalize_spec *bb_externalize_defaults(int *n);
+
+/* ---- ONNX (io/onnx.c) -----------------------------------------------------------------------
+ * COMPOSITE: externalized calls are calls of functions inside the file (domain "bobbin"), whose
+ * bodies are the decompositions and whose attributes are used by reference. IR 8, opset 18.
+ * NATIVE: RMSNormalization, RotaryEmbedding and Attention of opset 23 (IR 11) where they mean
+ * exactly the same, functions elsewhere. DECOMPOSED: primitives only; IR 8, opset 18.
+ * Parameters are stored in the file, or beside it in NAME.data: beyond 2 GiB, or where asked. */
+typedef enum bb_onnx_mode {
+    BB_ONNX_COMPOSITE = 0,
+    BB_ONNX_NATIVE,
+    BB_ONNX_DECOMPOSED
+} bb_onnx_mode;
+typedef struct bb_onnx_options {
+    bb_onnx_mode mode;
+    bool external_data;
+    const bb_externalize_spec *specs; /* NULL: what is externalized, or else the defaults */
+    int n_specs;
+    const bb_file_calls *calls; /* NULL: the system's */
+} bb_onnx_options;
+/* options NULL: all zero. An op without an ONNX form, an attribute that none can hold: an error
+ * that names the node, and no file. The graph is as it was afterwards. */
+BB_API bb_status bb_onnx_save(bb_graph *graph, const char *path, const bb_onnx_options *options);
+/* What an op becomes in ONNX ("Add", "ReduceMean"; "function" for a composite); NULL: it has no
+ * form. *native (may be NULL): its form in NATIVE mode, or NULL. */
+BB_API const char *bb_onnx_form(const bb_op *op, const char **native);
 
 #ifdef __cplusplus
 }

@@ -21,20 +21,28 @@ typedef struct entry {
     uint8_t dtype, rank;
 } entry;
 
+/* Of a metadata text: where in the texts its key and value begin. */
+typedef struct place {
+    uint32_t key, value;
+} place;
+
 struct bb_safetensors {
     bb_context *ctx;
     bb_file file;
     const char *path, *data;
     uint64_t data_bytes;
-    int64_t count;
-    int metadata_count;
     size_t block_bytes; /* of this struct and all that follows, one block */
     entry *entries;     /* in the order of the header */
     uint64_t *order;    /* hash of the name << 32 | index, sorted */
-    bb_text *metadata;
+    place *metadata;
     int64_t *dims;
-    char *text; /* free space for names */
-    size_t dims_used;
+    char *text; /* begins with the path */
+    /* What is filled. The header is read twice: once to check all of it and to count, with no room
+     * at all (the pointers above are NULL), so that a file that is wrong costs no memory; then to
+     * store it. */
+    int64_t count;
+    int metadata_count;
+    size_t dims_used, text_used;
 };
 
 static const char *const dtype_codes[BB_DTYPE_COUNT] = {"F64", "F32", "F16", "BF16",
@@ -55,12 +63,16 @@ static bb_status wrong(const bb_safetensors *f, bb_json name, const char *what,
                    value.at ? bb_quote(value.at, (size_t)(value.end - value.at), got) : "nothing");
 }
 
-/* Unescapes a string into the text space. NULL: it holds a zero character; C strings cannot. */
-static const char *take_text(bb_safetensors *f, bb_json value) {
-    char *text = f->text;
-    size_t length = bb_json_string(value, text, (size_t)(value.end - value.at));
-    f->text += length + 1;
-    return strlen(text) == length ? text : NULL;
+/* Unescapes a string into the texts; *at gets where. False: it holds a zero character, which a C
+ * string cannot. */
+static bool take_text(bb_safetensors *f, bb_json value, size_t *at) {
+    uint32_t code = 1;
+    for (const char *p = value.at + 1; code && p < value.end - 1;)
+        p += bb_json_character(p, value.end - 1, &code);
+    size_t room = f->text ? (size_t)(value.end - value.at) : 0;
+    *at = f->text_used;
+    f->text_used += 1 + bb_json_string(value, f->text ? f->text + *at : NULL, room);
+    return code != 0;
 }
 
 static bb_status read_dtype(const bb_safetensors *f, bb_json name, bb_json value, entry *e) {
@@ -80,18 +92,17 @@ static bb_status read_dtype(const bb_safetensors *f, bb_json name, bb_json value
     return wrong(f, name, "dtype", "a dtype such as \"F32\"", value);
 }
 
-static bb_status read_shape(bb_safetensors *f, bb_json name, bb_json value, entry *e) {
+static bb_status read_shape(const bb_safetensors *f, bb_json name, bb_json value, bb_shape *shape) {
     if (bb_json_kind_of(value) != BB_JSON_ARRAY) return wrong(f, name, "shape", "an array", value);
-    e->dims = (uint32_t)f->dims_used;
-    for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w); e->rank++) {
-        if (e->rank == BB_MAX_RANK) {
+    for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w); shape->rank++) {
+        if (shape->rank == BB_MAX_RANK) {
             char quoted[BB_QUOTE_BYTES];
             return bb_fail(f->ctx, BB_ERR_UNSUPPORTED,
                            "%s: tensor %s: shape: expected at most %d axes, got more", f->path,
                            bb_quote(name.at + 1, (size_t)(name.end - name.at) - 2, quoted),
                            BB_MAX_RANK);
         }
-        if (!bb_json_int(w.value, 0, INT64_MAX, &f->dims[f->dims_used++]))
+        if (!bb_json_int(w.value, 0, INT64_MAX, &shape->size[shape->rank]))
             return wrong(f, name, "shape", "sizes >= 0 below 2^63", w.value);
     }
     return BB_OK;
@@ -119,6 +130,8 @@ static bb_shape shape_of(const bb_safetensors *f, const entry *e) {
 /* Other keys are ignored, as the reference does. */
 static bb_status read_entry(bb_safetensors *f, bb_json name, bb_json value, entry *e) {
     bb_json dtype = {NULL, NULL}, shape = {NULL, NULL}, offsets = {NULL, NULL};
+    bb_shape sizes = {0, {0}};
+    size_t bytes = 0, at = 0;
     if (bb_json_kind_of(value) != BB_JSON_OBJECT)
         return wrong(f, name, "entry", "an object", value);
     for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w);) {
@@ -130,28 +143,33 @@ static bb_status read_entry(bb_safetensors *f, bb_json name, bb_json value, entr
     if (!shape.at) return wrong(f, name, "shape", "an array", shape);
     if (!offsets.at) return wrong(f, name, "data_offsets", "an array", offsets);
     bb_status status = read_dtype(f, name, dtype, e);
-    if (status == BB_OK) status = read_shape(f, name, shape, e);
+    if (status == BB_OK) status = read_shape(f, name, shape, &sizes);
     if (status == BB_OK) status = read_offsets(f, name, offsets, e);
     if (status != BB_OK) return status;
-    bb_shape sizes = shape_of(f, e);
-    size_t bytes = 0;
     if (!bb_shape_bytes(&sizes, (bb_dtype)e->dtype, &bytes))
         return wrong(f, name, "shape", "a size in bytes below 2^63", shape);
     if (bytes != e->end - e->begin)
         return wrong(f, name, "data_offsets", "as many bytes as dtype and shape make", offsets);
-    e->name = take_text(f, name);
-    return e->name ? BB_OK : wrong(f, name, "name", "no zero characters", name);
+    if (!take_text(f, name, &at)) return wrong(f, name, "name", "no zero characters", name);
+    e->rank = (uint8_t)sizes.rank;
+    e->dims = (uint32_t)f->dims_used;
+    f->dims_used += (size_t)sizes.rank;
+    if (!f->entries) return BB_OK;
+    e->name = f->text + at;
+    memcpy(f->dims + e->dims, sizes.size, (size_t)sizes.rank * sizeof *sizes.size);
+    return BB_OK;
 }
 
 static bb_status read_metadata(bb_safetensors *f, bb_json value) {
     char got[BB_QUOTE_BYTES];
     for (bb_json_walk w = bb_json_begin(value); bb_json_next(&w);) {
-        bb_text *row = &f->metadata[f->metadata_count];
+        size_t key = 0, text = 0;
         bool strings = w.object && bb_json_kind_of(w.value) == BB_JSON_STRING;
-        if (!strings || !(row->key = take_text(f, w.key)) || !(row->value = take_text(f, w.value)))
+        if (!strings || !take_text(f, w.key, &key) || !take_text(f, w.value, &text))
             return bb_fail(f->ctx, BB_ERR_FORMAT,
                            "%s: __metadata__: expected strings without zero characters, got %s",
                            f->path, bb_quote(w.value.at, (size_t)(w.value.end - w.value.at), got));
+        if (f->metadata) f->metadata[f->metadata_count] = (place){(uint32_t)key, (uint32_t)text};
         f->metadata_count++;
     }
     if (bb_json_kind_of(value) != BB_JSON_OBJECT)
@@ -208,67 +226,52 @@ static void sort_names(bb_safetensors *f) {
 
 /* ---- Opening */
 
-typedef struct sizes {
-    size_t tensors, dims, metadata, text;
-} sizes;
-
-/* How much there is to store; wrong entries are reported later. */
-static sizes measure(bb_json root) {
-    sizes n = {0, 0, 0, 0};
-    for (bb_json_walk w = bb_json_begin(root); bb_json_next(&w);) {
-        bool metadata = bb_json_equals(w.key, "__metadata__");
-        n.tensors += !metadata;
-        n.text += (size_t)(w.key.end - w.key.at);
-        for (bb_json_walk v = bb_json_begin(w.value); bb_json_next(&v);) {
-            if (metadata) {
-                n.metadata++;
-                n.text += (size_t)(v.key.end - v.key.at) + (size_t)(v.value.end - v.value.at);
-            } else if (v.object && bb_json_equals(v.key, "shape")) {
-                for (bb_json_walk d = bb_json_begin(v.value); bb_json_next(&d);) n.dims++;
-            }
-        }
-    }
-    return n;
-}
-
-/* All counts come from a header of at most 100 MB: the sum cannot wrap. */
-static bb_safetensors *allocate(bb_context *ctx, const char *path, sizes n) {
-    size_t path_bytes = strlen(path) + 1;
-    size_t bytes = sizeof(bb_safetensors) + n.tensors * (sizeof(entry) + sizeof(uint64_t)) +
-                   n.metadata * sizeof(bb_text) + n.dims * sizeof(int64_t) + n.text + path_bytes;
-    bb_safetensors *f = bb_host_allocate(ctx, bytes);
-    if (!f) return NULL;
-    memset(f, 0, bytes);
-    f->ctx = ctx;
-    f->block_bytes = bytes;
-    f->entries = (entry *)(void *)(f + 1);
-    f->order = (uint64_t *)(void *)(f->entries + n.tensors);
-    f->metadata = (bb_text *)(void *)(f->order + n.tensors);
-    f->dims = (int64_t *)(void *)(f->metadata + n.metadata);
-    f->text = (char *)(f->dims + n.dims);
-    memcpy(f->text, path, path_bytes);
-    f->path = f->text;
-    f->text += path_bytes;
-    return f;
-}
-
-static bb_status read_all(bb_safetensors *f, bb_json root) {
+static bb_status read_entries(bb_safetensors *f, bb_json root) {
     bb_status status = BB_OK;
     for (bb_json_walk w = bb_json_begin(root); status == BB_OK && bb_json_next(&w);) {
-        if (bb_json_equals(w.key, "__metadata__"))
+        if (bb_json_equals(w.key, "__metadata__")) {
             status = read_metadata(f, w.value);
-        else
-            status = read_entry(f, w.key, w.value, &f->entries[f->count++]);
+            continue;
+        }
+        entry e = {0};
+        status = read_entry(f, w.key, w.value, &e);
+        if (f->entries) f->entries[f->count] = e;
+        f->count++;
     }
-    if (status == BB_OK) status = check_cover(f);
-    if (status == BB_OK) sort_names(f);
     return status;
+}
+
+/* A file with room for what `counted` has counted. All of it comes from a header of at most 100 MB,
+ * and the path: the sum cannot wrap. */
+static bb_safetensors *allocate(const bb_safetensors *counted) {
+    size_t tensors = (size_t)counted->count, metadata = (size_t)counted->metadata_count,
+           path_bytes = strlen(counted->path) + 1;
+    size_t bytes = sizeof(bb_safetensors) + tensors * (sizeof(entry) + sizeof(uint64_t)) +
+                   metadata * sizeof(place) + counted->dims_used * sizeof(int64_t) +
+                   counted->text_used + path_bytes;
+    bb_safetensors *f = bb_host_allocate(counted->ctx, bytes);
+    if (!f) return NULL;
+    memset(f, 0, bytes);
+    f->ctx = counted->ctx;
+    f->file = counted->file;
+    f->data = counted->data;
+    f->data_bytes = counted->data_bytes;
+    f->block_bytes = bytes;
+    f->entries = (entry *)(void *)(f + 1);
+    f->order = (uint64_t *)(void *)(f->entries + tensors);
+    f->dims = (int64_t *)(void *)(f->order + tensors);
+    f->metadata = (place *)(void *)(f->dims + counted->dims_used);
+    f->text = (char *)(f->metadata + metadata);
+    memcpy(f->text, counted->path, path_bytes);
+    f->path = f->text;
+    f->text_used = path_bytes;
+    return f;
 }
 
 /* Finds the header in the file. */
 static bb_status find_header(bb_context *ctx, const char *path, const bb_file *file, bb_json *root,
                              size_t *data) {
-    if (file->bytes < 8)
+    if (!bb_file_has(file, 0, 8))
         return bb_fail(ctx, BB_ERR_FORMAT,
                        "%s: expected a safetensors file of at least 8 bytes, got %zu", path,
                        file->bytes);
@@ -277,7 +280,7 @@ static bb_status find_header(bb_context *ctx, const char *path, const bb_file *f
     if (n > MAX_HEADER)
         return bb_fail(ctx, BB_ERR_FORMAT, "%s: header: expected at most %d bytes, got %llu", path,
                        MAX_HEADER, (unsigned long long)n);
-    if (n > file->bytes - 8)
+    if (!bb_file_has(file, 8, (size_t)n))
         return bb_fail(ctx, BB_ERR_FORMAT,
                        "%s: header: expected %llu bytes, got %zu before the end of the file", path,
                        (unsigned long long)n, file->bytes - 8);
@@ -289,21 +292,23 @@ static bb_status find_header(bb_context *ctx, const char *path, const bb_file *f
 }
 
 bb_safetensors *bb_safetensors_open(bb_context *ctx, const char *path) {
-    bb_file file;
+    bb_safetensors counted = {.ctx = ctx, .path = path}, *f = NULL;
     bb_json root;
     size_t data = 0;
-    if (bb_file_map(ctx, path, &file) != BB_OK) return NULL;
-    bb_safetensors *f = NULL;
-    if (find_header(ctx, path, &file, &root, &data) == BB_OK)
-        f = allocate(ctx, path, measure(root));
+    if (bb_file_map(ctx, path, &counted.file) != BB_OK) return NULL;
+    if (find_header(ctx, path, &counted.file, &root, &data) == BB_OK) {
+        counted.data = counted.file.data + data;
+        counted.data_bytes = counted.file.bytes - data;
+        if (read_entries(&counted, root) == BB_OK) f = allocate(&counted);
+    }
     if (!f) {
-        bb_file_unmap(&file);
+        bb_file_unmap(&counted.file);
         return NULL;
     }
-    f->file = file;
-    f->data = file.data + data;
-    f->data_bytes = file.bytes - data;
-    if (read_all(f, root) == BB_OK) return f;
+    if (read_entries(f, root) == BB_OK && check_cover(f) == BB_OK) {
+        sort_names(f);
+        return f;
+    }
     bb_safetensors_close(f);
     return NULL;
 }
@@ -321,12 +326,14 @@ const char *bb_safetensors_path(const bb_safetensors *file) { return file->path;
 int64_t bb_safetensors_count(const bb_safetensors *file) { return file->count; }
 int bb_safetensors_metadata_count(const bb_safetensors *file) { return file->metadata_count; }
 bb_text bb_safetensors_metadata_at(const bb_safetensors *file, int index) {
-    return file->metadata[index];
+    const place *p = &file->metadata[index];
+    return (bb_text){file->text + p->key, file->text + p->value};
 }
 
 const char *bb_safetensors_metadata(const bb_safetensors *file, const char *key) {
     for (int i = 0; i < file->metadata_count; i++)
-        if (strcmp(file->metadata[i].key, key) == 0) return file->metadata[i].value;
+        if (strcmp(file->text + file->metadata[i].key, key) == 0)
+            return file->text + file->metadata[i].value;
     return NULL;
 }
 

@@ -100,7 +100,7 @@ static bb_status put_header(bb_json_writer *w, const bb_named *tensors, const ui
 }
 
 /* Contiguous values on the host go straight to the file; others through a copy. */
-static bb_status put_values(bb_writer *w, bb_tensor *t) {
+bb_status bb_writer_put_tensor(bb_writer *w, bb_tensor *t) {
     size_t bytes = (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype);
     if (bytes == 0) return BB_OK;
     if (t->contiguous && t->device == BB_CPU) return bb_writer_add(w, t->data, bytes);
@@ -121,7 +121,7 @@ static bb_status put_file(bb_writer *w, const bb_json_writer *header, const bb_n
     bb_writer_add(w, header->text, header->bytes);
     bb_status status = bb_writer_add(w, "       ", padding);
     for (int64_t i = 0; i < count && status == BB_OK; i++)
-        status = put_values(w, tensors[order[i]].tensor);
+        status = bb_writer_put_tensor(w, tensors[order[i]].tensor);
     return status;
 }
 

@@ -1,12 +1,18 @@
 /* AdamW over the blocks of a parameter set; the arithmetic is ops/optimize.c. Moments are kept in
  * f32 (f64 for f64) and laid out as the parameters are. The step number and the rate live on the
- * device, beside them. */
+ * device, beside them.
+ *
+ * Parameters in f16 and bf16 have a master copy in f32, laid out the same: a step of lr 1e-4 on a
+ * weight of 1 is below half a unit of bf16 and would be rounded away. Memory: 4 bytes a parameter.
+ */
 #include "nn/internal.h"
 
 struct bb_adamw {
     bb_params *params;
     bb_adamw_attrs attrs;
     bb_tensor *step, *lr, *m, *v;
+    bb_tensor *master; /* NULL: the parameters are wide themselves */
+    uint32_t seen;     /* version of the parameters' storage when master was last in step with it */
 };
 
 static bool options_good(bb_context *ctx, const bb_adamw_attrs *a) {
@@ -27,13 +33,30 @@ bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options) {
     bb_context *ctx = params->ctx;
     bb_adamw *o = bb_nn_allocate(ctx, sizeof *o);
     if (!o) return NULL;
-    bb_dtype dtype = params->dtype == BB_F64 ? BB_F64 : BB_F32;
+    bb_dtype dtype = bb_nn_state_dtype(params);
     *o = (bb_adamw){.params = params, .attrs = attrs};
-    o->step = bb_nn_zeros(ctx, params->device, BB_F32, 1);
-    o->lr = bb_nn_zeros(ctx, params->device, BB_F32, 1);
+    o->step = bb_nn_zeros(ctx, params->device, dtype, 1);
+    o->lr = bb_nn_zeros(ctx, params->device, dtype, 1);
     o->m = bb_nn_zeros(ctx, params->device, dtype, params->values->count);
     o->v = bb_nn_zeros(ctx, params->device, dtype, params->values->count);
-    return o->step && o->lr && o->m && o->v ? o : NULL;
+    if (!o->step || !o->lr || !o->m || !o->v) return NULL;
+    if (params->dtype == dtype) return o;
+    o->master = bb_nn_zeros(ctx, params->device, dtype, params->values->count);
+    o->seen = params->values->storage->version;
+    return o->master && bb_copy_into(params->values, o->master) == BB_OK ? o : NULL;
+}
+
+/* Takes up what others wrote into the parameters. An element that still is its master rounded keeps
+ * the master, so parameters and master may be restored in any order. */
+static bb_status refresh_master(bb_adamw *o) {
+    bb_tensor *values = o->params->values;
+    if (!o->master || values->storage->version == o->seen) return BB_OK;
+    bb_scope scope = bb_scope_begin(o->params->ctx);
+    bb_tensor *same = bb_eq(bb_cast(o->master, o->params->dtype), values);
+    bb_tensor *next = bb_where(same, o->master, bb_cast(values, BB_F32));
+    bb_status status = next ? bb_copy_into(next, o->master) : o->params->ctx->status;
+    bb_scope_end(o->params->ctx, scope, NULL);
+    return status;
 }
 
 int64_t bb_adamw_steps(bb_adamw *o) { return o ? (int64_t)bb_item(o->step) : 0; }
@@ -44,35 +67,64 @@ static bb_status step_span(bb_adamw *o, int part) {
     if (!values) return p->ctx->status;
     bb_adamw_attrs attrs = o->attrs;
     if (part == 1) attrs.weight_decay = 0;
-    return bb_adamw_(values, bb_params_span(p, p->grads, part), bb_params_span(p, o->m, part),
-                     bb_params_span(p, o->v, part), o->lr, o->step,
-                     p->clipped ? p->grad_scale : NULL, &attrs);
+    bb_tensor *target = values, *grads = bb_params_span(p, p->grads, part);
+    if (o->master) {
+        target = bb_params_span(p, o->master, part);
+        grads = bb_cast(grads, BB_F32);
+    }
+    bb_status status =
+        bb_adamw_(target, grads, bb_params_span(p, o->m, part), bb_params_span(p, o->v, part),
+                  o->lr, o->step, p->clipped ? p->grad_scale : NULL, &attrs);
+    if (status || !o->master) return status;
+    status = bb_copy_into(target, values);
+    bb_tensor_changed(values);
+    return status;
 }
 
-bb_status bb_adamw_step(bb_adamw *o, double lr) {
+bb_status bb_adamw_set_lr(bb_adamw *o, double lr) {
+    return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
+}
+
+/* The step counts unless clipping has marked it to be skipped. */
+static bb_status count_step(bb_adamw *o) {
+    const bb_params *p = o->params;
+    if (!p->clipped) return bb_assign(o->step, bb_add_scalar(o->step, 1));
+    bb_tensor *valid = bb_cast(bb_eq(p->grad_scale, p->grad_scale), bb_dtype_of(o->step));
+    return bb_assign(o->step, bb_add(o->step, valid));
+}
+
+bb_status bb_adamw_apply(bb_adamw *o) {
     if (!o) return BB_ERR_ARGUMENT;
     bb_context *ctx = o->params->ctx;
     if (bb_params_settle(o->params, "bb_adamw_step")) return ctx->status;
-    float rate = (float)lr, step = (float)(bb_item(o->step) + 1);
-    if (bb_write(o->lr, &rate, sizeof rate) || bb_write(o->step, &step, sizeof step))
-        return ctx->status;
+    if (refresh_master(o)) return ctx->status;
+    bool former = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
-    bb_status status = step_span(o, 0);
+    bb_status status = count_step(o);
+    if (!status) status = step_span(o, 0);
     if (!status) status = step_span(o, 1);
     bb_scope_end(ctx, scope, NULL);
+    bb_set_grad_enabled(ctx, former);
     o->params->clipped = false;
-    return status;
+    o->seen = o->params->values->storage->version;
+    return status ? ctx->status : BB_OK;
+}
+
+bb_status bb_adamw_step(bb_adamw *o, double lr) {
+    bb_status status = bb_adamw_set_lr(o, lr);
+    return status ? status : bb_adamw_apply(o);
 }
 
 const bb_named *bb_adamw_state(bb_adamw *o, int *count) {
     if (count) *count = 0;
     if (!o || o->params->ctx->status) return NULL;
     bb_context *ctx = o->params->ctx;
-    bb_named *list = bb_arena_allocate(ctx, &ctx->arena, 3 * sizeof *list);
+    bb_named *list = bb_arena_allocate(ctx, &ctx->arena, 4 * sizeof *list);
     if (!list) return NULL;
     list[0] = (bb_named){"step", o->step};
     list[1] = (bb_named){"m", o->m};
     list[2] = (bb_named){"v", o->v};
-    if (count) *count = 3;
+    list[3] = (bb_named){"master", o->master};
+    if (count) *count = o->master ? 4 : 3;
     return list;
 }

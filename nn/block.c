@@ -2,15 +2,23 @@
  * scope, so that at any time only what backward needs and the residual stream hold storage. */
 #include "nn/internal.h"
 
+bb_nn_rms_norm bb_nn_stream_norm_new(bb_params *params, const char *name,
+                                     const bb_nn_config *config) {
+    return config->zero_centered_norm
+               ? bb_nn_rms_norm_zero_centered_new(params, name, config->dim, config->norm_eps, 0)
+               : bb_nn_rms_norm_new(params, name, config->dim, config->norm_eps, 0);
+}
+
 bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb_nn_config *config) {
     char prefix[BB_NAME_BYTES];
     bb_nn_block layer;
-    layer.attn_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "attn_norm"),
-                                         config->dim, config->norm_eps, 0);
+    layer.attn_norm =
+        bb_nn_stream_norm_new(params, bb_nn_join(params, prefix, name, "attn_norm"), config);
     layer.attn = bb_nn_attention_new(params, bb_nn_join(params, prefix, name, "attn"), config);
-    layer.mlp_norm = bb_nn_rms_norm_new(params, bb_nn_join(params, prefix, name, "mlp_norm"),
-                                        config->dim, config->norm_eps, 0);
+    layer.mlp_norm =
+        bb_nn_stream_norm_new(params, bb_nn_join(params, prefix, name, "mlp_norm"), config);
     layer.mlp = bb_nn_mlp_new(params, bb_nn_join(params, prefix, name, "mlp"), config);
+    layer.name = bb_nn_layer_name(params, name);
     return layer;
 }
 
@@ -18,10 +26,14 @@ bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x, bb_nn_lay
                                int64_t position) {
     bb_context *ctx = bb_context_of(x);
     bb_scope outer = bb_scope_begin(ctx), scope = outer;
+    bb_module here;
+    bb_nn_enter(ctx, &here, "TransformerBlock", layer->name);
     bb_tensor *h = bb_nn_attention_forward(
         &layer->attn, bb_nn_rms_norm_forward(&layer->attn_norm, x), cache, position);
     h = bb_scope_end(ctx, scope, bb_add(x, h));
     scope = bb_scope_begin(ctx);
     bb_tensor *y = bb_nn_mlp_forward(&layer->mlp, bb_nn_rms_norm_forward(&layer->mlp_norm, h));
-    return bb_scope_end(ctx, outer, bb_scope_end(ctx, scope, bb_add(h, y)));
+    y = bb_scope_end(ctx, scope, bb_add(h, y));
+    bb_module_leave(ctx, &here);
+    return bb_scope_end(ctx, outer, y);
 }

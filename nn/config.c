@@ -37,6 +37,28 @@ bool bb_nn_config_named(const char *name, bb_nn_config *config, int64_t *batch) 
     return false;
 }
 
+static bb_status check_options(bb_context *ctx, const bb_nn_config *c) {
+    if (c->qk_norm && c->qk_norm_shared)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: qk_norm_shared: expected it instead of qk_norm, got both");
+    if ((unsigned)c->activation > BB_NN_GELU_TANH)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: activation: expected silu, gelu or gelu_tanh, got %d",
+                       (int)c->activation);
+    if (!(c->embed_scale >= 0) || isinf(c->embed_scale))
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: embed_scale: expected 0 or more, got %g",
+                       c->embed_scale);
+    if (c->has_padding && (c->padding < 0 || c->padding >= c->vocab))
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: padding: expected an id below vocab (%lld), got %lld",
+                       (long long)c->vocab, (long long)c->padding);
+    if (c->window < 0 || c->window_from < 0)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "transformer: window and window_from: expected 0 or more, got %lld and %lld",
+                       (long long)c->window, (long long)c->window_from);
+    return BB_OK;
+}
+
 static bool check_count(bb_context *ctx, const char *field, int64_t value) {
     if (value >= 1 && value <= LIMIT) return true;
     bb_fail(ctx, BB_ERR_ARGUMENT, "transformer: %s: expected 1 to %d, got %lld", field, LIMIT,
@@ -80,6 +102,7 @@ bb_status bb_nn_config_check(bb_context *ctx, bb_nn_config *config) {
         return bb_fail(ctx, BB_ERR_ARGUMENT,
                        "transformer: dtype: expected f64, f32, f16 or bf16, got %s",
                        bb_dtype_name(c.dtype));
+    if (check_options(ctx, &c)) return ctx->status;
     *config = c;
     return BB_OK;
 }

@@ -21,7 +21,8 @@ struct bb_params {
     int count, capacity;
     bool built;
     bb_tensor *values, *grads;
-    bb_tensor *grad_scale; /* f32 (1): bb_clip_grad_norm's coefficient for the next step */
+    bb_tensor *grad_scale; /* (1): bb_clip_grads' coefficient for the next step */
+    bb_tensor *grad_norm;  /* (1): the norm it saw */
     bool clipped;          /* grad_scale holds one */
     int64_t decayed;       /* elements of the span with weight decay, padding included */
 };
@@ -33,6 +34,10 @@ struct bb_params {
  * does so too). */
 double bb_nn_residual_std(const bb_nn_config *config);
 
+/* nn/block.c: a norm of the residual stream, as the configuration wants it. */
+bb_nn_rms_norm bb_nn_stream_norm_new(bb_params *params, const char *name,
+                                     const bb_nn_config *config);
+
 /* ---- nn/params.c */
 
 /* Zeroed host memory of the context's lifetime. */
@@ -41,6 +46,12 @@ void *bb_nn_allocate(bb_context *ctx, size_t bytes);
 void bb_nn_release(bb_context *ctx, void *block);
 /* A zeroed tensor of the context's lifetime. */
 bb_tensor *bb_nn_zeros(bb_context *ctx, bb_device device, bb_dtype dtype, int64_t count);
+/* The dtype of what an optimizer keeps of such parameters and of its numbers: f64 for f64, else
+ * f32.
+ */
+bb_dtype bb_nn_state_dtype(const bb_params *params);
+/* Sets a tensor of one element, f32 or f64. */
+bb_status bb_nn_write_number(bb_tensor *t, double value);
 /* prefix.leaf, or leaf alone under an empty prefix. Too long: an error, and out is "". */
 const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix,
                        const char *leaf);
@@ -48,6 +59,12 @@ const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *p
 bb_tensor *bb_nn_add(bb_params *params, const char *prefix, const char *leaf, bb_shape shape,
                      bb_init init, double std);
 bb_context *bb_nn_context(const bb_params *params); /* NULL for NULL */
+
+/* What a layer is called inside its owner, from the path of its parameters: "attn_norm" of
+ * "blocks.0.attn_norm", "blocks.0" of "blocks.0". NULL for "". It lives as long as the context. */
+const char *bb_nn_layer_name(bb_params *params, const char *path);
+/* bb_module_enter with that name; a layer without one is transparent. */
+void bb_nn_enter(bb_context *ctx, bb_module *here, const char *type, const char *name);
 
 /* Makes the gradient block fit for flat operations: what no backward wrote is zero. An error if no
  * backward wrote anything; `who` begins its message. */

@@ -38,7 +38,8 @@ typedef struct bb_params bb_params;
 typedef enum bb_init { BB_INIT_ZEROS = 0, BB_INIT_ONES, BB_INIT_NORMAL } bb_init;
 enum { BB_NAME_BYTES = 128 }; /* of a parameter's name, with its end */
 
-BB_API bb_params *bb_params_new(bb_context *ctx, bb_device device, bb_dtype dtype);
+BB_API bb_params *bb_params_new(bb_context *ctx, bb_device device,
+                                bb_dtype dtype); /* an empty set */
 /* Names look like "blocks.0.attn_norm.weight" and are unique in the set. std is for BB_INIT_NORMAL.
  */
 BB_API bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb_init init,
@@ -62,7 +63,10 @@ BB_API int64_t bb_params_decayed(const bb_params *params);
 BB_API void bb_params_zero_grad(bb_params *params);
 
 /* ---- Layers --------------------------------------------------------------------------------
- * `name` is the prefix of the layer's parameters: "norm" gives "norm.weight"; "" gives "weight". */
+ * `name` is the prefix of the layer's parameters: "norm" gives "norm.weight"; "" gives "weight".
+ * The field `name` is what a recorded graph calls the layer (io/io.h), its last part; NULL:
+ * nothing.
+ */
 
 /* RMSNorm over the last axis (nn/rms_norm.c). Owns `weight` of ones: (dim), or with n_heads > 0
  * (n_heads, 1, dim) for inputs (..., n_heads, T, dim): one op for the norms of all query and key
@@ -70,15 +74,22 @@ BB_API void bb_params_zero_grad(bb_params *params);
 typedef struct bb_nn_rms_norm {
     bb_tensor *weight;
     double eps;
+    bool zero_centered;
+    const char *name;
 } bb_nn_rms_norm;
 BB_API bb_nn_rms_norm bb_nn_rms_norm_new(bb_params *params, const char *name, int64_t dim,
                                          double eps, int64_t n_heads);
+/* The same with `weight` of zeros, which stands for a scale of 1 + weight: the sum is taken in f32
+ * (f64 for f64), so that a narrow weight loses nothing near 1. */
+BB_API bb_nn_rms_norm bb_nn_rms_norm_zero_centered_new(bb_params *params, const char *name,
+                                                       int64_t dim, double eps, int64_t n_heads);
 BB_API bb_tensor *bb_nn_rms_norm_forward(const bb_nn_rms_norm *layer, bb_tensor *x);
 
 /* x weight^T + bias (nn/linear.c): weight (out, in) drawn from normal(0, std), std 0 meaning
  * 1/sqrt(in); bias zeros. */
 typedef struct bb_nn_linear {
     bb_tensor *weight, *bias; /* bias NULL: none */
+    const char *name;
 } bb_nn_linear;
 BB_API bb_nn_linear bb_nn_linear_new(bb_params *params, const char *name, int64_t in, int64_t out,
                                      bool bias, double std);
@@ -87,19 +98,31 @@ BB_API bb_tensor *bb_nn_linear_forward(const bb_nn_linear *layer, bb_tensor *x);
 /* Rows of a (count, dim) table by integer index (nn/embedding.c); std 0 means 1. */
 typedef struct bb_nn_embedding {
     bb_tensor *weight;
+    const char *name;
 } bb_nn_embedding;
 BB_API bb_nn_embedding bb_nn_embedding_new(bb_params *params, const char *name, int64_t count,
                                            int64_t dim, double std);
 BB_API bb_tensor *bb_nn_embedding_forward(const bb_nn_embedding *layer, bb_tensor *ids);
 
+typedef enum bb_nn_activation { BB_NN_SILU = 0, BB_NN_GELU, BB_NN_GELU_TANH } bb_nn_activation;
+
 /* What a transformer is. Zero kv_heads, head_dim, rope_base, norm_eps mean heads, dim/heads, 10000,
- * 1e-5. */
+ * 1e-5; everything after `dtype` may stay zero, which is Llama. */
 typedef struct bb_nn_config {
     int64_t vocab, dim, layers, heads, kv_heads, head_dim, hidden, max_seq;
     double rope_base, norm_eps;
     bool qk_norm;        /* RMSNorm with a scale per head on queries and keys */
     bool tie_embeddings; /* the head is the embedding table */
     bb_dtype dtype;
+    bool qk_norm_shared; /* instead: one scale for all query heads, one for all key heads */
+    bool qkv_bias, out_bias, mlp_bias;
+    bool zero_centered_norm;     /* norms of the residual stream scale by 1 + weight */
+    bb_nn_activation activation; /* of the gate */
+    double embed_scale;          /* times each embedding, rounded to its dtype; 0: none */
+    int64_t window;              /* a position sees itself and window - 1 before it; 0: all */
+    int64_t window_from;         /* ... in this layer and those after it; the others see all */
+    bool has_padding;            /* looking up the id `padding` gives its embedding no gradient */
+    int64_t padding;
 } bb_nn_config;
 /* "tiny", "small", "baby": f32, byte vocabulary. *batch (may be NULL) gets the batch size it is
  * trained with. */
@@ -116,10 +139,12 @@ typedef struct bb_nn_layer_cache {
 /* Causal grouped-query attention (nn/attention.c): one projection to all heads, [qk_norm], RoPE on
  * queries and keys at once, SDPA, one projection back. */
 typedef struct bb_nn_attention {
-    bb_nn_linear qkv, out;  /* qkv rows: queries, then keys, then values */
-    bb_nn_rms_norm qk_norm; /* weight NULL: none */
-    int64_t heads, kv_heads, head_dim;
+    bb_nn_linear qkv, out;         /* qkv rows: queries, then keys, then values */
+    bb_nn_rms_norm qk_norm;        /* weight NULL: none */
+    bb_nn_rms_norm q_norm, k_norm; /* qk_norm_shared's; weight NULL: none */
+    int64_t heads, kv_heads, head_dim, window;
     double rope_base;
+    const char *name;
 } bb_nn_attention;
 BB_API bb_nn_attention bb_nn_attention_new(bb_params *params, const char *name,
                                            const bb_nn_config *config);
@@ -129,9 +154,11 @@ BB_API bb_nn_attention bb_nn_attention_new(bb_params *params, const char *name,
 BB_API bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
                                           bb_nn_layer_cache *cache, int64_t position);
 
-/* SwiGLU (nn/mlp.c): down(silu(gate x) * up x). */
+/* SwiGLU (nn/mlp.c): down(activation(gate x) * up x). */
 typedef struct bb_nn_mlp {
     bb_nn_linear gate, up, down;
+    bb_nn_activation activation;
+    const char *name;
 } bb_nn_mlp;
 BB_API bb_nn_mlp bb_nn_mlp_new(bb_params *params, const char *name, const bb_nn_config *config);
 BB_API bb_tensor *bb_nn_mlp_forward(const bb_nn_mlp *layer, bb_tensor *x);
@@ -141,6 +168,7 @@ typedef struct bb_nn_block {
     bb_nn_rms_norm attn_norm, mlp_norm;
     bb_nn_attention attn;
     bb_nn_mlp mlp;
+    const char *name;
 } bb_nn_block;
 BB_API bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb_nn_config *config);
 BB_API bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x,
@@ -159,6 +187,8 @@ typedef struct bb_nn_transformer {
     bool recompute;    /* keep only each block's input for backward and compute the rest again: less
                           memory, more time */
 } bb_nn_transformer;
+/* A model of this configuration, which is checked. Its parameters have values once the set is built
+ * (bb_params_build, or the first optimizer). */
 BB_API bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
                                                 const bb_nn_config *config);
 BB_API bb_tensor *bb_nn_transformer_forward(bb_nn_transformer *model,
@@ -178,11 +208,13 @@ BB_API void bb_nn_cache_reset(bb_nn_cache *cache);
 BB_API bb_tensor *bb_nn_transformer_next(bb_nn_transformer *model, bb_nn_cache *cache,
                                          bb_tensor *ids);
 
-/* The model's parameters under the names of Hugging Face's Llama
+/* The model's parameters under the names of Hugging Face's Llama family
  * ("model.layers.0.self_attn.q_proj.weight", ...), as contiguous views of the fused blocks: read
  * them to save, bb_write them to load. Not of that family, and so under our own name:
  * "model.layers.N.self_attn.qk_norm.weight" (heads + kv_heads, 1, head_dim). */
 BB_API const bb_named *bb_nn_transformer_named(bb_nn_transformer *model, int *count);
+/* Their gradients, in the same order under the same names. An error before a backward. */
+BB_API const bb_named *bb_nn_transformer_grads(bb_nn_transformer *model, int *count);
 
 /* ---- Optimizers ------------------------------------------------------------------------------
  * They build the set if it is not, keep their state in contiguous blocks, run one in-place op per
@@ -190,19 +222,31 @@ BB_API const bb_named *bb_nn_transformer_named(bb_nn_transformer *model, int *co
  * bb_params_zero_grad. A parameter that the loss did not reach counts as having gradient zero.
  * Weight decay (decoupled for AdamW) touches only rank >= 2. */
 
-/* The norm over all gradients; if it is above max_norm (> 0), the next optimizer step scales every
- * gradient by max_norm / norm, without another pass over them. A norm that is not finite is an
- * error, so that the step does not run: bb_clear_error, bb_params_zero_grad and go on to skip it.
- * (nn/clip.c) */
+/* The norm over all gradients; the next optimizer step scales every gradient by max_norm / (norm +
+ * 1e-6) if that is below 1 (max_norm > 0), without another pass over them. A norm that is not
+ * finite is an error, so that the step does not run: bb_clear_error, bb_params_zero_grad and go on
+ * to skip it. (nn/clip.c) */
 BB_API double bb_clip_grad_norm(bb_params *params, double max_norm);
+/* The same without waiting for the norm, for captured steps (bb_capture_step): the optimizer step
+ * that follows changes nothing if the norm is not finite. bb_grad_norm reads the norm that the last
+ * clipping saw. */
+BB_API bb_status bb_clip_grads(bb_params *params, double max_norm);
+BB_API double bb_grad_norm(bb_params *params);
 
 /* Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019 (nn/adamw.c). options
- * NULL: betas 0.9 and 0.999, eps 1e-8, weight_decay 0.01. */
+ * NULL: betas 0.9 and 0.999, eps 1e-8, weight_decay 0.01. Of f16 and bf16 parameters it keeps an
+ * f32 master copy, which takes the steps; the parameters are the master rounded. A parameter
+ * written from elsewhere since the last step is taken up into the master. */
 typedef struct bb_adamw bb_adamw;
 BB_API bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options);
 BB_API bb_status bb_adamw_step(bb_adamw *optimizer, double lr);
+/* The two halves of a step: the rate, from the host; the rest, on the device, which may stand in a
+ * captured step. */
+BB_API bb_status bb_adamw_set_lr(bb_adamw *optimizer, double lr);
+BB_API bb_status bb_adamw_apply(bb_adamw *optimizer);
 BB_API int64_t bb_adamw_steps(bb_adamw *optimizer); /* taken so far */
-/* State for checkpoints: "step", "m", "v". bb_write them to go on where another run stopped. */
+/* State for checkpoints: "step", "m", "v", and "master" where there is one. bb_write them to go on
+ * where another run stopped. */
 BB_API const bb_named *bb_adamw_state(bb_adamw *optimizer, int *count);
 
 /* PyTorch's SGD (nn/sgd.c). options NULL: no momentum, no decay. State: "velocity", if there is
@@ -210,6 +254,8 @@ BB_API const bb_named *bb_adamw_state(bb_adamw *optimizer, int *count);
 typedef struct bb_sgd bb_sgd;
 BB_API bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options);
 BB_API bb_status bb_sgd_step(bb_sgd *optimizer, double lr);
+BB_API bb_status bb_sgd_set_lr(bb_sgd *optimizer, double lr);
+BB_API bb_status bb_sgd_apply(bb_sgd *optimizer);
 BB_API const bb_named *bb_sgd_state(bb_sgd *optimizer, int *count);
 
 /* A learning rate for each step (nn/schedule.c): linear from lr_max/warmup up to lr_max over the

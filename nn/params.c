@@ -36,6 +36,16 @@ bb_tensor *bb_nn_zeros(bb_context *ctx, bb_device device, bb_dtype dtype, int64_
     return t;
 }
 
+bb_dtype bb_nn_state_dtype(const bb_params *params) {
+    return params->dtype == BB_F64 ? BB_F64 : BB_F32;
+}
+
+bb_status bb_nn_write_number(bb_tensor *t, double value) {
+    float narrow = (float)value;
+    return bb_dtype_of(t) == BB_F64 ? bb_write(t, &value, sizeof value)
+                                    : bb_write(t, &narrow, sizeof narrow);
+}
+
 /* ---- Adding --------------------------------------------------------------------------------- */
 
 bb_context *bb_nn_context(const bb_params *params) { return params ? params->ctx : NULL; }
@@ -64,6 +74,27 @@ const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *p
         out[0] = 0;
     }
     return out;
+}
+
+const char *bb_nn_layer_name(bb_params *params, const char *path) {
+    if (!params || params->ctx->status || !path || !*path) return NULL;
+    const char *dot = strrchr(path, '.'), *begin = dot ? dot + 1 : path;
+    if (dot && begin[strspn(begin, "0123456789")] == 0) {
+        /* A number alone says nothing: the name of the list comes with it. */
+        while (dot > path && dot[-1] != '.') dot--;
+        begin = dot;
+    }
+    size_t bytes = strlen(begin) + 1;
+    char *name = bb_nn_allocate(params->ctx, bytes);
+    return name ? memcpy(name, begin, bytes) : NULL;
+}
+
+void bb_nn_enter(bb_context *ctx, bb_module *here, const char *type, const char *name) {
+    if (!ctx) return;
+    if (name)
+        bb_module_enter(ctx, here, type, name, -1);
+    else
+        here->outer = ctx->module;
 }
 
 static bool grow(bb_params *params) {
@@ -131,14 +162,17 @@ static bool allocate_blocks(bb_params *params) {
     }
     if (!params->values) params->values = bb_nn_zeros(ctx, params->device, params->dtype, total);
     if (!params->grads) params->grads = bb_nn_zeros(ctx, params->device, params->dtype, total);
-    if (!params->grad_scale) params->grad_scale = bb_nn_zeros(ctx, params->device, BB_F32, 1);
+    if (!params->grad_scale)
+        params->grad_scale = bb_nn_zeros(ctx, params->device, bb_nn_state_dtype(params), 1);
+    if (!params->grad_norm)
+        params->grad_norm = bb_nn_zeros(ctx, params->device, bb_nn_state_dtype(params), 1);
     for (int i = 0; i < params->count; i++) {
         bb_tensor *t = params->row[i].tensor;
         bb_shape shape = bb_shape_of_tensor(t);
         if (!t->grad) t->grad = bb_tensor_header(ctx, params->dtype, &shape, BB_LIFE_CONTEXT);
         if (!t->grad) return false;
     }
-    return params->values && params->grads && params->grad_scale;
+    return params->values && params->grads && params->grad_scale && params->grad_norm;
 }
 
 static void attach(bb_tensor *t, bb_tensor *block, int64_t offset) {
@@ -155,6 +189,7 @@ static void place(bb_params *params) {
             if (decays(&params->row[i]) != (part == 0)) continue;
             attach(t, params->values, offset);
             attach(t->grad, params->grads, offset);
+            t->grad->storage->gradient = true;
             t->requires_grad = t->grad_empty = true;
             offset += padded(params, &params->row[i]);
         }

@@ -21,9 +21,9 @@ bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options) {
     }
     bb_sgd *o = bb_nn_allocate(ctx, sizeof *o);
     if (!o) return NULL;
-    bb_dtype dtype = params->dtype == BB_F64 ? BB_F64 : BB_F32;
+    bb_dtype dtype = bb_nn_state_dtype(params);
     *o = (bb_sgd){.params = params, .attrs = attrs};
-    o->lr = bb_nn_zeros(ctx, params->device, BB_F32, 1);
+    o->lr = bb_nn_zeros(ctx, params->device, dtype, 1);
     o->velocity =
         attrs.momentum > 0 ? bb_nn_zeros(ctx, params->device, dtype, params->values->count) : NULL;
     return o->lr && (o->velocity || attrs.momentum == 0) ? o : NULL;
@@ -40,18 +40,25 @@ static bb_status step_span(bb_sgd *o, int part) {
                    p->clipped ? p->grad_scale : NULL, &attrs);
 }
 
-bb_status bb_sgd_step(bb_sgd *o, double lr) {
+bb_status bb_sgd_set_lr(bb_sgd *o, double lr) {
+    return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
+}
+
+bb_status bb_sgd_apply(bb_sgd *o) {
     if (!o) return BB_ERR_ARGUMENT;
     bb_context *ctx = o->params->ctx;
     if (bb_params_settle(o->params, "bb_sgd_step")) return ctx->status;
-    float rate = (float)lr;
-    if (bb_write(o->lr, &rate, sizeof rate)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     bb_status status = step_span(o, 0);
     if (!status) status = step_span(o, 1);
     bb_scope_end(ctx, scope, NULL);
     o->params->clipped = false;
     return status;
+}
+
+bb_status bb_sgd_step(bb_sgd *o, double lr) {
+    bb_status status = bb_sgd_set_lr(o, lr);
+    return status ? status : bb_sgd_apply(o);
 }
 
 const bb_named *bb_sgd_state(bb_sgd *o, int *count) {

@@ -11,12 +11,14 @@ static bool add_layers(bb_nn_transformer *model) {
     char name[BB_NAME_BYTES];
     model->embed = bb_nn_embedding_new(params, "embed", c->vocab, c->dim, BB_NN_STD);
     for (int64_t i = 0; i < c->layers && !params->ctx->status; i++) {
+        bb_nn_config layer = *c;
+        if (i < c->window_from) layer.window = 0;
         snprintf(name, sizeof name, "blocks.%lld", (long long)i);
-        model->blocks[i] = bb_nn_block_new(params, name, c);
+        model->blocks[i] = bb_nn_block_new(params, name, &layer);
     }
-    model->norm = bb_nn_rms_norm_new(params, "norm", c->dim, c->norm_eps, 0);
+    model->norm = bb_nn_stream_norm_new(params, "norm", c);
     if (c->tie_embeddings)
-        model->head = (bb_nn_linear){model->embed.weight, NULL};
+        model->head = (bb_nn_linear){model->embed.weight, NULL, bb_nn_layer_name(params, "head")};
     else
         model->head = bb_nn_linear_new(params, "head", c->dim, c->vocab, false, BB_NN_STD);
     return bb_params_build(params) == BB_OK;
@@ -43,6 +45,21 @@ static bool check_ids(bb_nn_transformer *model, const bb_tensor *ids) {
     return false;
 }
 
+/* The rows x of `ids`, those of the padding id without history. */
+static bb_tensor *stop_at_padding(const bb_nn_transformer *model, bb_tensor *ids, bb_tensor *x) {
+    bb_tensor *other = bb_add_scalar(bb_cast(ids, BB_F32), -(double)model->config.padding);
+    return bb_where(bb_unsqueeze(bb_cast(other, BB_BOOL), -1), x, bb_detach(x));
+}
+
+/* Times embed_scale as the dtype has it: a narrow model was trained with the rounded number. */
+static bb_tensor *embed(const bb_nn_transformer *model, bb_tensor *ids) {
+    bb_tensor *x = bb_nn_embedding_forward(&model->embed, ids);
+    if (model->config.has_padding && bb_requires_grad(x)) x = stop_at_padding(model, ids, x);
+    if (!x || model->config.embed_scale == 0) return x;
+    double scale = bb_item(bb_scalar(x->ctx, (bb_dtype)x->dtype, model->config.embed_scale));
+    return bb_mul_scalar(x, scale);
+}
+
 static bb_tensor *run_block(void *user, bb_tensor *const *inputs, int n) {
     (void)n;
     return bb_nn_block_forward(user, inputs[0], NULL, 0);
@@ -54,7 +71,7 @@ static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache 
     bb_context *ctx = model->params->ctx;
     int64_t position = cache ? cache->length : 0;
     bb_scope scope = bb_scope_begin(ctx);
-    bb_tensor *x = bb_nn_embedding_forward(&model->embed, ids);
+    bb_tensor *x = embed(model, ids);
     for (int64_t i = 0; i < model->config.layers; i++) {
         bb_tensor *y;
         if (model->recompute && !cache && ctx->grad_enabled)

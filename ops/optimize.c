@@ -1,5 +1,7 @@
-/* Optimizer steps in place. lr, step and grad_scale are f32 tensors of one element on the device,
- * so that a captured step can be replayed while they change. g is grad * grad_scale throughout.
+/* Optimizer steps in place. lr, step and grad_scale are f32 tensors of one element on the device
+ * (for an f64 parameter f64 ones too), so that a captured step can be replayed while they change. g
+ * is grad * grad_scale throughout; where grad_scale is NaN nothing changes: that is how clipping
+ * skips a step whose gradient is not finite.
  *
  *     adamw_  p <- p (1 - lr weight_decay)
  *             m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2
@@ -25,7 +27,8 @@ static bb_status check_run(const bb_call *call, int input, bb_dtype dtype) {
 }
 
 static bb_status check_number(const bb_call *call, int input) {
-    bb_status status = bb_want_dtype(call, input, BB_F32);
+    bool wide = bb_dtype_of(call->in[0]) == BB_F64 && bb_dtype_of(call->in[input]) == BB_F64;
+    bb_status status = wide ? BB_OK : bb_want_dtype(call, input, BB_F32);
     if (!status && bb_count(call->in[input]) != 1)
         status = bb_fail_input(call, input, "expected one element, got %lld",
                                (long long)bb_count(call->in[input]));

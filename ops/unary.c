@@ -2,7 +2,7 @@
  *
  *   neg    -x         dx = -dy            tanh        tanh x        dx = dy (1 - y^2)
  *   abs    |x|        dx = dy sign x      sigmoid     1/(1 + e^-x)  dx = dy y (1 - y)
- *   sign   -1, 0, 1   dx = 0              relu        max(x, 0)     dx = dy where y > 0
+ *   sign   -1, 0, 1   dx = 0              relu        max(x, 0)     dx = 0 where y <= 0, else dy
  *   exp    e^x        dx = dy y           erf         erf x         dx = dy 2/sqrt(pi) e^(-x^2)
  *   log    ln x       dx = dy / x         square      x^2           dx = 2 x dy
  *   sqrt   x^(1/2)    dx = dy / (2 y)     reciprocal  1/x           dx = -dy y^2
@@ -180,10 +180,11 @@ const bb_op bb_op_sigmoid = {
 };
 bb_t bb_sigmoid(bb_t x) { return unary(&bb_op_sigmoid, x); }
 
-/* where, not a product: an infinite gradient of a cut element must not become NaN. */
+/* where, not a product: an infinite gradient of a cut element must not become NaN. NaN is not cut, as
+ * in PyTorch. */
 static bb_status relu_gradient(const bb_grad_call *grad) {
     bb_t y = grad->call->out[0], zero = bb_constant(y, BB_SCALAR, 0);
-    return give(grad, bb_where(bb_gt(y, zero), grad->grad_out[0], zero));
+    return give(grad, bb_where(bb_le(y, zero), zero, grad->grad_out[0]));
 }
 const bb_op bb_op_relu = {
     .name = "relu",

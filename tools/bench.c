@@ -7,6 +7,7 @@
 
 #include "tools/commands.h"
 #include "tools/progress.h"
+#include "tools/device.h"
 
 static const double sample_seconds = 200e-6;
 
@@ -59,7 +60,7 @@ bb_status bb_bench_run(bb_bench_case *cases, int count, const bb_bench_options *
     return BB_OK;
 }
 
-bb_device bb_bench_device(const bb_bench_options *o) { return o->device == 1 ? BB_CUDA : BB_CPU; }
+bb_device bb_bench_device(const bb_bench_options *o) { return o->device ? BB_CUDA : BB_CPU; }
 
 int bb_threads_used(const bb_bench_options *o) {
     return o->threads ? (int)o->threads : omp_get_max_threads();
@@ -68,10 +69,8 @@ int bb_threads_used(const bb_bench_options *o) {
 bb_context *bb_bench_open(const bb_bench_options *o, int *code) {
     const bb_options open = {.threads = (int)o->threads};
     bb_context *ctx = bb_open(&open);
-    const char *why = NULL;
     *code = BB_EXIT_OK;
-    if (ctx && !bb_device_available(ctx, bb_bench_device(o), &why))
-        bb_fail(ctx, BB_ERR_DEVICE, "--device: %s", why);
+    if (ctx) bb_choose_device(ctx, o->device);
     if (ctx && bb_error(ctx) == BB_OK) return ctx;
     *code = bb_report(ctx, "bench");
     bb_close(ctx);

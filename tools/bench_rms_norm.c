@@ -5,6 +5,7 @@
 
 #include "tools/bench.h"
 #include "tools/commands.h"
+#include "tools/device.h"
 
 static const int64_t shapes[][2] = {{1, 64},    {16, 128},    {128, 768},  {512, 768},
                                     {8192, 64}, {2048, 4096}, {8192, 1024}};
@@ -64,7 +65,7 @@ static void print_row(const bb_bench_options *o, const struct form *form, const 
                "\"threads\": %d, \"us\": {\"min\": %.3f, \"median\": %.3f, \"max\": %.3f}, "
                "\"gb_per_s\": %.3f}\n",
                form->name, form->direction, (long long)shape[0], (long long)shape[1],
-               dtype == BB_F32 ? "float32" : "bfloat16", o->device == 1 ? "cuda" : "cpu",
+               dtype == BB_F32 ? "float32" : "bfloat16", bb_device_word(o->device),
                bb_threads_used(o), us.min, us.median, us.max, rate);
     } else {
         printf("rms_norm %5lld x %-5lld %-4s %-8s %-7s %10.2f us (%.2f to %.2f)  %.2f GB/s\n",

@@ -10,6 +10,7 @@
 #include "tools/progress.h"
 #include "tools/random.h"
 #include "tools/trainer.h"
+#include "tools/device.h"
 
 enum { WARMUP = 3, CORPUS_BYTES = 1 << 20 };
 
@@ -56,10 +57,9 @@ static void print_row(const bb_bench_options *o, const char *model, const bb_run
                "%.1f, \"peak_rss_mib\": %.1f, "
                "\"first_step_done_s\": %.4f, \"first_loss\": %.6f, \"last_loss\": %.6f, "
                "\"system_allocations_per_step\": %g}\n",
-               model, o->device == 1 ? "cuda" : "cpu",
-               run->dtype == BB_F32 ? "float32" : "bfloat16", bb_threads_used(o),
-               (long long)f->parameters, f->ms.min, f->ms.median, f->ms.max, rate, peak_mib(),
-               f->first_done_s, f->first_loss, f->last_loss,
+               model, bb_device_word(o->device), run->dtype == BB_F32 ? "float32" : "bfloat16",
+               bb_threads_used(o), (long long)f->parameters, f->ms.min, f->ms.median, f->ms.max,
+               rate, peak_mib(), f->first_done_s, f->first_loss, f->last_loss,
                (double)f->allocations / (double)o->steps);
     } else {
         printf("train %-6s %-4s %8.2f ms a step (%.2f to %.2f)  %8.0f tokens/s  peak %.0f MiB  "

@@ -7,6 +7,7 @@
 #include "tools/bench.h"
 #include "tools/commands.h"
 #include "tools/progress.h"
+#include "tools/device.h"
 
 static const struct benchmark {
     const char *name;
@@ -31,7 +32,7 @@ static const bb_flag flags[] = {
     {.name = "budget", .type = BB_FLAG_NUMBER, AT(budget), .fallback = "0.2", .max = 3600,
      .help = "seconds a case"},
     {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), .choices = "f32|bf16", .help = "of train"},
-    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = "cpu|cuda",
+    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
      .help = "where to compute"},
     {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024,
      .help = "0: all cores"},

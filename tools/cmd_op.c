@@ -6,6 +6,7 @@
 #include "tools/args.h"
 #include "tools/attrs.h"
 #include "tools/commands.h"
+#include "tools/device.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +47,7 @@ static const bb_flag flags[] = {
     {.name = "device",
      .type = BB_FLAG_CHOICE,
      .offset = offsetof(options, device),
-     .choices = "cpu|cuda",
+     .choices = BB_DEVICE_CHOICES,
      .help = "where it runs"},
     {.name = "path",
      .type = BB_FLAG_CHOICE,
@@ -123,7 +124,7 @@ static bb_status load_inputs(run *r) {
                            "%s: %s: expected a tensor of this name in %s, got none", r->op->name,
                            name, r->file ? bb_safetensors_path(r->file) : "--input");
         }
-        r->in[i] = bb_safetensors_load(r->file, name, (bb_device)r->o->device);
+        r->in[i] = bb_safetensors_load(r->file, name, bb_get_device(r->ctx));
         if (!r->in[i]) return bb_error(r->ctx);
         if (r->o->grad && bb_dtype_is_float(bb_dtype_of(r->in[i])))
             bb_set_requires_grad(r->in[i], true);
@@ -141,7 +142,7 @@ static bb_status backward(run *r) {
             return bb_fail(r->ctx, BB_ERR_ARGUMENT,
                            "%s: --grad: expected a tensor '%s' in %s, got none", r->op->name, name,
                            r->file ? bb_safetensors_path(r->file) : "--input");
-        bb_tensor *seed = bb_safetensors_load(r->file, name, (bb_device)r->o->device);
+        bb_tensor *seed = bb_safetensors_load(r->file, name, bb_get_device(r->ctx));
         if (seed) bb_backward_retain(r->out[i], seed);
     }
     return bb_error(r->ctx);
@@ -177,14 +178,12 @@ static bb_status save(const run *r) {
 
 static bb_status execute(run *r) {
     const options *o = r->o;
-    const char *why = "";
     bb_any_attrs attrs;
     r->op = bb_find_op(r->ctx, o->name);
     if (!r->op)
         return bb_fail(r->ctx, BB_ERR_ARGUMENT, "NAME: expected an op (see bobbin ops), got '%s'",
                        o->name);
-    if (!bb_device_available(r->ctx, (bb_device)o->device, &why))
-        return bb_fail(r->ctx, BB_ERR_DEVICE, "--device: %s", why);
+    if (bb_set_device(r->ctx, bb_choose_device(r->ctx, o->device))) return bb_error(r->ctx);
     bb_set_path(r->ctx, (bb_path)o->path);
     r->names = bb_op_input_count(r->op);
     r->visible = bb_op_output_count(r->op) - r->op->hidden;

@@ -11,6 +11,7 @@ int bb_cmd_sample(int argc, char **argv);
 int bb_cmd_ops(int argc, char **argv);
 int bb_cmd_op(int argc, char **argv);
 int bb_cmd_gradcheck(int argc, char **argv);
+int bb_cmd_export(int argc, char **argv);
 int bb_cmd_bench(int argc, char **argv);
 
 enum { BB_EXIT_OK = 0, BB_EXIT_SYSTEM = 1, BB_EXIT_USAGE = 2 };

@@ -17,6 +17,7 @@ static const command commands[] = {
     {"ops", "lists every op", bb_cmd_ops},
     {"op", "runs one op on tensors from a file", bb_cmd_op},
     {"gradcheck", "holds gradients against finite differences", bb_cmd_gradcheck},
+    {"export", "writes a trained model as ONNX", bb_cmd_export},
     {"bench", "measures ops and training", bb_cmd_bench},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };

@@ -1,12 +1,16 @@
-/* metrics.csv of a training run: one row a step, one more for each validation. */
+/* metrics.csv of a training run: one row a step, one more for each validation. The same numbers go
+ * to a TensorBoard event file beside it (tools/events.h). */
 #ifndef BOBBIN_TOOLS_METRICS_H
 #define BOBBIN_TOOLS_METRICS_H
 
 #include "bobbin.h"
+#include "tools/events.h"
 
 typedef struct bb_metrics {
     FILE *file;
     const char *path;
+    bb_events events;
+    double started; /* wall time when elapsed_s was 0, earlier sittings seen as one with this */
 } bb_metrics;
 
 typedef struct bb_metrics_row {
@@ -16,13 +20,16 @@ typedef struct bb_metrics_row {
 } bb_metrics_row;
 
 /* Begins the file `path`, which must outlive m. A resumed run keeps the rows of `former` (NULL: a
- * new run) up to `step`; the two may be the same file. */
+ * new run) up to `step`; the two may be the same file. elapsed_s: of training so far. */
 bb_status bb_metrics_open(bb_context *ctx, bb_metrics *m, const char *path, const char *former,
-                          int64_t step);
+                          int64_t step, double elapsed_s);
 void bb_metrics_add(bb_metrics *m, const bb_metrics_row *row);
 /* Everything added so far is in the file from here on; the error of an earlier bb_metrics_add shows
  * up here. */
 bb_status bb_metrics_flush(bb_context *ctx, bb_metrics *m);
 bb_status bb_metrics_close(bb_context *ctx, bb_metrics *m);
+
+/* Reads one line of the file, without its end; split points to a constant. False: it is no row. */
+bool bb_metrics_read_row(const char *line, size_t bytes, bb_metrics_row *row);
 
 #endif

@@ -1,6 +1,7 @@
 /* Models as folders, and the bf16 view of an f32 model. See tools/model.h. */
 #include "tools/model.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,39 +25,28 @@ bb_status bb_model_save(bb_nn_transformer *model, const char *folder) {
     int count = 0;
     const bb_named *tensors = bb_nn_transformer_named(model, &count);
     const bb_text format = {"format", "pt"}; /* what readers in the Hugging Face family expect */
-    if (config && weights && tensors &&
-        bb_safetensors_save(ctx, weights, tensors, count, &format, 1, NULL) == BB_OK) {
-        bb_json_writer w;
-        bb_json_open(&w, ctx, 2);
-        bb_model_config_write(&w, &model->config);
+    bb_json_writer w; /* made first: a model that has no such form leaves no file behind */
+    bb_json_open(&w, ctx, 2);
+    bb_model_config_write(&w, &model->config);
+    if (config && weights && tensors && bb_error(ctx) == BB_OK &&
+        bb_safetensors_save(ctx, weights, tensors, count, &format, 1, NULL) == BB_OK)
         bb_json_save(&w, config);
-        bb_json_close(&w);
-    }
+    bb_json_close(&w);
     free(config);
     free(weights);
     return bb_error(ctx);
 }
 
 bb_nn_transformer *bb_model_load(bb_context *ctx, bb_device device, const char *folder) {
-    bb_nn_config config;
-    bb_nn_transformer *model = NULL;
-    bool done = false;
-    char *path = bb_path_join(ctx, folder, "config.json"),
-         *weights = bb_path_join(ctx, folder, "model.safetensors");
-    if (path && weights && bb_model_config_read(ctx, path, &config) == BB_OK) {
-        model = bb_nn_transformer_new(ctx, device, &config);
-    }
-    bb_safetensors *file = model ? bb_safetensors_open(ctx, weights) : NULL;
-    if (file && bb_params_build(model->params) == BB_OK) {
-        int count = 0;
-        const bb_named *tensors = bb_nn_transformer_named(model, &count);
-        done = tensors && bb_safetensors_restore(file, tensors, count, true) == BB_OK;
-    }
-    bb_safetensors_close(file);
-    free(path);
-    free(weights);
-    return done ? model : NULL;
+    return bb_model_load_as(ctx, device, folder, BB_F32);
 }
+
+#define AT(field) offsetof(bb_nn_block, field)
+static const size_t block_handles[] = {
+    AT(attn_norm.weight),   AT(mlp_norm.weight), AT(attn.qkv.weight),     AT(attn.qkv.bias),
+    AT(attn.out.weight),    AT(attn.out.bias),   AT(attn.qk_norm.weight), AT(attn.q_norm.weight),
+    AT(attn.k_norm.weight), AT(mlp.gate.weight), AT(mlp.gate.bias),       AT(mlp.up.weight),
+    AT(mlp.up.bias),        AT(mlp.down.weight), AT(mlp.down.bias)};
 
 bb_nn_transformer *bb_model_cast(bb_nn_transformer *model, bb_nn_transformer *cast,
                                  bb_nn_block *blocks, bb_dtype dtype) {
@@ -68,14 +58,12 @@ bb_nn_transformer *bb_model_cast(bb_nn_transformer *model, bb_nn_transformer *ca
     cast->head.weight =
         model->config.tie_embeddings ? cast->embed.weight : bb_cast(model->head.weight, dtype);
     for (int64_t i = 0; i < model->config.layers; i++) {
-        bb_nn_block *b = &blocks[i];
-        *b = model->blocks[i];
-        bb_tensor **weights[] = {&b->attn_norm.weight, &b->mlp_norm.weight, &b->attn.qkv.weight,
-                                 &b->attn.out.weight,  &b->mlp.gate.weight, &b->mlp.up.weight,
-                                 &b->mlp.down.weight};
-        for (size_t k = 0; k < sizeof weights / sizeof weights[0]; k++)
-            *weights[k] = bb_cast(*weights[k], dtype);
-        if (b->attn.qk_norm.weight) b->attn.qk_norm.weight = bb_cast(b->attn.qk_norm.weight, dtype);
+        blocks[i] = model->blocks[i];
+        for (size_t k = 0; k < sizeof block_handles / sizeof block_handles[0]; k++) {
+            void *at = (char *)&blocks[i] + block_handles[k];
+            bb_tensor **handle = at;
+            if (*handle) *handle = bb_cast(*handle, dtype);
+        }
     }
     return bb_error(bb_context_of(model->embed.weight)) == BB_OK ? cast : NULL;
 }

@@ -1,21 +1,35 @@
-/* Models as folders: config.json with the keys of Hugging Face's Llama, model.safetensors with its
- * tensor names. Shared by the commands that make, train, sample and time models. */
+/* Models as folders in the form of Hugging Face's transformers: config.json, model.safetensors. The
+ * architectures are Llama, Mistral, Qwen3 and Gemma. Shared by the commands that make, train,
+ * sample and time models. */
 #ifndef BOBBIN_TOOLS_MODEL_H
 #define BOBBIN_TOOLS_MODEL_H
 
 #include "bobbin.h"
 
-/* Reads a configuration. Keys that would change numbers in a way we do not compute are errors. */
+/* Reads a configuration. Keys that would change numbers in a way we do not compute are errors, and
+ * so are unknown ones; keys left out mean what transformers takes them for. */
 bb_status bb_model_config_read(bb_context *ctx, const char *path, bb_nn_config *config);
 /* The same from text; `name` is what errors call it. */
 bb_status bb_model_config_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
                                 bb_nn_config *config);
-void bb_model_config_write(bb_json_writer *w, const bb_nn_config *config); /* one object */
+/* One object. An error if no architecture computes all that the configuration says. */
+void bb_model_config_write(bb_json_writer *w, const bb_nn_config *config);
 
 /* config.json and model.safetensors in `folder`, which must be there. */
 bb_status bb_model_save(bb_nn_transformer *model, const char *folder);
-/* NULL and an error if anything is missing or does not fit. */
+/* NULL and an error if anything is missing, left over or does not fit. Parameters become f32 (_as:
+ * dtype), whatever floating dtype the files have: model.safetensors, or the shards that
+ * model.safetensors.index.json lists (tools/model_weights.c). */
 bb_nn_transformer *bb_model_load(bb_context *ctx, bb_device device, const char *folder);
+bb_nn_transformer *bb_model_load_as(bb_context *ctx, bb_device device, const char *folder,
+                                    bb_dtype dtype);
+
+/* The tokens that end a text: eos_token_id (a number or a list) of the folder's
+ * generation_config.json, or else of its config.json. */
+bb_ints bb_model_end_tokens(bb_context *ctx, const char *folder);
+/* Copies what belongs to a model beside its weights and config.json: the files of its tokenizer and
+ * of its way of sampling, as far as they are there. */
+bb_status bb_model_copy_papers(bb_context *ctx, const char *from, const char *to);
 
 /* folder/name in a new string; free() it. NULL and an error: out of memory. */
 char *bb_path_join(bb_context *ctx, const char *folder, const char *name);

@@ -189,7 +189,7 @@ bb_tensor *bb_op_case_input_tensor(bb_context *ctx, const bb_op_case *c, int i, 
     draw_values(in, &state, n, values);
     if (in->draw == BB_DRAW_INDEX) dtype = BB_I64;
     if (in->draw == BB_DRAW_BOOL) dtype = BB_BOOL;
-    if (in->draw == BB_DRAW_ONE) dtype = BB_F32;
+    if (in->draw == BB_DRAW_ONE && dtype != BB_F64) dtype = BB_F32;
     if (in->draw == BB_DRAW_STATE && dtype != BB_F64) dtype = BB_F32;
     return bb_from_f64(ctx, dtype, in->shape, values);
 }

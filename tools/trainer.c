@@ -43,13 +43,11 @@ static bb_tensor *upload(const bb_trainer *t, const int64_t *values, bb_shape sh
     return tensor;
 }
 
-/* Loss of the windows in t->inputs and t->targets. Computed in f32 from the logits on, whatever the
- * dtype: a mean rounded to bf16 would hide what a step gained. */
-static bb_tensor *forward(const bb_trainer *t, int64_t rows, int64_t window,
+/* Computed in f32 from the logits on, whatever the dtype: a mean rounded to bf16 would hide what a
+ * step gained. */
+static bb_tensor *forward(const bb_trainer *t, bb_tensor *inputs, bb_tensor *targets,
                           bb_reduction reduction) {
     bb_nn_transformer cast, *model = t->model;
-    bb_tensor *inputs = upload(t, t->inputs, BB_SHAPE(rows, window));
-    bb_tensor *targets = upload(t, t->targets, BB_SHAPE(rows, window));
     if (t->cast_blocks) model = bb_model_cast(t->model, &cast, t->cast_blocks, t->run.dtype);
     bb_scope scope = bb_scope_begin(t->ctx);
     bb_tensor *logits = bb_nn_transformer_forward(model, inputs);
@@ -57,20 +55,51 @@ static bb_tensor *forward(const bb_trainer *t, int64_t rows, int64_t window,
     return bb_scope_end(t->ctx, scope, bb_cross_entropy(logits, targets, -100, reduction));
 }
 
+/* What a device that can records once and replays. */
+static bb_status step_on_device(void *user) {
+    const bb_trainer *t = user;
+    bb_tensor *loss = forward(t, t->batch_inputs, t->batch_targets, BB_REDUCE_MEAN);
+    bb_backward(loss, NULL);
+    bb_clip_grads(t->model->params, t->run.clip > 0 ? t->run.clip : INFINITY);
+    bb_adamw_apply(t->optimizer);
+    bb_params_zero_grad(t->model->params);
+    return loss ? bb_assign(t->loss, loss) : bb_error(t->ctx);
+}
+
+static bb_status prepare(bb_trainer *t) {
+    const bb_shape batch = BB_SHAPE(t->run.batch, t->run.seq);
+    t->batch_inputs = bb_keep(bb_empty_on(t->ctx, t->device, BB_I64, batch));
+    t->batch_targets = bb_keep(bb_empty_on(t->ctx, t->device, BB_I64, batch));
+    t->loss = bb_keep(bb_empty_on(t->ctx, t->device, BB_F32, BB_SCALAR));
+    t->capture = bb_capture_step(t->ctx, t->device, step_on_device, t);
+    return bb_error(t->ctx);
+}
+
+static bb_status report_step(bb_trainer *t, bb_step_report *report) {
+    report->loss = bb_item(t->loss);
+    report->grad_norm = bb_grad_norm(t->model->params);
+    if (bb_error(t->ctx) == BB_OK && !(isfinite(report->loss) && isfinite(report->grad_norm)))
+        bb_fail(t->ctx, BB_ERR_STATE,
+                "training: step %lld: expected a finite loss and gradient, got loss %g and norm %g",
+                (long long)t->step + 1, report->loss, report->grad_norm);
+    return bb_error(t->ctx);
+}
+
 bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report) {
     const bb_run *run = &t->run;
-    double begin = bb_seconds();
+    const size_t bytes = (size_t)(run->batch * run->seq) * sizeof *t->inputs;
+    double begin = bb_seconds(), lr = bb_schedule_lr(&t->schedule, t->step);
+    if (!t->capture && prepare(t) != BB_OK) return bb_error(t->ctx);
     bb_corpus_batch(t->corpus, (uint64_t)run->seed, t->step * run->batch, run->batch, run->seq,
                     t->inputs, t->targets);
-    bb_tensor *loss = forward(t, run->batch, run->seq, BB_REDUCE_MEAN);
-    bb_backward(loss, NULL);
-    report->lr = bb_schedule_lr(&t->schedule, t->step);
-    report->grad_norm = bb_clip_grad_norm(t->model->params, run->clip > 0 ? run->clip : INFINITY);
-    bb_adamw_step(t->optimizer, report->lr);
-    report->loss = bb_error(t->ctx) == BB_OK ? bb_item(loss) : NAN;
-    bb_params_zero_grad(t->model->params);
-    bb_end_step(t->ctx);
-    report->seconds = bb_seconds() - begin;
+    bb_write(t->batch_inputs, t->inputs, bytes);
+    bb_write(t->batch_targets, t->targets, bytes);
+    bb_adamw_set_lr(t->optimizer, lr);
+    bb_capture_run(t->capture);
+    if (report && report_step(t, report) == BB_OK) {
+        report->lr = lr;
+        report->seconds = bb_seconds() - begin;
+    }
     if (bb_error(t->ctx) == BB_OK) t->step++;
     return bb_error(t->ctx);
 }
@@ -87,7 +116,9 @@ bb_status bb_trainer_evaluate(bb_trainer *t, int64_t bytes, bb_evaluation *evalu
             bb_corpus_validation(t->corpus, (done + i) * all / count, window,
                                  t->inputs + i * window, t->targets + i * window);
         }
-        bb_read_f64(forward(t, rows, window, BB_REDUCE_NONE), t->losses, rows * window);
+        const bb_shape shape = BB_SHAPE(rows, window);
+        bb_tensor *inputs = upload(t, t->inputs, shape), *targets = upload(t, t->targets, shape);
+        bb_read_f64(forward(t, inputs, targets, BB_REDUCE_NONE), t->losses, rows * window);
         for (int64_t i = 0; bb_error(t->ctx) == BB_OK && i < rows * window; i++) {
             *(i % window < window / 2 ? &early : &late) += t->losses[i];
         }

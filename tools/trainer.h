@@ -32,6 +32,9 @@ typedef struct bb_trainer {
     int64_t *inputs, *targets; /* (batch, seq) */
     double *losses;            /* the same */
     bb_nn_block *cast_blocks;  /* for bb_model_cast; NULL: dtype is f32 */
+    bb_capture *capture;       /* forward, backward, clipping and optimizer */
+    bb_tensor *batch_inputs, *batch_targets,
+        *loss; /* on the device: what a step reads, and leaves */
 } bb_trainer;
 
 typedef struct bb_step_report {
@@ -43,8 +46,9 @@ bb_status bb_trainer_open(bb_trainer *t, bb_context *ctx, bb_device device, cons
                           const bb_corpus *corpus, bb_nn_transformer *model);
 void bb_trainer_close(bb_trainer *t);
 
-/* One optimizer step on the next batch. A loss or gradient that is not finite is an error and
- * changes no parameter. */
+/* One optimizer step on the next batch. Reading its loss and norm for the report waits for the
+ * device; report NULL does not. A loss or gradient that is not finite changes no parameter and is
+ * an error, as soon as it is read. */
 bb_status bb_trainer_step(bb_trainer *t, bb_step_report *report);
 
 /* The held-out text is cut into windows as long as those of training. A model sees nothing of what

@@ -163,17 +163,18 @@ bb_status bb_cpu_norm(const bb_call *call, const bb_norm_pass *pass) {
     bool with_bias = pass->layer && !pass->dy, sums = pass->dscale || pass->dbias;
     size_t table = (size_t)(job.rows.groups * job.rows.n) * job.real;
     size_t partials = (size_t)(bb_rows_items(&job.rows) * job.rows.n) * job.real;
-    size_t bytes[4] = {lies_ready(&job, pass->scale) ? 0 : table,
-                       with_bias && !lies_ready(&job, pass->bias) ? table : 0, sums ? partials : 0,
+    bool own_scale = !lies_ready(&job, pass->scale),
+         own_bias = with_bias && !lies_ready(&job, pass->bias);
+    size_t bytes[4] = {own_scale ? table : 0, own_bias ? table : 0, sums ? partials : 0,
                        sums && pass->layer ? partials : 0};
     bb_storage *scratch = bb_cpu_scratch(call, bytes[0] + bytes[1] + bytes[2] + bytes[3] + 1);
     if (!scratch) return call->ctx->status;
     char *at = scratch->data;
-    job.scale = bytes[0] ? at : pass->scale->data;
-    if (bytes[0]) write_table(&job, cpu, pass->scale, 1, at);
+    job.scale = own_scale ? at : pass->scale->data;
+    if (own_scale) write_table(&job, cpu, pass->scale, 1, at);
     at += bytes[0];
-    if (with_bias) job.bias = bytes[1] ? at : pass->bias->data;
-    if (bytes[1]) write_table(&job, cpu, pass->bias, 0, at);
+    if (with_bias) job.bias = own_bias ? at : pass->bias->data;
+    if (own_bias) write_table(&job, cpu, pass->bias, 0, at);
     at += bytes[1];
     if (sums) job.dscale = at;
     if (sums && pass->layer) job.dbias = at + partials;

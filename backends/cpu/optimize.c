@@ -16,7 +16,9 @@ typedef struct step_job {
 } step_job;
 
 static double number(const bb_tensor *t) {
-    return t ? (double)*(const float *)(const void *)t->data : 1;
+    if (!t) return 1;
+    return t->dtype == BB_F64 ? *(const double *)(const void *)t->data
+                              : (double)*(const float *)(const void *)t->data;
 }
 
 static void *at(const bb_tensor *t, int64_t i) {
@@ -61,6 +63,7 @@ static void step_piece(void *user, int64_t begin, int64_t end) {
 static bb_status run(const bb_call *call, step_job *job) {
     const bb_cpu *cpu = bb_cpu_of(call->ctx);
     bb_tensor *copy;
+    if (isnan(job->adamw ? job->a.grad_scale : job->s.grad_scale)) return BB_OK;
     job->p = call->in[0];
     job->m = call->in[2];
     job->loops = cpu->loops;

@@ -32,9 +32,24 @@ static void release(bb_backend *self, void *block, size_t bytes) {
     self->ctx->memory.bytes_held -= bytes;
 }
 
+/* What kernels could only leave behind becomes an error now. */
+static bb_status report_fault(bb_cuda *cuda) {
+    const bb_fault fault = *cuda->fault;
+    if (!fault.raised) return BB_OK;
+    const bb_op *op = reinterpret_cast<const bb_op *>((uintptr_t)fault.op);
+    cuda->fault->raised = 0;
+    return cuda->host->fail(cuda->base.ctx, BB_ERR_ARGUMENT,
+                            "%s: %s: expected 0 to %lld, got %lld at position %lld "
+                            "(found on the device, some calls ago)",
+                            op->name, op->inputs[1], (long long)fault.limit - 1,
+                            (long long)fault.got, (long long)fault.position);
+}
+
 static bb_status synchronize(bb_backend *self) {
     bb_cuda *cuda = cuda_of(self);
-    return check(cuda, "waiting for the device", bb_runtime_synchronize(cuda->runtime));
+    bb_status status =
+        check(cuda, "waiting for the device", bb_runtime_synchronize(cuda->runtime));
+    return status ? status : report_fault(cuda);
 }
 
 static void poison(bb_backend *self, void *block, size_t bytes) {
@@ -169,6 +184,7 @@ static void graph_free(bb_backend *self, void *graph) {
 static void close(bb_backend *self) {
     bb_cuda *cuda = cuda_of(self);
     bb_blas_close(cuda);
+    bb_runtime_free_shared(cuda->runtime, cuda->fault);
     bb_runtime_close(cuda->runtime);
     cuda->host->release(self->ctx, cuda, sizeof *cuda);
 }
@@ -186,10 +202,19 @@ bb_module_open(const bb_host *host, bb_context *ctx, const char **why) {
     memset(cuda, 0, sizeof *cuda);
     cuda->host = host;
     cuda->runtime = bb_runtime_open(&cuda->info, why);
-    if (!cuda->runtime) {
+    if (cuda->runtime) {
+        cuda->fault = static_cast<bb_fault *>(
+            bb_runtime_allocate_shared(cuda->runtime, sizeof *cuda->fault));
+        if (!cuda->fault) {
+            *why = "out of page-locked memory";
+            bb_runtime_close(cuda->runtime);
+        }
+    }
+    if (!cuda->fault) {
         host->release(ctx, cuda, sizeof *cuda);
         return NULL;
     }
+    memset(cuda->fault, 0, sizeof *cuda->fault);
     bb_backend *b = &cuda->base;
     b->abi = BB_BACKEND_ABI;
     b->name = "cuda";

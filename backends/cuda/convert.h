@@ -93,15 +93,17 @@ template <typename T, typename R> static __device__ inline T bb_narrow(R x) {
     return bb_narrower<T>::from(x);
 }
 
-/* bb_float_dtype (types.h) for all dtypes: calls f(bb_tag<element type>()). */
-template <typename F> static inline void bb_any_dtype(int dtype, F f) {
-    if (bb_float_dtype(dtype, f)) return;
+/* bb_float_dtype (types.h) for the others, and for all: call f(bb_tag<element type>()). */
+template <typename F> static inline void bb_integer_dtype(int dtype, F f) {
     switch (dtype) {
     case BB_I64: f(bb_tag<int64_t>()); break;
     case BB_I32: f(bb_tag<int32_t>()); break;
     case BB_U8: f(bb_tag<uint8_t>()); break;
     default: f(bb_tag<bb_bool>());
     }
+}
+template <typename F> static inline void bb_any_dtype(int dtype, F f) {
+    if (!bb_float_dtype(dtype, f)) bb_integer_dtype(dtype, f);
 }
 
 #endif

@@ -18,11 +18,21 @@
 #include "backends/cuda/runtime.h"
 #include "backends/cuda/types.h"
 
+/* An error that only a kernel can see: an index (input 1 of its op) out of range. The kernel leaves
+ * it here, in memory that host and device share, and neither reads nor writes at that index; the
+ * next synchronize makes it the sticky error, as late as that. The first one found is kept. */
+struct bb_fault {
+    int raised;
+    uint64_t op; /* a const bb_op * of the host's, which tells names */
+    int64_t limit, got, position;
+};
+
 struct bb_cuda {
     bb_backend base;
     const bb_host *host;
     bb_runtime *runtime;
     bb_device_info info;
+    bb_fault *fault;
     const char *op;       /* whose kernels are being launched, for messages */
     struct bb_blas *blas; /* made on first use */
 };
@@ -35,6 +45,28 @@ static inline bb_cuda *bb_cuda_begin(const bb_call *call) {
     bb_cuda *cuda = bb_cuda_of(call->ctx);
     cuda->op = call->op->name;
     return cuda;
+}
+
+/* What a kernel takes along to check its indices: 0 to limit - 1 are right. */
+struct bb_guard {
+    bb_fault *fault;
+    uint64_t op;
+    int64_t limit;
+    template <typename F> void each_pointer(F &f) const { f(fault); }
+};
+static inline bb_guard bb_cuda_guard(const bb_cuda *cuda, const bb_op *op, int64_t limit) {
+    return bb_guard{cuda->fault, (uint64_t)(uintptr_t)op, limit};
+}
+/* False, and the fault is left, where the index at this position (row-major) is out of range. */
+static __device__ inline bool bb_in_range(const bb_guard &g, int64_t index, int64_t position) {
+    if (index >= 0 && index < g.limit) return true;
+    if (atomicCAS(&g.fault->raised, 0, 1) == 0) {
+        g.fault->op = g.op;
+        g.fault->limit = g.limit;
+        g.fault->got = index;
+        g.fault->position = position;
+    }
+    return false;
 }
 
 /* Sticky error "op: what: why"; returns the status. */

@@ -28,17 +28,16 @@ static __device__ inline uint32_t bb_divide(uint32_t n, bb_divider d) {
     return (__umulhi(n, d.multiplier) + n) >> d.shift;
 }
 
-/* K tensors. Axis 0 is the innermost. An item is a run of `width` elements along axis 0: there are
- * `count` of them, and `tail` single elements after them (only where one axis is left). */
+/* K tensors. Axis 0 is the innermost. An item is a run of `width` elements along axis 0. */
 template <int K> struct bb_index {
     int rank, width;
-    bool small; /* every item number is below 2^31 */
-    int64_t count, tail;
-    int64_t size[BB_MAX_RANK]; /* in items on axis 0 */
+    bool small;    /* every item number is below 2^31 */
+    int64_t count; /* items */
+    int64_t size[BB_MAX_RANK];
     bb_divider divider[BB_MAX_RANK];
     int64_t stride[K][BB_MAX_RANK]; /* elements from item to item; 0 where broadcast */
 
-    /* Offsets of item i in elements. */
+    /* Where item i starts in each tensor, in elements. */
     __device__ inline void offsets(int64_t i, int64_t at[K]) const {
         for (int k = 0; k < K; k++) at[k] = 0;
         int axis = 0;
@@ -60,15 +59,12 @@ template <int K> struct bb_index {
         }
         for (int k = 0; k < K; k++) at[k] += i * stride[k][axis];
     }
-    /* Offsets of element i of the tail. */
-    __device__ inline void tail_offsets(int64_t i, int64_t at[K]) const {
-        for (int k = 0; k < K; k++) at[k] = (count * width + i) * (stride[k][0] / width);
-    }
-    __host__ void set_items() {
-        small = count < INT64_C(1) << 31;
-        for (int a = 0; a < rank && small; a++) divider[a] = bb_divider_make((uint32_t)size[a]);
-    }
 };
+template <int K> static inline void bb_index_set_dividers(bb_index<K> *w) {
+    w->small = w->count < INT64_C(1) << 31;
+    for (int a = 0; a < w->rank && w->small; a++)
+        w->divider[a] = bb_divider_make((uint32_t)w->size[a]);
+}
 
 /* The tensors broadcast to the shape of the first, which decides the order: its largest stride is
  * outermost. Items are single elements. The first has at least one element. */
@@ -105,32 +101,32 @@ template <int K> static inline bb_index<K> bb_index_make(const bb_tensor *const 
     }
     w.width = 1;
     w.count = like->count;
-    w.set_items();
+    bb_index_set_dividers(&w);
     return w;
 }
 
-/* Makes items of `width` elements, if every tensor is then read and written in aligned pieces:
- * along axis 0 its stride is 1, and all else that leads to a piece (its address, its other strides)
- * is a multiple of it; or its stride is 0, but not the first's. False: not so, and nothing changed.
- */
+/* Whether runs of `width` elements along axis 0 are aligned pieces of every tensor: its stride
+ * there is 1, and its address and other strides are multiples of the width; or its stride is 0, but
+ * not the first's. The length of axis 0 is the caller's to check. */
 template <int K>
-static inline bool bb_index_widen(bb_index<K> *w, int width, const void *const *data,
-                                  const int *element_bytes) {
-    if (w->rank > 1 && w->size[0] % width != 0) return false;
+static inline bool bb_index_aligned(const bb_index<K> &w, int width, const void *const *data,
+                                    const int *element_bytes) {
     for (int k = 0; k < K; k++) {
-        if (w->stride[k][0] == 0 && k > 0) continue;
-        if (w->stride[k][0] != 1) return false;
+        if (w.stride[k][0] == 0 && k > 0) continue;
+        if (w.stride[k][0] != 1) return false;
         if ((uintptr_t)data[k] % ((uintptr_t)width * (uintptr_t)element_bytes[k])) return false;
-        for (int a = 1; a < w->rank; a++)
-            if (w->stride[k][a] % width != 0) return false;
+        for (int a = 1; a < w.rank; a++)
+            if (w.stride[k][a] % width != 0) return false;
     }
-    w->tail = w->rank > 1 ? 0 : w->count % width;
+    return true;
+}
+/* Makes such runs the items. Axis 0 is a multiple of the width. */
+template <int K> static inline void bb_index_widen(bb_index<K> *w, int width) {
     w->width = width;
     w->count /= width;
     w->size[0] /= width;
     for (int k = 0; k < K; k++) w->stride[k][0] *= width;
-    w->set_items();
-    return true;
+    bb_index_set_dividers(w);
 }
 
 #endif

@@ -6,10 +6,13 @@
 
 #include "backends/cuda/cuda.h"
 
-/* rms_norm.cu, layer_norm.cu, softmax.cu, log_softmax.cu, cross_entropy.cu */
+/* rms_norm_forward.cu, rms_norm_backward.cu, layer_norm.cu, softmax.cu, log_softmax.cu, cross_entropy.cu */
 bool bb_cuda_rms_norm_supports(const bb_call *call);
 bb_status bb_cuda_rms_norm(bb_call *call);
 bb_status bb_cuda_rms_norm_backward(const bb_grad_call *grad);
+bool bb_cuda_add_rms_norm_supports(const bb_call *call);
+bb_status bb_cuda_add_rms_norm(bb_call *call);
+bb_status bb_cuda_add_rms_norm_backward(const bb_grad_call *grad);
 bool bb_cuda_layer_norm_supports(const bb_call *call);
 bb_status bb_cuda_layer_norm(bb_call *call);
 bb_status bb_cuda_layer_norm_backward(const bb_grad_call *grad);
@@ -31,7 +34,7 @@ bb_status bb_cuda_sum_squares(bb_call *call);
 bb_status bb_cuda_cumsum(bb_call *call);
 bb_status bb_cuda_argmax(bb_call *call);
 
-/* matmul.cu, join.cu, index.cu */
+/* matmul.cu, join.cu, index.cu, scatter.cu */
 bb_status bb_cuda_matmul(bb_call *call);
 bb_status bb_cuda_cat(bb_call *call);
 bb_status bb_cuda_stack(bb_call *call);

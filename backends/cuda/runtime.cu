@@ -6,9 +6,20 @@
 
 #include <new>
 
+/* A copy from ordinary host memory would first wait for everything in the stream. So small ones go
+ * through pinned memory: a ring of two halves, each free again when the event that closed it has
+ * passed. */
+enum { HALF_BYTES = 1 << 20, STAGED_BYTES = HALF_BYTES / 4 };
+struct staging {
+    char *memory;
+    size_t used; /* of the current half */
+    int half;
+    cudaEvent_t free[2];
+};
+
 struct bb_runtime {
     cudaStream_t stream;
-    char why[256];
+    staging ring;
 };
 
 static const char *text_of(cudaError_t error) {
@@ -20,6 +31,34 @@ static const char *no_device(cudaError_t error) {
         return "the NVIDIA driver is missing or older than the CUDA toolkit this was built with";
     if (error == cudaErrorNoDevice || error == cudaSuccess) return "no NVIDIA GPU";
     return cudaGetErrorString(error);
+}
+
+static cudaError_t ring_open(staging *ring) {
+    cudaError_t error = cudaMallocHost(reinterpret_cast<void **>(&ring->memory), 2 * HALF_BYTES);
+    for (int i = 0; i < 2 && error == cudaSuccess; i++)
+        error = cudaEventCreateWithFlags(&ring->free[i], cudaEventDisableTiming);
+    return error;
+}
+
+static void ring_close(staging *ring) {
+    for (int i = 0; i < 2; i++)
+        if (ring->free[i]) cudaEventDestroy(ring->free[i]);
+    if (ring->memory) cudaFreeHost(ring->memory);
+}
+
+/* Pinned memory for a copy that is about to be enqueued. */
+static cudaError_t ring_take(bb_runtime *r, size_t bytes, void **place) {
+    staging *ring = &r->ring;
+    cudaError_t error = cudaSuccess;
+    if (ring->used + bytes > HALF_BYTES) {
+        error = cudaEventRecord(ring->free[ring->half], r->stream);
+        ring->half ^= 1;
+        ring->used = 0;
+        if (error == cudaSuccess) error = cudaEventSynchronize(ring->free[ring->half]);
+    }
+    *place = ring->memory + ring->half * HALF_BYTES + ring->used;
+    ring->used += (bytes + 255) / 256 * 256;
+    return error;
 }
 
 bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
@@ -35,8 +74,10 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
     if (error == cudaSuccess) error = cudaSetDevice(0);
     bb_runtime *r = error == cudaSuccess ? new (std::nothrow) bb_runtime() : NULL;
     if (r) error = cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking);
+    if (r && error == cudaSuccess) error = ring_open(&r->ring);
     if (!r || error != cudaSuccess) {
         *why = error == cudaSuccess ? "out of memory" : cudaGetErrorString(error);
+        if (r) ring_close(&r->ring);
         delete r;
         return NULL;
     }
@@ -52,6 +93,7 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
 void bb_runtime_close(bb_runtime *r) {
     if (!r) return;
     cudaStreamSynchronize(r->stream);
+    ring_close(&r->ring);
     cudaStreamDestroy(r->stream);
     delete r;
 }
@@ -80,10 +122,31 @@ void bb_runtime_free(bb_runtime *r, void *block) {
     cudaThreadExchangeStreamCaptureMode(&mode);
 }
 
+/* Page-locked memory has one address on both sides (unified addressing). */
+void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes) {
+    void *block = NULL;
+    (void)r;
+    const cudaError_t error = cudaHostAlloc(&block, bytes, cudaHostAllocMapped);
+    if (error != cudaSuccess) cudaGetLastError();
+    return error == cudaSuccess ? block : NULL;
+}
+
+void bb_runtime_free_shared(bb_runtime *r, void *block) {
+    (void)r;
+    cudaFreeHost(block);
+}
+
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
                             bb_direction direction) {
     static const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost,
                                            cudaMemcpyDeviceToDevice};
+    if (direction == BB_TO_DEVICE && bytes <= STAGED_BYTES) {
+        void *staged;
+        const cudaError_t error = ring_take(r, bytes, &staged);
+        if (error != cudaSuccess) return text_of(error);
+        memcpy(staged, source, bytes);
+        source = staged;
+    }
     return text_of(cudaMemcpyAsync(target, source, bytes, kinds[direction], r->stream));
 }
 const char *bb_runtime_set(bb_runtime *r, void *target, int byte, size_t bytes) {

@@ -24,6 +24,11 @@ void bb_runtime_close(bb_runtime *r);
 void *bb_runtime_allocate(bb_runtime *r, size_t bytes); /* 256-byte aligned; NULL: no memory */
 void bb_runtime_free(bb_runtime *r, void *block);
 
+/* Memory that host and device both see: few bytes, for what a kernel has to tell. 256-byte aligned;
+ * NULL: no memory. */
+void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes);
+void bb_runtime_free_shared(bb_runtime *r, void *block);
+
 enum bb_direction { BB_TO_DEVICE, BB_TO_HOST, BB_ON_DEVICE };
 /* Host memory may be reused when the call returns (TO_DEVICE), and is complete after synchronize
  * (TO_HOST). */

@@ -303,6 +303,42 @@ static void refuses_hostile_lengths(test *t) {
     bb_close(ctx);
 }
 
+/* Repeats `part` (one %d: a number of its own) between braces; opening it must take at most twice
+ * the file and 1 MiB. */
+static void check_memory_of(test *t, const char *before, const char *part, const char *after) {
+    enum { ROOM = 6000000 };
+    bb_context *ctx = test_open();
+    scratch s = scratch_open();
+    char *header = malloc(ROOM + 200);
+    size_t n = (size_t)snprintf(header, ROOM, "%s", before);
+    for (int i = 1000; n < ROOM; i++) n += (size_t)snprintf(header + n, 100, part, i);
+    n += (size_t)snprintf(header + n - 1, 100, "%s", after) - 1;
+    put_file(scratch_path(&s, "f"), n, header, n, 0);
+    size_t held = bb_memory_stats(ctx).bytes_held;
+    bb_safetensors_close(bb_safetensors_open(ctx, s.path));
+    size_t took = bb_memory_stats(ctx).bytes_peak - held;
+    CHECK_MSG(t, took <= 2 * n + (1 << 20), "%s: %zu bytes for a file of %zu", part, took, n);
+    CHECK_MSG(t,
+              bb_error(ctx) == BB_OK || bb_error(ctx) == BB_ERR_FORMAT ||
+                  bb_error(ctx) == BB_ERR_UNSUPPORTED,
+              "%s", bb_error_message(ctx));
+    free(header);
+    scratch_close(&s);
+    bb_close(ctx);
+}
+
+/* What is small in the file must not become large in memory, whether right or wrong. */
+static void takes_little_memory(test *t) {
+    check_memory_of(t, "{", "\"%x\":0,", "}");
+    check_memory_of(t, "{", "\"%x\":{\"shape\":[0,0,0,0,0,0,0,0]},", "}");
+    check_memory_of(t, "{\"__metadata__\":{", "\"%x\":\"\",", "}}");
+    check_memory_of(t, "{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,0],\"shape\":[", "%.0d0,",
+                    "]}}");
+    check_memory_of(t, "{",
+                    "\"%x\":{\"dtype\":\"U8\",\"shape\":[0,0,0,0,0,0,0,0],\"data_offsets\":[0,0]},",
+                    "}");
+}
+
 static void holds_many_tensors_in_little_memory(test *t) {
     enum { COUNT = 20000, ROOM = COUNT * 80 };
     bb_context *ctx = test_open();
@@ -428,6 +464,7 @@ static const test_row rows[] = {
     {"accepts_what_the_reference_does", accepts_what_the_reference_does},
     {"refuses_hostile_headers", refuses_hostile_headers},
     {"refuses_hostile_lengths", refuses_hostile_lengths},
+    {"takes_little_memory", takes_little_memory},
     {"holds_many_tensors_in_little_memory", holds_many_tensors_in_little_memory},
     {"refuses_bools_that_are_none", refuses_bools_that_are_none},
     {"refuses_wrong_saves", refuses_wrong_saves},

@@ -152,6 +152,30 @@ static void test_empty(test *t) {
     bb_close(ctx);
 }
 
+/* No elements, and one of weight and bias absent or of one element: their tables are empty too, and
+ * a null pointer was read in their place. */
+static void test_empty_with_absent_affine(test *t) {
+    const struct {
+        bb_shape x, affine;
+    } cases[] = {{SH(0, 32), SH(0, 32)}, {SH(0, 32), SH(32)}, {SH(0), SH(1)}, {SH(3, 0), SH(1)}};
+    bb_context *ctx = test_open();
+    for (int c = 0; c < 4; c++) {
+        for (int which = 0; which < 2; which++) {
+            bb_t x = bb_set_requires_grad(bb_zeros(ctx, BB_F32, cases[c].x), true);
+            bb_t affine = bb_set_requires_grad(bb_ones(ctx, BB_F32, cases[c].affine), true);
+            bb_t y = bb_layer_norm(x, which ? NULL : affine, which ? affine : NULL, 1e-5);
+            CHECK_INT(t, bb_count(y), 0);
+            bb_backward(y, bb_zeros_like(y));
+            CHECK_OK(t, ctx);
+            double value[32] = {0};
+            bb_read_f64(bb_grad(affine), value, bb_count(affine));
+            for (int i = 0; i < 32; i++) CHECK_NEAR(t, value[i], 0, 0);
+            bb_end_step(ctx);
+        }
+    }
+    bb_close(ctx);
+}
+
 static void test_errors(test *t) {
     bb_context *ctx = test_open();
     bb_t x = bb_ones(ctx, BB_F16, SH(2, 3)), weight = bb_ones(ctx, BB_F16, SH(3));
@@ -173,6 +197,7 @@ static void test_errors(test *t) {
 static const test_row rows[] = {
     {"shapes", test_shapes}, {"dimensions", test_dimensions},     {"attributes", test_attributes},
     {"offset", test_offset}, {"mixed_dtypes", test_mixed_dtypes}, {"empty", test_empty},
+    {"empty_with_absent_affine", test_empty_with_absent_affine},
     {"errors", test_errors},
 };
 TEST_MAIN(rows)

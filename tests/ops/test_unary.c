@@ -151,6 +151,12 @@ static void test_gradients_at_kinks(test *t) {
     bb_read(bb_grad(x), got, sizeof got);
     CHECK_OK(t, ctx);
     CHECK(t, got[0] == 0 && got[1] == 0 && got[2] == 3);
+    /* NaN is not cut off, and neither is its gradient. */
+    x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(3), NAN), true);
+    bb_backward(bb_relu(x), bb_from(ctx, BB_F32, BB_SHAPE(3), seed));
+    bb_read(bb_grad(x), got, sizeof got);
+    CHECK_OK(t, ctx);
+    CHECK(t, got[0] == 2 && isinf(got[1]) && got[2] == 3);
     x = bb_set_requires_grad(bb_from(ctx, BB_F32, BB_SHAPE(3), zeros), true);
     bb_backward(bb_sum_all(bb_sign(x)), NULL);
     CHECK(t, bb_grad(x) != NULL);

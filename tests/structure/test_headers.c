@@ -31,11 +31,18 @@ static void check_header(const compiler *c, const char *header, const char *more
     CHECK_MSG(c->t, ok, "%s: %s", header, out);
 }
 
+static bool is_cuda(const char *path) { return strstr(path, "backends/cuda/") != NULL; }
+
 static void check_internal(void *user, const char *path, const char *text) {
     (void)text;
     /* Templates, compiled with definitions that their includer makes. */
-    if (strstr(path, "/loops/") || strstr(path, "_kernel.h")) return;
+    if (strstr(path, "/loops/") || strstr(path, "_kernel.h") || is_cuda(path)) return;
     check_header(user, path, "extern int nothing;");
+}
+
+static void check_cuda(void *user, const char *path, const char *text) {
+    (void)text;
+    if (is_cuda(path)) check_header(user, path, "extern int nothing;");
 }
 
 static void test_c(test *t) {
@@ -68,6 +75,17 @@ static void test_internal(test *t) {
     remove_folder(c.folder);
 }
 
+/* As C++ in the host simulation, which every machine can compile. */
+static void test_cuda(test *t) {
+    static const char *const suffixes[] = {".h", NULL};
+    compiler c = {.t = t,
+                  .command = "c++ -std=c++17 -D_GNU_SOURCE -DBOBBIN_CUDA_SIM -Wall -Wextra",
+                  .suffix = ".cpp"};
+    if (!make_folder(c.folder)) return;
+    each_source(BOBBIN_SOURCE_DIR, "backends", suffixes, check_cuda, &c);
+    remove_folder(c.folder);
+}
+
 static void test_cpp(test *t) {
     char out[1024], command[256];
     if (run_command("c++ --version", out, sizeof out) != 0) {
@@ -87,5 +105,6 @@ static void test_cpp(test *t) {
     remove_folder(c.folder);
 }
 
-static const test_row rows[] = {{"C11", test_c}, {"internal", test_internal}, {"C++", test_cpp}};
+static const test_row rows[] = {
+    {"C11", test_c}, {"internal", test_internal}, {"cuda", test_cuda}, {"C++", test_cpp}};
 TEST_MAIN(rows)

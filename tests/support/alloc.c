@@ -1,6 +1,8 @@
 /* The failing allocator and its loop (alloc.h). */
 #include "tests/support/alloc.h"
 
+#include <stdarg.h>
+
 /* The header keeps a block's size, to check it on release, and 64-byte alignment. */
 enum { HEADER = 64, MANY_CALLS = 20000 };
 
@@ -35,44 +37,65 @@ void test_allocator_init(test_allocator *a) {
     a->base = (bb_allocator){allocate, release, a};
 }
 
-/* One run; true if allocation n was reached. */
-static bool run_once(test *t, void (*fn)(bb_context *ctx), int64_t n, bool for_good) {
+static void say(char problem[ALLOC_PROBLEM], const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void say(char problem[ALLOC_PROBLEM], const char *format, ...) {
+    if (problem[0]) return; /* the first is the cause */
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(problem, ALLOC_PROBLEM, format, arguments);
+    va_end(arguments);
+}
+
+bool alloc_run_failing(const alloc_subject *subject, int64_t n, bool for_good,
+                       char problem[ALLOC_PROBLEM]) {
     test_allocator a;
     test_allocator_init(&a);
-    a.fail_at = n;
+    problem[0] = '\0';
+    if (!subject->prepare) a.fail_at = n;
     a.for_good = for_good;
-    bb_options options = {.allocator = &a.base};
-    bb_context *ctx = bb_open(&options);
+    bb_context *ctx = bb_open(&(bb_options){.allocator = &a.base});
     if (ctx) {
-        CHECK_MSG(t, a.failures == 0, "allocation %lld failed in bb_open, which went on",
-                  (long long)n);
-        fn(ctx);
+        if (a.failures) say(problem, "it failed in bb_open, which went on");
+        if (subject->prepare) {
+            subject->prepare(ctx);
+            a.fail_at = a.calls + n;
+        }
+        subject->run(ctx, subject->user);
         bb_status got = bb_error(ctx), expected = a.failures ? BB_ERR_MEMORY : BB_OK;
         /* One refusal may be made good: the pool is emptied and the system asked again. */
-        CHECK_MSG(t, got == expected || (!for_good && got == BB_OK),
-                  "allocation %lld: got %s (\"%s\"), expected %s", (long long)n,
-                  bb_status_name(got), bb_error_message(ctx), bb_status_name(expected));
+        if (got != expected && (for_good || got != BB_OK))
+            say(problem, "got %s (\"%.300s\"), expected %s", bb_status_name(got),
+                bb_error_message(ctx), bb_status_name(expected));
         a.fail_at = 0;
         bb_clear_error(ctx);
         bb_end_step(ctx);
-        fn(ctx);
-        CHECK_MSG(t, bb_error(ctx) == BB_OK, "after the failure of allocation %lld: %s",
-                  (long long)n, bb_error_message(ctx));
-    } else {
-        CHECK_MSG(t, a.failures > 0, "bb_open gave NULL though no allocation failed");
+        subject->run(ctx, subject->user);
+        if (bb_error(ctx))
+            say(problem, "the context fails afterwards: %.300s", bb_error_message(ctx));
+    } else if (!a.failures) {
+        say(problem, "bb_open gave NULL though no allocation failed");
     }
     bb_close(ctx);
-    CHECK_MSG(t, a.live == 0, "allocation %lld: %lld blocks leaked", (long long)n,
-              (long long)a.live);
-    CHECK_MSG(t, a.misuses == 0, "allocation %lld: %lld blocks released with a wrong size",
-              (long long)n, (long long)a.misuses);
+    if (a.live) say(problem, "%lld blocks leaked", (long long)a.live);
+    if (a.misuses) say(problem, "%lld blocks released with a wrong size", (long long)a.misuses);
     return a.failures > 0;
 }
 
+static void call(bb_context *ctx, void *user) { (*(void (**)(bb_context *))user)(ctx); }
+
 void alloc_failure_loop(test *t, void (*fn)(bb_context *ctx)) {
+    alloc_subject subject = {.run = call, .user = &fn};
     for (int for_good = 0; for_good < 2; for_good++) {
+        char problem[ALLOC_PROBLEM];
         int64_t n = 1;
-        while (n < MANY_CALLS && t->failures < 5 && run_once(t, fn, n, for_good)) n++;
+        while (n < MANY_CALLS && t->failures < 5) {
+            bool reached = alloc_run_failing(&subject, n, for_good, problem);
+            CHECK_MSG(t, !problem[0], "allocation %lld%s: %s", (long long)n,
+                      for_good ? " and all after it" : "", problem);
+            if (!reached) break;
+            n++;
+        }
         CHECK_MSG(t, n > 1 && n < MANY_CALLS, "stopped at allocation %lld", (long long)n);
     }
 }

@@ -14,6 +14,7 @@ const char *const check_mode_names[CHECK_MODES] = {
     [CHECK_COMBINATIONS] = "combinations",
     [CHECK_SAVED] = "saved tensors",
     [CHECK_LOW_GRADIENT] = "low-precision gradient",
+    [CHECK_MEMORY] = "memory runs out",
 };
 
 static const char *const layout_names[LAYOUTS] = {"contiguous", "transposed", "sliced",
@@ -76,6 +77,7 @@ static void check_case(const check_plan *plan, int index, check_result *result) 
 int count_op_problems(const check_plan *plan, check_result *result) {
     memset(result, 0, sizeof *result);
     for (int i = 0; i < plan->count; i++) check_case(plan, i, result);
+    check_memory(plan, result);
     int sum = 0;
     for (int i = 0; i < CHECK_MODES; i++) sum += result->problems[i];
     return sum;

@@ -2,7 +2,7 @@
  * test, so that the canary (test_canary.c) can show that each mode catches a planted fault. cases.c
  * the loop over cases, run_op_cases, index arithmetic for references case_input.c      values,
  * layouts, rounding to a dtype check_forward.c   forward against the reference, fused against
- * composed check_gradient.c  everything about gradients */
+ * composed check_gradient.c  everything about gradients check_memory.c    allocations that fail */
 #ifndef BOBBIN_TESTS_CHECKER_H
 #define BOBBIN_TESTS_CHECKER_H
 
@@ -17,6 +17,7 @@ typedef enum check_mode {
                            CHECK_GRADIENT */
     CHECK_SAVED, /* inputs and outputs dropped before backward: saves_inputs, saves_outputs */
     CHECK_LOW_GRADIENT, /* gradients in f32, f16, bf16 against f64 */
+    CHECK_MEMORY,       /* each allocation of the smallest case failed in turn */
     CHECK_MODES
 } check_mode;
 extern const char *const check_mode_names[CHECK_MODES];
@@ -97,5 +98,6 @@ uint64_t case_seed(const checker *k);
 
 void check_forward(checker *k);
 void check_gradient(checker *k);
+void check_memory(const check_plan *plan, check_result *result);
 
 #endif

@@ -19,7 +19,9 @@ typedef enum fault {
     GRADIENT_ALONE, /* wrong when w alone wants one */
     GRADIENT_FLAT,  /* right, but its own derivative is not */
     SAVED_INPUT,    /* backward reads an input that the record does not name */
-    SAVED_OUTPUT
+    SAVED_OUTPUT,
+    MEMORY_IGNORED, /* a failed allocation passes for success */
+    MEMORY_LEAKED   /* what was allocated before it stays behind */
 } fault;
 
 static fault planted; /* tests run one after the other */
@@ -55,8 +57,23 @@ static bb_status finish(bb_tensor *result, bb_tensor *out) {
     return result ? bb_copy_into(result, out) : bb_error(bb_context_of(out));
 }
 
+/* Two blocks of scratch memory, as kernels take them. */
+static bb_status take_scratch(bb_context *ctx) {
+    enum { BYTES = 4096 };
+    void *one = bb_host_allocate(ctx, BYTES), *two = one ? bb_host_allocate(ctx, BYTES) : NULL;
+    bb_status status = bb_error(ctx);
+    if (two || planted != MEMORY_LEAKED) bb_host_release(ctx, one, BYTES);
+    bb_host_release(ctx, two, BYTES);
+    return status;
+}
+
 static bb_status forward(bb_call *call) {
     bb_context *ctx = call->ctx;
+    if (take_scratch(ctx)) {
+        if (planted != MEMORY_IGNORED) return bb_error(ctx);
+        bb_clear_error(ctx);
+        return BB_OK;
+    }
     bool grad = bb_set_grad_enabled(ctx, false);
     bb_tensor *y = formula(call->in[0], call->in[1]);
     bool f16 = bb_dtype_of(y) == BB_F16, strides = !bb_is_contiguous(call->in[0]);
@@ -207,6 +224,12 @@ static void test_saved(test *t) {
 }
 static void test_low_gradient(test *t) { run(t, "canary", GRADIENT_OFF_F16, CHECK_LOW_GRADIENT); }
 
+static void test_memory(test *t) {
+    run(t, "canary", MEMORY_IGNORED, CHECK_MEMORY);
+    run(t, "canary", MEMORY_LEAKED, CHECK_MEMORY);
+    run(t, "canary_primitive", MEMORY_LEAKED, CHECK_MEMORY);
+}
+
 static void test_runner_needs_checks(test *t) {
     test inner = {.name = "inner"};
     CHECK(t, !test_check(&(test){.name = "quiet", .failures = 1000}, false, "", 0, "not printed"));
@@ -226,6 +249,7 @@ static const test_row rows[] = {
     {"combinations", test_combinations},
     {"saved tensors", test_saved},
     {"low-precision gradients", test_low_gradient},
+    {"memory runs out", test_memory},
     {"the runner counts", test_runner_needs_checks},
 };
 TEST_MAIN(rows)

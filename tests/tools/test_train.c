@@ -1,7 +1,7 @@
 /* `bobbin train` as a person runs it, on settings that take a moment: what it leaves behind, that
  * it learns, that a resumed run is the same run, that a signal ends it well, and that wrong use is
  * one line and exit code 2. */
-#include "tests/tools/program.h"
+#include "tests/tools/events_reader.h"
 
 #include <time.h>
 
@@ -101,6 +101,16 @@ static void resumed_is_the_same(test *t) {
                b = loss_at(&f, "half/metrics.csv", "train", step);
         if (!CHECK_MSG(t, a == b, "step %ld: %g, resumed %g", step, a, b)) break;
     }
+    /* TensorBoard's files say what metrics.csv says; the resumed run has two, the second counts. */
+    read_events events;
+    CHECK_INT(t, read_event_folder(&f, "whole", &events), 1);
+    CHECK_INT(t, read_event_folder(&f, "half", &events), 2);
+    for (long step = 1; step <= 20; step++)
+        CHECK_NEAR(t, event_value(&events, "loss/train", step),
+                   loss_at(&f, "half/metrics.csv", "train", step), 1e-5);
+    CHECK_NEAR(t, event_value(&events, "loss/val", 20), loss_at(&f, "half/metrics.csv", "val", 20),
+               1e-5);
+    CHECK(t, event_value(&events, "grad_norm", 20) > 0 && event_value(&events, "lr", 20) > 0);
     scratch_close(&f);
 }
 
@@ -252,8 +262,8 @@ static void wrong_use(test *t) {
     "\"max_position_embeddings\": 32, \"vocab_size\": 256"
     scratch_write(&f, "few.json", CONFIG "}", sizeof CONFIG);
 #define WIDE CONFIG ", \"intermediate_size\": 48"
-    scratch_write(&f, "act.json", WIDE ", \"hidden_act\": \"gelu\"}",
-                  strlen(WIDE ", \"hidden_act\": \"gelu\"}"));
+    scratch_write(&f, "act.json", WIDE ", \"hidden_act\": \"relu6\"}",
+                  strlen(WIDE ", \"hidden_act\": \"relu6\"}"));
     scratch_write(&f, "key.json", WIDE ", \"no_such_key\": 1}",
                   strlen(WIDE ", \"no_such_key\": 1}"));
     CHECK_INT(t, program_run(&f, "train --data text %s --steps 2 --out run", quick), 0);

@@ -8,6 +8,7 @@
 
 #include <map>
 #include <new>
+#include <set>
 #include <vector>
 
 #include "backends/cuda/cuda.h"
@@ -25,8 +26,10 @@ typedef std::function<const char *()> work;
 struct graph {
     std::vector<work> nodes;
 };
-/* Blocks of all devices of this thread, for the check of pointer arguments. */
+/* Blocks of all devices of this thread, for the check of pointer arguments, and of those the ones
+ * that the host sees too. */
 thread_local std::map<uintptr_t, size_t> owned;
+thread_local std::set<uintptr_t> shared;
 } // namespace
 
 struct bb_runtime {
@@ -45,7 +48,8 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
     snprintf(info->name, sizeof info->name, "host simulation");
     /* Few, so that small cases already go through several blocks' partial sums and more than one
      * turn of grid loops. */
-    info->multiprocessors = 4;
+    const char *sms = getenv("BOBBIN_SIM_SMS");
+    info->multiprocessors = sms && atoi(sms) > 0 ? atoi(sms) : 4;
     const char *capability = getenv("BOBBIN_SIM_CAPABILITY"); /* "75": as such a device; 90 */
     const int number = capability ? atoi(capability) : 90;
     info->major = number / 10;
@@ -80,6 +84,19 @@ void bb_runtime_free(bb_runtime *r, void *block) {
     free(block);
 }
 
+void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes) {
+    void *p = bb_runtime_allocate(r, bytes);
+    if (!p) return nullptr;
+    shared.insert((uintptr_t)p);
+    ASAN_UNPOISON_MEMORY_REGION(p, bytes);
+    return p;
+}
+
+void bb_runtime_free_shared(bb_runtime *r, void *block) {
+    shared.erase((uintptr_t)block);
+    bb_runtime_free(r, block);
+}
+
 const char *bb_sim_pointer_fault(const void *p) {
     if (!p) return nullptr;
     auto it = owned.upper_bound((uintptr_t)p);
@@ -97,7 +114,8 @@ struct opened {
         for (auto &b : owned) ASAN_UNPOISON_MEMORY_REGION((void *)b.first, b.second);
     }
     ~opened() {
-        for (auto &b : owned) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
+        for (auto &b : owned)
+            if (!shared.count(b.first)) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
     }
 };
 

@@ -12,6 +12,8 @@
  *   - a write past the end of shared memory (guard bytes; under AddressSanitizer any access), a
  * misaligned 16-byte access;
  *   - reads of memory that nobody wrote: device and shared memory start as NaN.
+ * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
+ * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory.
  * What it cannot show: races between threads that the shuffled order happens to serialize rightly
  * (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding of the
  * GPU's own functions (expf, rsqrtf, ...). */
@@ -132,6 +134,8 @@ void bb_sim_async_wait(int groups_left);
 /* ---- Functions that CUDA has and C++ does not. */
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+static inline double __dmul_rn(double x, double y) { return x * y; }
+static inline double __dadd_rn(double x, double y) { return x + y; }
 template <typename T> static inline T __ldg(const T *p) { return *p; }
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
@@ -147,6 +151,12 @@ static inline int atomicAdd(int *p, int v) {
     *p += v;
     return old;
 }
+static inline int atomicCAS(int *p, int expected, int v) {
+    int old = *p;
+    if (old == expected) *p = v;
+    return old;
+}
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline void __threadfence() {}
 
 /* ---- Launching */

@@ -1,0 +1,142 @@
+#!/bin/sh
+# Checks and measures the CUDA backend on a real GPU, and writes one report: tests/gpu/report.md and report.json.
+#   tests/gpu/check.sh               needs a GPU, its driver, nvcc and CMake; no network, no OpenBLAS, nothing to install
+#   tests/gpu/check.sh --no-report   the same, printed only
+# PYTHON (default python3) compares with PyTorch where it has it with CUDA. BUILD (default build-gpu) is the build folder. Every part has a
+# limit of its own, together under nine minutes; what did not run is in the report with the reason.
+set -u
+here=$(cd "$(dirname "$0")" && pwd) || exit 1
+root=$(cd "$here/../.." && pwd) || exit 1
+cd "$root" || exit 1
+write=yes
+case ${1:-} in
+"") ;;
+--no-report) write=no ;;
+*) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+python=${PYTHON:-python3} build=${BUILD:-build-gpu} jobs=$(nproc 2>/dev/null || echo 4)
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+began=$(date +%s)
+
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
+if [ -z "$gpu" ]; then
+    echo "tests/gpu/check.sh: no NVIDIA GPU here (nvidia-smi finds none); nothing was checked and no report written" >&2
+    exit 1
+fi
+driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+clocks=$(nvidia-smi --query-gpu=clocks.sm,clocks.mem --format=csv,noheader | head -n 1)
+toolkit=$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+
+md=$work/report.md json=$work/report.json failures=0
+: >"$md" && : >"$json"
+say() { printf '%s\n' "$*" >>"$md"; }
+# Text as the inside of a JSON string.
+quote() { printf '%s' "$1" | tr -d '\000-\037' | sed 's/\\/\\\\/g; s/"/\\"/g'; }
+
+# part NAME LIMIT COMMAND...: runs it, keeps its output in $work/NAME.log, notes how it ended.
+part() {
+    name=$1 limit=$2
+    shift 2
+    echo "== $name" >&2
+    start=$(date +%s)
+    timeout "$limit" "$@" >"$work/$name.log" 2>&1
+    status=$?
+    took=$(($(date +%s) - start))
+    case $status in
+    0) how=passed ;;
+    124) how="stopped after $limit s" ;;
+    *) how="failed ($status)" ;;
+    esac
+    [ $status -eq 0 ] || failures=$((failures + 1))
+    printf '| %s | %s | %s s |\n' "$name" "$how" "$took" >>"$work/parts"
+    printf '{"part": "%s", "result": "%s", "seconds": %s}\n' "$name" "$how" "$took" >>"$json"
+    return $status
+}
+skip() {
+    printf '| %s | skipped: %s | |\n' "$1" "$2" >>"$work/parts"
+    printf '{"part": "%s", "result": "skipped", "why": "%s"}\n' "$1" "$(quote "$2")" >>"$json"
+}
+# The end of a part's output, for a reader who wants to know why.
+show() {
+    say "" && say '```text'
+    tail -n "$2" "$work/$1.log" | cut -c 1-200 >>"$md"
+    say '```'
+}
+
+generator="Unix Makefiles"
+command -v ninja >/dev/null && generator=Ninja
+part configure 60 cmake -S . -B "$build" -G "$generator" -DBOBBIN_TESTS=ON -DBOBBIN_CUDA=ON \
+    -DBOBBIN_CUDA_ARCHITECTURES="$capability" -DBOBBIN_TEST_BACKEND="$root/$build" &&
+    part build 240 cmake --build "$build" -j "$jobs"
+built=$?
+export BOBBIN_BACKEND_PATH="$root/$build" OMP_WAIT_POLICY=passive
+
+if [ $built -eq 0 ]; then
+    part suite 150 ctest --test-dir "$build" -L cuda -j "$((jobs / 2 + 1))" --output-on-failure --no-tests=error
+
+    if command -v compute-sanitizer >/dev/null; then
+        for tool in memcheck racecheck initcheck synccheck; do
+            for program in cuda.test_rms_norm cuda.test_sdpa ops.test_cross_entropy; do
+                [ -x "$build/tests/$program" ] || continue
+                BOBBIN_TEST_DEVICE=cuda part "$tool-$program" 20 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/$program"
+            done
+        done
+    else
+        skip compute-sanitizer "not installed"
+    fi
+
+    if "$python" -c 'import torch; assert torch.cuda.is_available()' >/dev/null 2>&1; then
+        part parity 60 "$python" tests/reference/reference.py live --device cuda --cases 300 --bobbin "$build/bobbin"
+        part torch-bench 60 "$python" tests/gpu/torch_bench.py
+    else
+        skip parity "no PyTorch with CUDA here"
+        skip torch-bench "no PyTorch with CUDA here"
+    fi
+
+    part bench-gpu 60 "$build/bobbin" bench gpu --device cuda --json
+    part bench-train 40 "$build/bobbin" bench train --device cuda --json
+fi
+
+took=$(($(date +%s) - began))
+{
+    echo "# The CUDA backend on a real GPU"
+    echo
+    echo "Written by \`tests/gpu/check.sh\`. Ratios within this one run mean something; figures from two runs do not compare."
+    echo
+    echo "| date | GPU | compute capability | driver | CUDA toolkit | clocks (SM, memory) at the start | seconds |"
+    echo "|---|---|---|---|---|---|---|"
+    echo "| $(date -u +%Y-%m-%d) | $gpu | $capability | $driver | $toolkit | $clocks | $took |"
+    echo
+    echo "| part | result | time |"
+    echo "|---|---|---|"
+    cat "$work/parts"
+} >"$work/head.md"
+for name in suite bench-gpu bench-train torch-bench parity; do
+    [ -s "$work/$name.log" ] || continue
+    say "" && say "## $name"
+    show "$name" 80
+done
+for log in "$work"/*check-*.log; do
+    [ -e "$log" ] && grep -q 'ERROR SUMMARY: [1-9]' "$log" || continue
+    name=$(basename "$log" .log)
+    say "" && say "## $name"
+    show "$name" 30
+done
+cat "$work/head.md" "$md" >"$work/whole.md"
+{
+    printf '{"date": "%s", "gpu": "%s", "capability": "%s", "driver": "%s", "toolkit": "%s", "seconds": %s, "parts": [\n' \
+        "$(date -u +%Y-%m-%d)" "$(quote "$gpu")" "$capability" "$driver" "$toolkit" "$took"
+    sed '$!s/$/,/' "$json"
+    printf '], "figures": [\n'
+    cat "$work"/bench-gpu.log "$work"/bench-train.log "$work"/torch-bench.log 2>/dev/null | grep '^{' | sed '$!s/$/,/'
+    printf ']}\n'
+} >"$work/whole.json"
+if [ $write = yes ]; then
+    cp "$work/whole.md" "$here/report.md" && cp "$work/whole.json" "$here/report.json"
+    echo "report: tests/gpu/report.md, tests/gpu/report.json ($took s, $failures parts failed)"
+else
+    cat "$work/whole.md"
+fi
+[ "$failures" -eq 0 ]

@@ -1,0 +1,405 @@
+/* RMSNormImpl against its contract: the expression of ops/rms_norm.c to the bit, given the
+ * statistic that was used, fused and composed, for all nine dtype pairs and both rounding orders;
+ * the statistic itself; few and many rows; odd values, as README.md beside this file lists them.
+ * Parameter lists: test_rms_norm_lists.c. The kernel at each ISA level: tests/backends. */
+#include "backends/cpu/kernels.h"
+#include "ops/ops.h"
+#include "ops/table.h"
+#include "tests/support/checker.h"
+
+#define SH(...) BB_SHAPE(__VA_ARGS__)
+#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
+
+static const bb_dtype narrow_types[3] = {BB_F32, BB_F16, BB_BF16};
+static const int64_t dims[] = {1,    2,    3,    31,   32,   33,   63,   64,   65,
+                               127,  128,  129,  255,  256,  257,  423,  1023, 1024,
+                               1025, 4095, 4096, 4097, 4098, 4099, 65537};
+
+static double *draw_values(bb_dtype dtype, uint64_t seed, int64_t n) {
+    double *value = malloc((size_t)(n + 1) * sizeof *value);
+    for (int64_t i = 0; value && i < n; i++) value[i] = round_to(dtype, draw_normal(&seed));
+    return value;
+}
+
+static double *read_values(bb_tensor *t) {
+    double *value = malloc((size_t)(bb_count(t) + 1) * sizeof *value);
+    if (value && t) bb_read_f64(t, value, bb_count(t));
+    return value;
+}
+
+/* ---- The two paths, each with the statistic that it used */
+
+static bb_tensor *run_fused(bb_context *ctx, bb_tensor *x, bb_tensor *scale,
+                            const bb_rms_norm_attrs *attrs, bb_tensor **rstd) {
+    bb_tensor *in[] = {x, scale};
+    bb_call call = {.ctx = ctx,
+                    .op = &bb_op_rms_norm,
+                    .attrs = attrs,
+                    .n_in = 2,
+                    .n_out = 2,
+                    .in = in,
+                    .needs_grad = true};
+    if (bb_op_rms_norm.infer(&call) != BB_OK || !bb_cpu_rms_norm_supports(&call)) return NULL;
+    for (int i = 0; i < 2; i++) call.out[i] = bb_empty(ctx, call.meta[i].dtype, call.meta[i].shape);
+    if (bb_cpu_rms_norm(&call) != BB_OK) return NULL;
+    *rstd = call.out[1];
+    return call.out[0];
+}
+
+/* The decomposition's statistic: the same ops on the same values give the same bits. */
+static bb_tensor *run_composed(bb_context *ctx, bb_tensor *x, bb_tensor *scale,
+                               const bb_rms_norm_attrs *attrs, bb_tensor **rstd) {
+    bb_tensor *wide = bb_cast(x, bb_dtype_of(x) == BB_F64 ? BB_F64 : BB_F32);
+    bb_tensor *mean = bb_mean(bb_mul(wide, wide), attrs->axes, true);
+    *rstd = bb_rsqrt(bb_add_scalar(mean, (double)(float)attrs->eps));
+    bb_set_path(ctx, BB_PATH_COMPOSED);
+    bb_tensor *y = bb_rms_norm_with(x, scale, attrs);
+    bb_set_path(ctx, BB_PATH_AUTO);
+    return y;
+}
+
+/* ---- The expression */
+
+typedef struct contract {
+    bb_dtype x, scale, y;
+    bool round_last;
+} contract;
+
+static contract contract_of(bb_dtype x, bb_dtype scale, int rounding) {
+    contract c = {.x = x, .scale = scale};
+    c.round_last = rounding == BB_SCALE_THEN_ROUND ||
+                   (rounding == BB_ROUND_AUTO && scale == BB_F32 && x != BB_F32);
+    c.y = c.round_last ? x : x == scale ? x : BB_F32; /* promotion of different types is f32 */
+    return c;
+}
+
+static double expression(const contract *c, double x, double rstd, double scale) {
+    float xhat = (float)x * (float)rstd;
+    if (!c->round_last) xhat = (float)round_to(c->x, xhat);
+    float product = xhat * (float)scale;
+    return round_to(c->y, product);
+}
+
+/* 1/sqrt(mean + eps) in f64, by a compensated sum (Neumaier). */
+static double exact_rstd(const double *x, int64_t n, double eps) {
+    double sum = 0, lost = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double square = x[i] * x[i], next = sum + square;
+        lost += fabs(sum) >= square ? (sum - next) + square : (square - next) + sum;
+        sum = next;
+    }
+    return 1 / sqrt((sum + lost) / (double)n + (double)(float)eps);
+}
+
+static void check_expression(test *t, bb_context *ctx, bb_dtype xd, bb_dtype sd, int rounding,
+                             int64_t rows, int64_t n) {
+    bb_rms_norm_attrs attrs = {{1, {-1}}, 1e-5, rounding};
+    contract c = contract_of(xd, sd, rounding);
+    double *x = draw_values(xd, 3 + (uint64_t)n, rows * n), *scale = draw_values(sd, 4, n);
+    bb_tensor *input = bb_from_f64(ctx, xd, SH(rows, n), x),
+              *weight = bb_from_f64(ctx, sd, SH(n), scale);
+    for (int path = 0; path < 2; path++) {
+        bb_tensor *saved = NULL;
+        bb_tensor *out = path ? run_composed(ctx, input, weight, &attrs, &saved)
+                              : run_fused(ctx, input, weight, &attrs, &saved);
+        if (!CHECK_MSG(t, out && saved, "%s", bb_error_message(ctx))) continue;
+        CHECK_INT(t, bb_dtype_of(out), c.y);
+        CHECK_INT(t, bb_dtype_of(saved), BB_F32);
+        double *y = read_values(out), *rstd = read_values(saved);
+        int64_t different = 0, off = 0;
+        for (int64_t i = 0; i < rows * n; i++)
+            different += y[i] != expression(&c, x[i], rstd[i / n], scale[i % n]);
+        /* All terms are positive, so the sum is off by its roundings alone: a square's, those of the
+         * additions (sqrt(n) / 4 for lanes that are added pairwise), of the mean and of eps, all
+         * halved by the root; then the root's and the quotient's. */
+        double bound = (5 + sqrt((double)n) / 8) * 0x1p-24;
+        for (int64_t r = 0; r < rows; r++) {
+            double exact = exact_rstd(x + r * n, n, attrs.eps);
+            off += fabs(rstd[r] - exact) > bound * exact;
+        }
+        CHECK_MSG(t, different == 0 && off == 0,
+                  "%s x %s, rounding %d, %lld x %lld, %s: %lld elements differ from the contract, "
+                  "%lld statistics are off",
+                  bb_dtype_name(xd), bb_dtype_name(sd), rounding, (long long)rows, (long long)n,
+                  path ? "composed" : "fused", (long long)different, (long long)off);
+        free(y);
+        free(rstd);
+    }
+    free(x);
+    free(scale);
+    bb_end_step(ctx);
+}
+
+static void test_expression(test *t) {
+    bb_context *ctx = test_open();
+    for (int pair = 0; pair < 9; pair++)
+        for (int rounding = 0; rounding < 3; rounding++)
+            for (int d = 0; d < COUNT(dims); d++)
+                check_expression(t, ctx, narrow_types[pair / 3], narrow_types[pair % 3], rounding,
+                                 dims[d] > 60000 ? 1 : 3, dims[d]);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* ---- Rows */
+
+static void test_rows(test *t) {
+    static const int64_t rows[] = {0, 1, 2, 63, 64, 65, 1000003};
+    bb_context *ctx = test_open();
+    for (int d = 0; d < 3; d++)
+        for (int r = 0; r < COUNT(rows); r++) {
+            check_expression(t, ctx, narrow_types[d], narrow_types[d], BB_ROUND_AUTO, rows[r], 3);
+            check_expression(t, ctx, narrow_types[d], BB_F32, BB_ROUND_AUTO, rows[r], 3);
+        }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* dscale gathers a million rows; its error must grow far more slowly than they do. */
+static void test_dscale_of_many_rows(test *t) {
+    enum { ROWS = 1000003, DIM = 3 };
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32};
+    bb_context *ctx = test_open();
+    double *x = draw_values(BB_F32, 8, ROWS * DIM), *dy = draw_values(BB_F32, 9, ROWS * DIM);
+    double expected[DIM] = {0}, lost[DIM] = {0}, size[DIM] = {0};
+    for (int64_t r = 0; r < ROWS; r++) {
+        double rstd = exact_rstd(x + r * DIM, DIM, 1e-5);
+        for (int i = 0; i < DIM; i++) {
+            double term = dy[r * DIM + i] * x[r * DIM + i] * rstd, y = term - lost[i],
+                   next = expected[i] + y;
+            lost[i] = (next - expected[i]) - y; /* Kahan */
+            expected[i] = next;
+            size[i] += fabs(term);
+        }
+    }
+    for (int d = 0; d < 2; d++) {
+        for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
+            bb_tensor *scale = bb_set_requires_grad(bb_ones(ctx, dtypes[d], SH(DIM)), true);
+            bb_set_path(ctx, (bb_path)path);
+            bb_tensor *y = bb_rms_norm(bb_from_f64(ctx, dtypes[d], SH(ROWS, DIM), x), scale, 1e-5);
+            bb_backward(y, bb_from_f64(ctx, dtypes[d], SH(ROWS, DIM), dy));
+            double got[DIM] = {0};
+            bb_read_f64(bb_grad(scale), got, DIM);
+            for (int i = 0; i < DIM; i++)
+                CHECK_NEAR(t, got[i], expected[i],
+                           (dtypes[d] == BB_F64 ? 2e-9 : 40 * 0x1p-24) * size[i] / 10);
+            CHECK_OK(t, ctx);
+            bb_end_step(ctx);
+        }
+    }
+    free(x);
+    free(dy);
+    bb_close(ctx);
+}
+
+/* ---- Odd values */
+
+enum { ANY = 0, ZERO, MINUS_ZERO, NOT_A_NUMBER, INFINITE, MINUS_INFINITE, NOT_FINITE, VALUE };
+
+typedef struct odd_case {
+    const char *what;
+    bb_dtype dtype;
+    double eps, x[4];
+    int y[4];        /* what comes out: one of the above */
+    double value[4]; /* of VALUE, for a scale of 2 */
+    int dx;          /* of all elements, for a cotangent of ones */
+    double dx_value;
+} odd_case;
+
+/* README.md beside this file has this table. */
+/* clang-format off: a table reads by rows */
+static const odd_case odd_cases[] = {
+    {"60000 in f16",
+     BB_F16,
+     1e-5,
+     {60000, -60000, 60000, 60000},
+     {VALUE, VALUE, VALUE, VALUE},
+     {2, -2, 2, 2},
+     ANY,
+     0},
+    {"a row of zeros",
+     BB_F32,
+     1e-4,
+     {0, 0, -0.0, 0},
+     {ZERO, ZERO, MINUS_ZERO, ZERO},
+     {0},
+     VALUE,
+     200},
+    {"a row of zeros at eps 0",
+     BB_F32,
+     0,
+     {0, 0, 0, 0},
+     {NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER},
+     {0},
+     NOT_A_NUMBER,
+     0},
+    {"-0 beside a number",
+     BB_F32,
+     0,
+     {-0.0, 2, 0, 0},
+     {MINUS_ZERO, VALUE, ZERO, ZERO},
+     {0, 4, 0, 0},
+     ANY,
+     0},
+    {"denormals",
+     BB_F32,
+     1e-4,
+     {1e-40, -1e-40, 0, 1e-40},
+     {VALUE, VALUE, ZERO, VALUE},
+     {2e-38, -2e-38, 0, 2e-38},
+     VALUE,
+     200},
+    {"denormals at eps 0: their squares are 0",
+     BB_F32,
+     0,
+     {1e-40, -1e-40, 0, 1e-40},
+     {INFINITE, MINUS_INFINITE, NOT_A_NUMBER, INFINITE},
+     {0},
+     NOT_FINITE,
+     0},
+    {"denormals in f16",
+     BB_F16,
+     0,
+     {6e-8, -6e-8, 6e-8, 6e-8},
+     {VALUE, VALUE, VALUE, VALUE},
+     {2, -2, 2, 2},
+     INFINITE,
+     0},
+    {"1e20: its square overflows f32",
+     BB_F32,
+     1e-5,
+     {1e20, -1e20, 0, 1},
+     {ZERO, MINUS_ZERO, ZERO, ZERO},
+     {0},
+     VALUE,
+     0},
+    {"1e20 in bf16",
+     BB_BF16,
+     1e-5,
+     {1e20, -1e20, 0, 1},
+     {ZERO, MINUS_ZERO, ZERO, ZERO},
+     {0},
+     VALUE,
+     0},
+    {"1e20 in f64",
+     BB_F64,
+     1e-5,
+     {1e20, -1e20, 1e20, 1e20},
+     {VALUE, VALUE, VALUE, VALUE},
+     {2, -2, 2, 2},
+     ANY,
+     0},
+    {"infinity",
+     BB_F32,
+     1e-5,
+     {(double)INFINITY, 1, -1, 0},
+     {NOT_A_NUMBER, ZERO, MINUS_ZERO, ZERO},
+     {0},
+     NOT_A_NUMBER,
+     0},
+    {"-infinity in f16",
+     BB_F16,
+     1e-5,
+     {-(double)INFINITY, 1, -1, 0},
+     {NOT_A_NUMBER, ZERO, MINUS_ZERO, ZERO},
+     {0},
+     NOT_A_NUMBER,
+     0},
+    {"NaN",
+     BB_F32,
+     1e-5,
+     {(double)NAN, 1, -1, 0},
+     {NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER},
+     {0},
+     NOT_A_NUMBER,
+     0},
+    {"NaN in bf16",
+     BB_BF16,
+     0,
+     {(double)NAN, 1, -1, 0},
+     {NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER},
+     {0},
+     NOT_A_NUMBER,
+     0},
+};
+/* clang-format on */
+
+static bool is_of(int kind, double got, double value) {
+    switch (kind) {
+    case ZERO: return got == 0 && !signbit(got);
+    case MINUS_ZERO: return got == 0 && signbit(got);
+    case NOT_A_NUMBER: return isnan(got);
+    case INFINITE: return isinf(got) && got > 0;
+    case MINUS_INFINITE: return isinf(got) && got < 0;
+    case NOT_FINITE: return !isfinite(got);
+    case VALUE: return fabs(got - value) <= 2e-3 * fabs(value);
+    default: return isfinite(got);
+    }
+}
+
+/* Three rows, the odd one in the middle: its neighbours must not notice. */
+static void check_odd(test *t, bb_context *ctx, const odd_case *c, bb_path path, int64_t repeat) {
+    int64_t n = 4 * repeat;
+    double *x = malloc((size_t)(3 * n) * sizeof *x);
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = x[2 * n + i] = i % 2 ? -3 : 3;
+        x[n + i] = c->x[i % 4];
+    }
+    bb_set_path(ctx, path);
+    bb_tensor *input = bb_set_requires_grad(bb_from_f64(ctx, c->dtype, SH(3, n), x), true),
+              *scale = bb_set_requires_grad(bb_full(ctx, c->dtype, SH(n), 2), true);
+    bb_tensor *out = bb_rms_norm(input, scale, c->eps);
+    bb_backward(out, bb_ones_like(out));
+    CHECK_OK(t, ctx);
+    double *y = read_values(out), *dx = read_values(bb_grad(input));
+    for (int64_t i = 0; i < n; i++) {
+        CHECK_MSG(t, is_of(c->y[i % 4], y[n + i], c->value[i % 4]),
+                  "%s, path %d, dim %lld: y[%lld] is %g", c->what, path, (long long)n, (long long)i,
+                  y[n + i]);
+        CHECK_MSG(t, is_of(c->dx, dx[n + i], c->dx_value), "%s, path %d, dim %lld: dx[%lld] is %g",
+                  c->what, path, (long long)n, (long long)i, dx[n + i]);
+        for (int64_t r = 0; r < 3; r += 2)
+            CHECK_MSG(t, fabs(fabs(y[r * n + i]) - 2) < 4e-3 && fabs(dx[r * n + i]) < 2,
+                      "%s: row %lld was touched", c->what, (long long)r);
+    }
+    free(x);
+    free(y);
+    free(dx);
+    bb_end_step(ctx);
+}
+
+static void test_odd_values(test *t) {
+    bb_context *ctx = test_open();
+    for (int c = 0; c < COUNT(odd_cases); c++)
+        for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++)
+            for (int64_t repeat = 1; repeat <= 256; repeat *= 16)
+                check_odd(t, ctx, &odd_cases[c], (bb_path)path, repeat);
+    bb_close(ctx);
+}
+
+static void test_eps(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_ones(ctx, BB_F32, SH(2, 3)), *scale = bb_ones(ctx, BB_F32, SH(3));
+    for (int path = BB_PATH_AUTO; path <= BB_PATH_COMPOSED; path++) {
+        bb_set_path(ctx, (bb_path)path);
+        CHECK(t, !bb_rms_norm(x, scale, -0.5));
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "eps: expected a number >= 0, got -0.5");
+        CHECK(t, !bb_rms_norm(x, scale, -1e-300));
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "eps: expected a number >= 0, got -1e-300");
+        CHECK(t, !bb_rms_norm(x, scale, NAN));
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "eps: expected a number >= 0, got");
+        CHECK(t, bb_rms_norm(x, scale, 0) != NULL);
+        CHECK(t, bb_rms_norm(x, scale, -0.0) != NULL);
+        CHECK_OK(t, ctx);
+    }
+    bb_close(ctx);
+}
+
+static const test_row table[] = {
+    {"expression", test_expression},
+    {"rows", test_rows},
+    {"dscale_of_many_rows", test_dscale_of_many_rows},
+    {"odd_values", test_odd_values},
+    {"eps", test_eps},
+};
+TEST_MAIN(table)
