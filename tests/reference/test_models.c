@@ -150,7 +150,7 @@ static void check_training(test *t, const char *name, bb_dtype dtype, double bou
 
 static void training(test *t) {
     for (int m = 0; m < MODELS; m++) {
-        check_training(t, models[m], BB_F64, 1e-9);
+        check_training(t, models[m], BB_F64, 1e-12);
         check_training(t, models[m], BB_F32, 1e-5);
     }
 }
