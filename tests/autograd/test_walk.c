@@ -209,6 +209,30 @@ static void test_memory(test *t) {
     bb_close(ctx);
 }
 
+/* A gradient that comes from several places is gathered in one buffer: no addition makes a new one.
+ */
+static void test_gathers_in_place(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(4), (double[]){1, 2, 3, 4}), *h = bb_square(x), *part[6];
+    for (int i = 0; i < 6; i++) part[i] = bb_mul_scalar(h, i + 1);
+    bb_tensor *loss = bb_sum_all(bb_cat(part, 6, 0));
+    FILE *trace = tmpfile();
+    char line[256];
+    bool added = false, traced = false;
+    bb_set_trace(ctx, trace);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    bb_set_trace(ctx, NULL);
+    rewind(trace);
+    while (fgets(line, sizeof line, trace)) {
+        traced |= strstr(line, "mul_scalar") != NULL;
+        added |= strstr(line, "add") != NULL;
+    }
+    fclose(trace);
+    CHECK(t, traced && !added);
+    check_grad(t, x, 4, (double[]){42, 84, 126, 168});
+    bb_close(ctx);
+}
+
 /* A variadic op with more inputs than most. */
 static void test_variadic(test *t) {
     bb_context *ctx = test_open();
@@ -291,6 +315,7 @@ static const test_row rows[] = {
     {"changed", test_changed},
     {"tape", test_tape},
     {"memory", test_memory},
+    {"gathers in place", test_gathers_in_place},
     {"variadic", test_variadic},
     {"unused output", test_unused_output},
 };
