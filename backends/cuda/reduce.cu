@@ -39,12 +39,8 @@ struct plan {
 
 /* ---- What elements become: f32 for a few, f64 beyond; i64 for integers */
 
-template <typename T> struct running {
-    typedef int64_t type, total;
-};
-template <> struct running<double> {
-    typedef double type, total;
-};
+template <typename T> struct running { typedef int64_t type, total; };
+template <> struct running<double> { typedef double type, total; };
 template <> struct running<float> {
     typedef float type;
     typedef double total;
@@ -168,8 +164,7 @@ __device__ inline total_t<T> fold_share(const plan &p, const T *x, int64_t begin
         for (int k = 1; k < IN_FLIGHT; k++) part = join<FOLD>(part, term<FOLD>(p, v[k]));
         total = join<FOLD>(total, (A)part);
     }
-    for (; j < end; j += p.width)
-        total = join<FOLD>(total, (A)term<FOLD>(p, x[gone_offset(p, j)]));
+    for (; j < end; j += p.width) total = join<FOLD>(total, (A)term<FOLD>(p, x[gone_offset(p, j)]));
     return total;
 }
 
@@ -235,7 +230,7 @@ __device__ inline void fold_rows(const plan &p, const T *x, int64_t begin, int64
 template <typename T, int FOLD, int N>
 __global__ void __launch_bounds__(THREADS) columns_kernel(const plan p, const T *x, void *y) {
     typedef total_t<T> A;
-    BB_SHARED(A, slots, THREADS *N);
+    BB_SHARED(A, slots, THREADS * N);
     const axis strip = p.kept[p.kept_count - 1];
     const int me = (int)threadIdx.x % p.width, share = (int)threadIdx.x / p.width,
               shares = THREADS / p.width;
@@ -256,14 +251,12 @@ __global__ void __launch_bounds__(THREADS) columns_kernel(const plan p, const T 
         __syncthreads();
         if (share < s)
             for (int i = 0; i < N; i++)
-                total[i] =
-                    join<FOLD>(total[i], slots[i * THREADS + threadIdx.x + s * p.width]);
+                total[i] = join<FOLD>(total[i], slots[i * THREADS + threadIdx.x + s * p.width]);
     }
     if (!mine || share) return;
     for (int i = 0; i < N; i++) {
         const int64_t output = line * strip.size + column + i;
-        put(p, y, p.chunks > 1 ? output * p.chunks + chunk : to + (column + i) * strip.y,
-            total[i]);
+        put(p, y, p.chunks > 1 ? output * p.chunks + chunk : to + (column + i) * strip.y, total[i]);
     }
 }
 
@@ -341,8 +334,8 @@ bool by_columns(const plan &p) {
 template <typename T> int64_t plan_columns(plan *p, const void *x) {
     const axis strip = p->kept[p->kept_count - 1];
     const int N = bb_pack<T>::N;
-    p->packed = sizeof(T) > 1 && strip.size % N == 0 &&
-                aligned<T>(p->kept, p->kept_count - 1, x) && aligned<T>(p->gone, p->gone_count, x);
+    p->packed = sizeof(T) > 1 && strip.size % N == 0 && aligned<T>(p->kept, p->kept_count - 1, x) &&
+                aligned<T>(p->gone, p->gone_count, x);
     const int64_t threads = p->packed ? strip.size / N : strip.size;
     const int shares = power_of_two(ceil_div(p->n, IN_FLIGHT), THREADS / BB_WARP);
     p->width = power_of_two(threads, THREADS / shares);
@@ -358,7 +351,7 @@ template <typename T> int64_t plan_rows(plan *p, const void *x) {
                 aligned<T>(p->kept, p->kept_count, x);
     /* Where outputs lie side by side and their elements do not, a thread takes an output alone. */
     const bool alone = p->kept[p->kept_count - 1].x == 1 && p->gone[p->gone_count - 1].x != 1;
-    p->width = alone                    ? 1
+    p->width = alone                 ? 1
                : p->n > 64 * BB_WARP ? (int)THREADS
                                      : power_of_two(ceil_div(p->n, 8), BB_WARP);
     cut(p, p->width == THREADS ? p->outputs : (int64_t)FEW, ROW_CHUNK);
@@ -400,8 +393,8 @@ bb_status run(bb_cuda *cuda, plan p, const T *x, void *y, int to, double divisor
         stride *= p.kept[a].size;
     }
     if (!status)
-        status = run<A, FOLD == MAX ? MAX : SUM>(cuda, p, static_cast<const A *>(scratch->data), y,
-                                                 to, divisor);
+        status = run < A,
+        FOLD == MAX ? MAX : SUM > (cuda, p, static_cast<const A *>(scratch->data), y, to, divisor);
     bb_cuda_release(cuda, scratch);
     return status;
 }

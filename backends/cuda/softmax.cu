@@ -4,12 +4,11 @@
  *     y = exp(x - max) / sum           dx = y (dy - sum(y dy))
  *     y = x - max - log(sum)           dx = dy - exp(y) sum(dy)
  *
- * Bytes moved: a row is read once and written once (backward: y and dy read, dx written), up to what
- * stays on chip. Two maps:
- *   up to 1024     2^k lanes of a warp a row, 8 or 32 elements each in registers; no barrier. Rows of
- *                  less than 256 elements share a warp, so that it still reads 512 bytes at a time.
- *   longer         a block of 256 to 1024 threads a row. The first pass leaves the row in shared
- *                  memory as it came (no wider) and sums online; the second writes. Rows that do not
+ * Bytes moved: a row is read once and written once (backward: y and dy read, dx written), up to
+ * what stays on chip. Two maps: up to 1024     2^k lanes of a warp a row, 8 or 32 elements each in
+ * registers; no barrier. Rows of less than 256 elements share a warp, so that it still reads 512
+ * bytes at a time. longer         a block of 256 to 1024 threads a row. The first pass leaves the
+ * row in shared memory as it came (no wider) and sums online; the second writes. Rows that do not
  *                  fit are read twice: on 227 KiB, above 116000 elements of 16 bits.
  * 16 bytes at a time where rows are aligned, else single elements; a row's elements may be any
  * distance apart. Each row is summed by one warp or block in a fixed order. */

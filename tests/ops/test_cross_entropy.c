@@ -154,10 +154,11 @@ static void test_errors(test *t) {
     bb_t x = bb_ones(ctx, BB_F32, SH(2, 3));
     ctx->synchronize = true; /* a device finds the target later than the call otherwise */
     CHECK(t, !bb_cross_entropy(x, targets(ctx, BB_I64, 2, (double[]){0, 3}), -100, BB_REDUCE_MEAN));
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                bb_get_device(ctx) == BB_CPU
-                    ? "cross_entropy: target: expected classes in [0, 3) or -100, got 3 at position 1"
-                    : "cross_entropy: target: expected 0 to 2, got 3 at position 1");
+    CHECK_ERROR(
+        t, ctx, BB_ERR_ARGUMENT,
+        bb_get_device(ctx) == BB_CPU
+            ? "cross_entropy: target: expected classes in [0, 3) or -100, got 3 at position 1"
+            : "cross_entropy: target: expected 0 to 2, got 3 at position 1");
     CHECK(t,
           !bb_cross_entropy(x, targets(ctx, BB_I32, 2, (double[]){-1, 1}), -100, BB_REDUCE_MEAN));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "got -1 at position 0");

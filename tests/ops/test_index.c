@@ -185,8 +185,7 @@ static void test_layouts(test *t) {
 static void check_range(test *t, bb_context *ctx, bb_t y, const char *error, const char *at,
                         const char *position) {
     char text[200];
-    snprintf(text, sizeof text, "%s at %s", error,
-             bb_get_device(ctx) == BB_CPU ? at : position);
+    snprintf(text, sizeof text, "%s at %s", error, bb_get_device(ctx) == BB_CPU ? at : position);
     CHECK(t, y == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, text);
 }
