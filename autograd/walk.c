@@ -342,8 +342,19 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     return status;
 }
 
+/* Whoever records all ops cannot follow a walk that adds in place and runs backward kernels. */
+static bool is_recorded(const bb_context *ctx) {
+    for (int r = 0; r < ctx->recorder_count; r++)
+        if (!ctx->recorder[r]->gradients_only) return true;
+    return false;
+}
+
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound) {
     bb_context *ctx = tape->ctx;
+    if (!w->create_graph && is_recorded(ctx))
+        return bb_fail(ctx, BB_ERR_STATE,
+                       "bb_backward: a graph is being recorded: expected gradients that are ops "
+                       "themselves (bb_gradients with create_graph)");
     bool before = bb_set_grad_enabled(ctx, w->create_graph), leaves = tape->leaves;
     int outer_bound = tape->bound, outer_captures = tape->own_captures;
     tape->leaves = w->leaves, tape->bound = bound, tape->own_captures = w->own_captures;

@@ -162,7 +162,7 @@ struct bb_context {
     char backend_why[BB_DEVICE_COUNT][400]; /* room for backend_missing */
     bb_recorder *recorder[BB_MAX_RECORDERS];
     int recorder_count;
-    void *tape; /* autograd's; also in recorder[] */
+    void *tape;              /* autograd's; also in recorder[] */
     const bb_module *module; /* the innermost layer that runs; NULL: none */
     uint64_t module_calls;
 

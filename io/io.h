@@ -228,8 +228,9 @@ typedef struct bb_graph bb_graph;
 
 /* Recording by hand, of anything: a forward pass, or a training step made of ops (bb_gradients with
  * create_graph, then bb_adamw_). Begin; name the inputs and parameters; compute; name the outputs;
- * end; all within one step. Sizes are static. What was not named and comes from outside is a
- * constant: tensors of the context by reference, tensors of the step as a copy. */
+ * end; all within one step. bb_backward, which adds in place, is an error meanwhile. Sizes are
+ * static. What was not named and comes from outside is a constant: tensors of the context by
+ * reference, tensors of the step as a copy. */
 BB_API bb_graph *bb_graph_begin(bb_context *ctx); /* one at a time in a context */
 BB_API bb_status bb_graph_input(bb_graph *graph, const char *name, bb_tensor *t);
 /* By reference: a run reads, and optimizer nodes change, t itself. t is of the context. */

@@ -49,11 +49,34 @@ static bb_status copy(bb_context *ctx, const char *from, const char *to, const c
     return bb_error(ctx);
 }
 
+/* Our config.json does not hold the tokens that end a text; where only the other one did, they go
+ * where every reader looks first. */
+static bb_status keep_ends(bb_context *ctx, const char *from, const char *to) {
+    char *source = bb_path_join(ctx, from, "generation_config.json"),
+         *target = bb_path_join(ctx, to, "generation_config.json");
+    if (source && target && access(source, F_OK) != 0) {
+        bb_ints ends = bb_model_end_tokens(ctx, from);
+        bb_json_writer w;
+        bb_json_open(&w, ctx, 2);
+        bb_json_begin_object(&w);
+        bb_json_key(&w, "eos_token_id");
+        bb_json_begin_array(&w);
+        for (int i = 0; i < ends.n; i++) bb_json_put_int(&w, ends.v[i]);
+        bb_json_end_array(&w);
+        bb_json_end_object(&w);
+        if (ends.n) bb_json_save(&w, target);
+        bb_json_close(&w);
+    }
+    free(source);
+    free(target);
+    return bb_error(ctx);
+}
+
 bb_status bb_model_copy_papers(bb_context *ctx, const char *from, const char *to) {
     static const char *const papers[] = {"tokenizer.json", "tokenizer_config.json",
                                          "special_tokens_map.json", "generation_config.json"};
     if (strcmp(from, to) == 0) return BB_OK;
     for (size_t i = 0; i < sizeof papers / sizeof papers[0]; i++)
-        if (copy(ctx, from, to, papers[i]) != BB_OK) break;
-    return bb_error(ctx);
+        if (copy(ctx, from, to, papers[i]) != BB_OK) return bb_error(ctx);
+    return keep_ends(ctx, from, to);
 }

@@ -79,15 +79,17 @@ static __global__ void __launch_bounds__(THREADS) held_kernel(bb_norm_args a) {
         bb_span<X, W> x[ROWS][VECTORS];
         bb_span<S, W> g[VECTORS], b[VECTORS];
         int64_t order[ROWS];
-        R mean[ROWS], rstd[ROWS];
+        R mean[ROWS], rstd[ROWS], shift[ROWS];
 #pragma unroll
         for (int u = 0; u < ROWS; u++) {
             const int64_t row = first + u * teams;
             order[u] = -1;
+            shift[u] = 0;
             if (row < a.rows.rows) {
                 const bb_row_at at = bb_rows_at(a.rows, group, row);
                 const X *from = static_cast<const X *>(a.x) + at.of[BB_ROWS_X];
                 order[u] = at.of[BB_ROWS_ORDER];
+                if (CENTRED) shift[u] = widen(from[0]);
 #pragma unroll
                 for (int v = 0; v < VECTORS; v++) {
                     const int64_t k = v * lanes + lane;
@@ -122,8 +124,8 @@ static __global__ void __launch_bounds__(THREADS) held_kernel(bb_norm_args a) {
                 for (int v = 0; v < VECTORS; v++)
                     if (order[u] >= 0 && v * lanes + lane < vectors)
 #pragma unroll
-                        for (int k = 0; k < W; k++) sum += widen(x[u][v].v[k]);
-                mean[u] = norm_team_sum(sum, lanes, slots + turn * BB_WARP) / (R)n;
+                        for (int k = 0; k < W; k++) sum += widen(x[u][v].v[k]) - shift[u];
+                mean[u] = shift[u] + norm_team_sum(sum, lanes, slots + turn * BB_WARP) / (R)n;
             }
             R squares[2] = {0, 0}; /* two chains of additions */
 #pragma unroll
@@ -181,6 +183,7 @@ static __global__ void __launch_bounds__(1024) row_kernel(bb_norm_args a) {
         const bb_row_at at = bb_rows_at(a.rows, group, live ? row : 0);
         const int64_t order = at.of[BB_ROWS_ORDER];
         const X *from = static_cast<const X *>(a.x) + at.of[BB_ROWS_X];
+        const R shift = CENTRED ? widen(from[0]) : (R)0;
         R sum = 0, squares = 0, mean = 0;
         for (int64_t begin = 0; live && begin < vectors; begin += batch) {
             span x[BATCH];
@@ -202,14 +205,14 @@ static __global__ void __launch_bounds__(1024) row_kernel(bb_norm_args a) {
 #pragma unroll
                 for (int e = 0; e < W; e++) {
                     const R value = widen(x[i].v[e]);
-                    sum += value;
+                    sum += value - shift;
                     squares += value * value;
                 }
             }
         }
         if (a.more) from = static_cast<const X *>(a.sum) + order * n; /* what this thread wrote */
         if constexpr (CENTRED) {
-            mean = norm_team_sum(sum, lanes, slots + turn * BB_WARP) / (R)n;
+            mean = shift + norm_team_sum(sum, lanes, slots + turn * BB_WARP) / (R)n;
             squares = 0;
             for (int64_t k = lane; live && k < vectors; k += lanes) {
                 const span x = bb_span_load<W>(k < a.held ? head + k * W : from + k * W);

@@ -8,6 +8,7 @@
 #define BOBBIN_BACKENDS_CUDA_ROWS_H
 
 #include "backends/cuda/cuda.h"
+#include "backends/cuda/index.h"
 
 /* What a row has an address in: the row-major order (counted in rows), input x, its gradient's
  * cotangent dy, and a tensor that is added (a residual, or its gradient); all but the first in
@@ -18,6 +19,8 @@ struct bb_rows {
     int64_t n;            /* elements of a row */
     int64_t groups, rows; /* rows: of each group */
     int group_axes, axes;
+    bool small; /* groups and rows are below 2^31: divided by multiplication */
+    bb_divider divider[BB_MAX_RANK];
     int64_t size[BB_MAX_RANK];
     int64_t stride[BB_ROWS_OPERANDS][BB_MAX_RANK];
 };
@@ -26,22 +29,15 @@ struct bb_row_at {
     int64_t of[BB_ROWS_OPERANDS];
 };
 
-/* Where row `row` of `group` begins. 64-bit division is slow on a GPU and seldom needed. */
-static __host__ __device__ inline bb_row_at bb_rows_at(const bb_rows &rows, int64_t group,
-                                                       int64_t row) {
+/* Where row `row` of `group` begins. */
+static __device__ inline bb_row_at bb_rows_at(const bb_rows &rows, int64_t group, int64_t row) {
     bb_row_at at = {{0, 0, 0, 0}};
     for (int a = rows.axes - 1; a >= 0; a--) {
         int64_t &left = a < rows.group_axes ? group : row;
         int64_t index = left;
         if (a != 0 && a != rows.group_axes) {
-            const int64_t size = rows.size[a];
-            int64_t quotient;
-            if ((uint64_t)(left | size) >> 32 == 0)
-                quotient = (uint32_t)left / (uint32_t)size;
-            else
-                quotient = left / size;
-            index -= quotient * size;
-            left = quotient;
+            left = rows.small ? bb_divide((uint32_t)left, rows.divider[a]) : left / rows.size[a];
+            index -= left * rows.size[a];
         }
         for (int k = 0; k < BB_ROWS_OPERANDS; k++) at.of[k] += index * rows.stride[k][a];
     }
@@ -90,6 +86,9 @@ static inline bb_rows bb_rows_of(const bb_tensor *x, const bb_tensor *scale, con
         }
         if (pass == 0) rows.group_axes = rows.axes;
     }
+    rows.small = rows.groups <= INT32_MAX && rows.rows <= INT32_MAX;
+    for (int a = 0; a < rows.axes && rows.small; a++)
+        rows.divider[a] = bb_divider_make(rows.size[a] ? (uint32_t)rows.size[a] : 1);
     return rows;
 }
 

@@ -78,7 +78,7 @@ template <int WIDTH> struct mma_shape {
 };
 
 template <typename T, int WIDTH>
-__global__ void __launch_bounds__(BB_MMA_THREADS)
+__global__ void __launch_bounds__(BB_MMA_THREADS, 2)
     dquery_mma(const bb_sdpa_job<T> j, const int buffers) {
     typedef mma_shape<WIDTH> shape;
     enum { KEYS = shape::KEYS, LD = shape::LD };
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS)
 
 /* Both gradients at once need 2 WIDTH sums a row: WIDTH 256 takes a launch for each. */
 template <typename T, int WIDTH, bool KEY, bool VALUE>
-__global__ void __launch_bounds__(BB_MMA_THREADS)
+__global__ void __launch_bounds__(BB_MMA_THREADS, 2)
     dkey_mma(const bb_sdpa_job<T> j, const int buffers) {
     typedef mma_shape<WIDTH> shape;
     enum { QUERIES = shape::QUERIES, LD = shape::LD, BUFFER = 2 * QUERIES * LD };
@@ -244,18 +244,18 @@ template <int WIDTH, typename T> bb_status launch_mma(bb_cuda *cuda, const bb_sd
     if (j.dq)
         status = BB_LAUNCH(cuda, (dquery_mma<T, WIDTH>), query_blocks, BB_MMA_THREADS, query_bytes,
                            j, keys);
-    if (WIDTH <= 128) {
+    if constexpr (WIDTH <= 128) {
         if (!status && (j.dk || j.dv))
-            status = BB_LAUNCH(cuda, (dkey_mma<T, WIDTH, WIDTH <= 128, true>), key_blocks,
-                               BB_MMA_THREADS, key_bytes, j, queries);
-        return status;
+            status = BB_LAUNCH(cuda, (dkey_mma<T, WIDTH, true, true>), key_blocks, BB_MMA_THREADS,
+                               key_bytes, j, queries);
+    } else {
+        if (!status && j.dv)
+            status = BB_LAUNCH(cuda, (dkey_mma<T, WIDTH, false, true>), key_blocks, BB_MMA_THREADS,
+                               key_bytes, j, queries);
+        if (!status && j.dk)
+            status = BB_LAUNCH(cuda, (dkey_mma<T, WIDTH, true, false>), key_blocks, BB_MMA_THREADS,
+                               key_bytes, j, queries);
     }
-    if (!status && j.dv)
-        status = BB_LAUNCH(cuda, (dkey_mma<T, WIDTH, false, true>), key_blocks, BB_MMA_THREADS,
-                           key_bytes, j, queries);
-    if (!status && j.dk)
-        status = BB_LAUNCH(cuda, (dkey_mma<T, WIDTH, true, false>), key_blocks, BB_MMA_THREADS,
-                           key_bytes, j, queries);
     return status;
 }
 
@@ -281,7 +281,7 @@ template <> bool try_mma<double>(bb_cuda *, const bb_sdpa_job<double> &, int, bb
 
 /* ---- FMA. C: tiles of columns of the gradients. */
 template <typename T, int C>
-__global__ void __launch_bounds__(BB_FMA_THREADS) dquery_fma(const bb_sdpa_job<T> j) {
+__global__ void __launch_bounds__(BB_FMA_THREADS, 1) dquery_fma(const bb_sdpa_job<T> j) {
     typedef bb_real<T> R;
     typedef bb_fma_tile<R> tile;
     enum { N = tile::N, SIZE = tile::SIZE };
@@ -322,7 +322,7 @@ __global__ void __launch_bounds__(BB_FMA_THREADS) dquery_fma(const bb_sdpa_job<T
 }
 
 template <typename T, int C>
-__global__ void __launch_bounds__(BB_FMA_THREADS) dkey_fma(const bb_sdpa_job<T> j) {
+__global__ void __launch_bounds__(BB_FMA_THREADS, 1) dkey_fma(const bb_sdpa_job<T> j) {
     typedef bb_real<T> R;
     typedef bb_fma_tile<R> tile;
     enum { N = tile::N, SIZE = tile::SIZE };

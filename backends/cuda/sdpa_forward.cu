@@ -27,7 +27,7 @@ template <int WIDTH> struct mma_shape {
 /* While a tile's scores are made its values arrive, and the next tile's keys while they are used:
  * one buffer each, two barriers a tile. */
 template <typename T, int WIDTH>
-__global__ void __launch_bounds__(BB_MMA_THREADS) forward_mma(const bb_sdpa_job<T> j) {
+__global__ void __launch_bounds__(BB_MMA_THREADS, 2) forward_mma(const bb_sdpa_job<T> j) {
     typedef mma_shape<WIDTH> shape;
     enum { M = shape::M, KEYS = shape::KEYS };
     BB_DYNAMIC_SHARED(T, shared);
@@ -122,7 +122,7 @@ template <> bool try_mma<double>(bb_cuda *, const bb_sdpa_job<double> &, int, bb
 
 /* ---- FMA: the block is one tile of queries. C: tiles of output columns. */
 template <typename T, int C>
-__global__ void __launch_bounds__(BB_FMA_THREADS) forward_fma(const bb_sdpa_job<T> j) {
+__global__ void __launch_bounds__(BB_FMA_THREADS, 1) forward_fma(const bb_sdpa_job<T> j) {
     typedef bb_real<T> R;
     typedef bb_fma_tile<R> tile;
     enum { N = tile::N, SIZE = tile::SIZE };

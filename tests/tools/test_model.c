@@ -296,6 +296,37 @@ static void dtypes(test *t) {
     bb_close(ctx);
 }
 
+/* A configuration or weights cut short, or with a byte changed, anywhere: a model or one error, and
+ * nothing worse. */
+static void damaged(test *t) {
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    scratch_folder s;
+    bb_context *ctx = test_open();
+    uint64_t state = 5;
+    int refusals = 0;
+    if (!scratch_open(t, &s)) return;
+    for (int i = 0; i < 300; i++) {
+        char path[512];
+        size_t n;
+        bb_context *one = test_open();
+        write_folder(one, s.path, FIT);
+        snprintf(path, sizeof path, "%s/%s", s.path, files[i % 2]);
+        char *bytes = slurp(path, &n);
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        size_t at = (size_t)(state >> 33) % (i % 2 && i % 3 ? 2000 : n);
+        if (i % 4) bytes[at] = "\"{}[],:90e-\\\xff\x00nt"[state >> 20 & 15];
+        scratch_write(&s, files[i % 2], bytes, i % 4 ? n : at);
+        bb_nn_transformer *model = bb_model_load(one, BB_CPU, s.path);
+        CHECK(t, (model == NULL) == (bb_error(one) != BB_OK));
+        refusals += model == NULL;
+        free(bytes);
+        bb_close(one);
+    }
+    CHECK(t, refusals > 150);
+    scratch_close(&s);
+    bb_close(ctx);
+}
+
 /* ---- The program -------------------------------------------------------------------------------
  */
 
@@ -310,6 +341,18 @@ static void ends(test *t) {
     scratch_write(&s, "generation_config.json", "{\"eos_token_id\": [3, 4]}", 24);
     bb_ints two = bb_model_end_tokens(ctx, s.path);
     CHECK(t, two.n == 2 && two.v[0] == 3 && two.v[1] == 4);
+    char to[256];
+    snprintf(to, sizeof to, "%s/to", s.path);
+    mkdir(to, 0777);
+    CHECK_INT(t, bb_model_copy_papers(ctx, s.path, to), BB_OK);
+    two = bb_model_end_tokens(ctx, to);
+    CHECK(t, two.n == 2 && two.v[0] == 3 && two.v[1] == 4);
+    char gone[300];
+    snprintf(gone, sizeof gone, "%s/generation_config.json", s.path);
+    remove(gone);
+    CHECK_INT(t, bb_model_copy_papers(ctx, s.path, to), BB_OK); /* from config.json */
+    one = bb_model_end_tokens(ctx, to);
+    CHECK(t, one.n == 1 && one.v[0] == 7);
     scratch_write(&s, "generation_config.json", "{\"eos_token_id\": [3, \"x\", 4]}", 29);
     bb_model_end_tokens(ctx, s.path);
     CHECK_ERROR(t, ctx, BB_ERR_FORMAT, "eos_token_id: expected an id or up to");
@@ -367,8 +410,8 @@ static void fine_tuning(test *t) {
 }
 
 static const test_row rows[] = {
-    {"refused", refused}, {"left_out", left_out},       {"no_such_form", no_such_form},
-    {"weights", weights}, {"shards", shards},           {"dtypes", dtypes},
-    {"ends", ends},       {"fine_tuning", fine_tuning},
+    {"refused", refused}, {"left_out", left_out}, {"no_such_form", no_such_form},
+    {"weights", weights}, {"shards", shards},     {"dtypes", dtypes},
+    {"damaged", damaged}, {"ends", ends},         {"fine_tuning", fine_tuning},
 };
 TEST_MAIN(rows)
