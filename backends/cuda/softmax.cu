@@ -147,14 +147,6 @@ __global__ void __launch_bounds__(LONG_BLOCK) long_forward(const job j, const T 
                  });
 }
 
-/* The same pack or element of another line. */
-template <typename T> __device__ inline void take(const T *at, bb_pack<T> *pack) {
-    *pack = bb_load16(at);
-}
-template <typename T> __device__ inline void take(const T *at, bb_single<T> *single) {
-    single->v[0] = *at;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(LONG_BLOCK)
     long_backward(const job j, const T *grad, const T *y, T *dx) {
@@ -168,7 +160,7 @@ __global__ void __launch_bounds__(LONG_BLOCK)
     R sum = 0;
     bb_walk_line(row, j.x.step, n, j.packed, me, width, [&](int64_t i, const auto &dy) {
         auto pack = dy;
-        if (j.held || !j.logarithm) take(out + i, &pack);
+        if (j.held || !j.logarithm) bb_get(out, 1, i, &pack);
         if (j.held) {
             bb_put(held + i, dy);
             bb_put(held_out + i, pack);
@@ -181,7 +173,7 @@ __global__ void __launch_bounds__(LONG_BLOCK)
     bb_walk_line(j.held ? held : row, j.held ? 1 : j.x.step, n, j.packed, me, width,
                  [&](int64_t i, auto dy) {
                      auto pack = dy;
-                     take(from + i, &pack);
+                     bb_get(from, 1, i, &pack);
                      for (int k = 0; k < decltype(dy)::N; k++) {
                          const R d = widen(dy.v[k]), v = widen(pack.v[k]);
                          pack.v[k] = narrow<T>(j.logarithm ? d - bb_exp(v) * sum : v * (d - sum));
