@@ -85,6 +85,7 @@ _FUNCTIONS = {  # name: result, arguments
     "bb_keep": (_t, [_t]),
     "bb_drop": (None, [_t]),
     "bb_dtype_of": (c_int, [_t]),
+    "bb_device_of": (c_int, [_t]),
     "bb_shape_of": (Shape, [_t]),
     "bb_stride": (c_int64, [_t, c_int]),
     "bb_data": (c_void_p, [_t]),
@@ -242,7 +243,7 @@ class Tensor:
         return _py.PyCapsule_New(managed, _NAMES[versioned], ctypes.cast(_capsule_destructor, c_void_p))
 
     def __dlpack_device__(self):
-        return (1, 0)
+        return (2 if _c.bb_device_of(self.handle) else 1, 0)  # kDLCUDA, kDLCPU
 
     def numpy(self):
         """A NumPy array on the same memory, which lives as long as the array. bf16 comes as uint16, bit for bit."""

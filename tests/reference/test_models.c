@@ -124,7 +124,7 @@ static void train(test *t, fixture *f, double *losses) {
         bb_tensor *loss = bb_cross_entropy(y, batch_of(f, step, 1), -100, BB_REDUCE_MEAN);
         losses[step] = bb_item(loss);
         bb_backward(loss, NULL);
-        bb_clip_grad_norm(f->model->params, 1);
+        bb_clip_grad_norm(f->model->params, 0.75);
         double rate = bb_schedule_lr(&schedule, step);
         CHECK_NEAR(t, rate, lr[step], 1e-15);
         bb_adamw_step(optimizer, rate);
