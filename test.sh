@@ -28,6 +28,7 @@ stop() {
 
 . tools/setup.sh
 bobbin_setup || stop "setting up failed"
+bobbin_onnx
 cmake --preset "$preset" >"${TMPDIR:-/tmp}/bobbin-configure.$$" 2>&1 ||
     { cat "${TMPDIR:-/tmp}/bobbin-configure.$$"; stop "cmake --preset $preset failed"; }
 rm -f "${TMPDIR:-/tmp}/bobbin-configure.$$"

@@ -25,10 +25,10 @@ BB_API bb_status bb_backward_retain(bb_tensor *loss, bb_tensor *seed);
 BB_API bb_status bb_gradients(bb_tensor *output, bb_tensor *seed, bb_tensor *const *inputs, int n,
                               bool create_graph, bb_tensor **gradients);
 
-BB_API bb_tensor *bb_detach(bb_tensor *t); /* the same elements, no history */
-BB_API void bb_retain_grad(bb_tensor *t);  /* a non-leaf also gets a bb_grad */
-BB_API void bb_zero_grad(bb_tensor *leaf); /* the next backward writes instead of adding */
-BB_API int bb_tape_length(const bb_context *ctx);
+BB_API bb_tensor *bb_detach(bb_tensor *t);        /* the same elements, no history */
+BB_API void bb_retain_grad(bb_tensor *t);         /* a non-leaf also gets a bb_grad */
+BB_API void bb_zero_grad(bb_tensor *leaf);        /* the next backward writes instead of adding */
+BB_API int bb_tape_length(const bb_context *ctx); /* nodes recorded in this step */
 BB_API const bb_op *bb_tape_op(const bb_context *ctx, int node); /* what node i is, oldest first */
 
 /* Activation checkpointing: runs fn without a tape and keeps only its inputs; backward runs it

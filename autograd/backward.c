@@ -34,7 +34,13 @@ static bb_tensor *cotangent(bb_tensor *output, bb_tensor *seed, bool create_grap
                 bb_dtype_name((bb_dtype)seed->dtype), bb_shape_text(&got, b));
         return NULL;
     }
-    return create_graph ? seed : bb_detach_header(seed);
+    if (create_graph) return seed;
+    /* The gradient of a leaf would change under the walk that reads it. */
+    if (seed->storage->gradient) {
+        bb_tensor *copy = bb_tensor_new(ctx, (bb_device)seed->device, (bb_dtype)seed->dtype, &got);
+        return copy && bb_copy_into(seed, copy) == BB_OK ? copy : NULL;
+    }
+    return bb_detach_header(seed);
 }
 
 static bool startable(bb_tensor *output) {
@@ -65,11 +71,13 @@ static bb_status backward(bb_tensor *loss, bb_tensor *seed, bool retain) {
                     : bb_tensor_new(ctx, (bb_device)loss->device, (bb_dtype)loss->dtype, &shape);
             loss->grad_empty = true;
             if (!loss->grad) return ctx->status;
+            loss->grad->storage->gradient = true;
         }
         bb_backend *backend = ctx->backend[loss->device];
         bb_status status =
             loss->grad_empty ? bb_copy_into(g, loss->grad) : backend->add(backend, g, loss->grad);
         loss->grad_empty = false;
+        bb_tensor_changed(loss->grad);
         return status;
     }
     tape->nodes[loss->node]->slot[loss->node_output] = g;

@@ -70,7 +70,7 @@ static bb_status leaf_grad(bb_context *ctx, bb_tensor *leaf) {
     leaf->grad = new_like(ctx, leaf, leaf->life == BB_LIFE_CONTEXT);
     leaf->grad_empty = true;
     if (!leaf->grad) return ctx->status;
-    leaf->grad->pinned = true;
+    leaf->grad->pinned = leaf->grad->storage->gradient = true;
     return BB_OK;
 }
 
@@ -78,13 +78,14 @@ static bb_status add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g) {
     if (!leaf->grad && leaf->life == BB_LIFE_STEP && g->contiguous && exclusive(g)) {
         leaf->grad = g;
         leaf->grad_empty = false;
-        g->pinned = true;
+        g->pinned = g->storage->gradient = true;
         return BB_OK;
     }
     if (leaf_grad(ctx, leaf)) return ctx->status;
     bb_status status =
         leaf->grad_empty ? bb_copy_into(g, leaf->grad) : backend_add(ctx, g, leaf->grad);
     leaf->grad_empty = false;
+    bb_tensor_changed(leaf->grad); /* an op may have saved it */
     return status;
 }
 
@@ -163,6 +164,7 @@ static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
         whole = t->grad;
         if (t->grad_empty && backend_fill(ctx, whole, 0)) return ctx->status;
         t->grad_empty = false;
+        bb_tensor_changed(whole);
     } else if (*slot && exclusive(*slot)) {
         whole = *slot;
     } else {
@@ -220,9 +222,10 @@ static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_f
         if (!grad->want[i]) continue;
         bool direct =
             !slot_of(tape, t) && w->leaves && t->grad && t->grad_empty && t->grad->contiguous;
-        if (direct)
-            t->grad_empty =
-                false; /* also keeps a second use of the same leaf from writing over it */
+        if (direct) {
+            t->grad_empty = false; /* also keeps a second use of this leaf from writing over it */
+            bb_tensor_changed(t->grad);
+        }
         grad->grad_in[i] = direct ? t->grad : new_like(ctx, t, false);
         if (!grad->grad_in[i]) return ctx->status;
     }
@@ -351,8 +354,19 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     return status;
 }
 
+/* Whoever records all ops cannot follow a walk that adds in place and runs backward kernels. */
+static bool is_recorded(const bb_context *ctx) {
+    for (int r = 0; r < ctx->recorder_count; r++)
+        if (!ctx->recorder[r]->gradients_only) return true;
+    return false;
+}
+
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound) {
     bb_context *ctx = tape->ctx;
+    if (!w->create_graph && is_recorded(ctx))
+        return bb_fail(ctx, BB_ERR_STATE,
+                       "bb_backward: a graph is being recorded: expected gradients that are ops "
+                       "themselves (bb_gradients with create_graph)");
     bool before = bb_set_grad_enabled(ctx, w->create_graph), leaves = tape->leaves;
     int outer_bound = tape->bound, outer_captures = tape->own_captures;
     tape->leaves = w->leaves, tape->bound = bound, tape->own_captures = w->own_captures;

@@ -35,6 +35,7 @@ bb_context *bb_context_new(const bb_options *options) {
     ctx->step = 1;
     ctx->rng.seed = options->seed;
     ctx->threads = options->threads > 0 ? options->threads : 0;
+    ctx->deterministic = options->deterministic || environment_flag("BOBBIN_DETERMINISTIC");
     ctx->path = options->path;
     ctx->grad_enabled = true;
     ctx->poison = environment_flag("BOBBIN_POISON");

@@ -158,6 +158,10 @@ typedef struct bb_options {
     const bb_allocator *allocator;                  /* NULL: the C library's */
     void (*on_error)(void *user, const char *line); /* told of the first error; NULL: silence */
     void *on_error_user;
+    /* The same bytes for any number of threads on one machine: matrix products never go to
+     * OpenBLAS, whose sums depend on that number; all else never does. BOBBIN_DETERMINISTIC=1 in
+     * the environment does the same. */
+    bool deterministic;
 } bb_options;
 
 /* Opens a context with all built-in ops and backends (implemented in bobbin.c). NULL: out of
@@ -185,6 +189,7 @@ typedef size_t bb_scope;
 BB_API bb_scope bb_scope_begin(bb_context *ctx);
 BB_API bb_tensor *bb_scope_end(bb_context *ctx, bb_scope scope, bb_tensor *result);
 
+/* How composite ops run from here on. */
 BB_API void bb_set_path(bb_context *ctx, bb_path path);
 BB_API bb_path bb_get_path(const bb_context *ctx);
 /* One line per op call (op, device, fused or composed, shapes, dtypes) to `file`; NULL: off.
@@ -228,7 +233,7 @@ BB_API bb_memory bb_memory_stats(const bb_context *ctx);
 
 BB_API bb_status bb_error(const bb_context *ctx);           /* BB_OK: none */
 BB_API const char *bb_error_message(const bb_context *ctx); /* "" when there is none; one line */
-BB_API void bb_clear_error(bb_context *ctx);
+BB_API void bb_clear_error(bb_context *ctx);                /* calls work again */
 /* Records an error unless one is already there; returns the recorded (first) status.
  * Write "what: which argument: expected X, got Y". */
 BB_API bb_status bb_fail(bb_context *ctx, bb_status status, const char *format, ...)
@@ -247,6 +252,8 @@ BB_API bb_tensor *bb_from_f64(bb_context *ctx, bb_dtype dtype, bb_shape shape,
                               const double *values);                        /* rounds once */
 BB_API bb_tensor *bb_scalar(bb_context *ctx, bb_dtype dtype, double value); /* rank 0 */
 
+/* What a tensor is. NULL, the result of a failed call, is of no context, f32, rank 0, without
+ * elements, not contiguous. */
 BB_API bb_context *bb_context_of(const bb_tensor *t);
 BB_API bb_dtype bb_dtype_of(const bb_tensor *t);
 BB_API bb_device bb_device_of(const bb_tensor *t);
@@ -255,7 +262,7 @@ BB_API int bb_rank(const bb_tensor *t);
 BB_API int64_t bb_size(const bb_tensor *t,
                        int axis); /* negative axis counts from the end; -1: no such axis */
 BB_API int64_t bb_stride(const bb_tensor *t, int axis); /* in elements */
-BB_API int64_t bb_count(const bb_tensor *t);
+BB_API int64_t bb_count(const bb_tensor *t);            /* elements */
 BB_API bool bb_is_contiguous(const bb_tensor *t);
 BB_API void *bb_data(const bb_tensor *t); /* first element; NULL on a device, for a dead tensor, or
                                              for no elements */
@@ -297,9 +304,9 @@ typedef struct bb_named {
 /* ---- Gradient flags (the walk itself is autograd/autograd.h) ------------------------------- */
 
 BB_API bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on); /* leaves only; returns t */
-BB_API bool bb_requires_grad(const bb_tensor *t);
-BB_API bb_tensor *bb_grad(bb_tensor *t); /* the accumulated gradient; NULL: none yet */
-BB_API bool bb_grad_enabled(const bb_context *ctx);
+BB_API bool bb_requires_grad(const bb_tensor *t);              /* or depends on a leaf that does */
+BB_API bb_tensor *bb_grad(bb_tensor *t);            /* the accumulated gradient; NULL: none yet */
+BB_API bool bb_grad_enabled(const bb_context *ctx); /* true in a new context */
 BB_API bool bb_set_grad_enabled(bb_context *ctx, bool on); /* returns the former setting */
 
 /* ---- Where a call stands --------------------------------------------------------------------- */
@@ -460,11 +467,16 @@ typedef struct bb_kernel {
     bool (*supports)(const bb_call *call);
 } bb_kernel;
 
+/* Adds an op, or a kernel for one, to this context. The name must be new; the record must be
+ * complete and outlive the context. A kernel takes the place of the one that was there. */
 BB_API bb_status bb_register_op(bb_context *ctx, const bb_op *op);
 BB_API bb_status bb_register_kernel(bb_context *ctx, bb_device device, const bb_kernel *kernel);
 BB_API const bb_op *bb_find_op(const bb_context *ctx, const char *name); /* NULL: no such op */
+/* All ops of the context: the built-in ones, then those registered, by index from 0 (NULL beyond).
+ */
 BB_API int bb_op_count(const bb_context *ctx);
 BB_API const bb_op *bb_op_at(const bb_context *ctx, int index);
+/* Whether device has a kernel of its own for op, forward or backward. */
 BB_API bool bb_op_has_kernel(const bb_context *ctx, const bb_op *op, bb_device device,
                              bool backward);
 BB_API int bb_op_input_count(const bb_op *op);  /* names, not tensors */

@@ -150,7 +150,8 @@ static bb_status describe(bb_context *ctx, const dl_tensor *d, bb_dtype *dtype, 
     if (like->count && (!d->data || address % element))
         return wrong(ctx, "data", "an address that is a multiple of the element's size",
                      (long long)address);
-    if (!bb_checked_mul(last + 1, element, extent) || *extent > SIZE_MAX / 2)
+    if (!bb_checked_add(last, 1, &step) || !bb_checked_mul(step, element, extent) ||
+        *extent > SIZE_MAX / 2)
         return wrong(ctx, "stride", "a tensor below 2^63 bytes", (long long)last);
     return BB_OK;
 }

@@ -15,6 +15,7 @@ typedef struct bb_storage {
     uint32_t version; /* counts changes in place */
     uint16_t size_class;
     uint8_t device;
+    bool gradient;                  /* of a leaf: a walk may add to it */
     struct bb_storage *next;        /* in the pool's free list */
     void (*give_back)(void *owner); /* not NULL: the bytes are someone else's */
     void *owner;
@@ -161,7 +162,7 @@ struct bb_context {
     char backend_why[BB_DEVICE_COUNT][400]; /* room for backend_missing */
     bb_recorder *recorder[BB_MAX_RECORDERS];
     int recorder_count;
-    void *tape; /* autograd's; also in recorder[] */
+    void *tape;              /* autograd's; also in recorder[] */
     const bb_module *module; /* the innermost layer that runs; NULL: none */
     uint64_t module_calls;
 
@@ -176,6 +177,7 @@ struct bb_context {
 
     bb_rng rng;
     int threads;
+    bool deterministic;
     bb_path path;
     bool grad_enabled, poison, synchronize;
     FILE *trace;

@@ -86,6 +86,7 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
     }
     s->refs = 1;
     s->version = 0;
+    s->gradient = false;
     s->next = NULL;
     ctx->memory.bytes_in_use += s->bytes;
     if (device == BB_CPU) bb_unpoison(s->data, s->bytes);

@@ -1,0 +1,570 @@
+"""Bobbin from Python: one file, no build step, nothing needed but the shared library.
+
+    import numpy as np, bobbin
+    b = bobbin.Context()
+    x = b.tensor(np.random.randn(4, 8).astype(np.float32), requires_grad=True)
+    y = b.RMSNormImpl(x, b.tensor(np.ones(8, np.float32)), eps=1e-5)   # any op by its name
+    y.sum().backward()
+    x.grad.numpy()                                                     # a view, not a copy
+
+Every op of `bobbin ops` is a method of Context: inputs in order, attributes by name. Tensors share their
+memory with NumPy, PyTorch and whoever else speaks DLPack, in both directions. A wrong call raises bobbin.Error
+with the library's message. Results live until the end of the step, as in C: `with b.step():` around a training
+step gives its memory back; tensor() and keep() make tensors that outlive it.
+
+The library is looked for at BOBBIN_LIBRARY, beside this file, in ../../lib of it, and on the system.
+Run this file itself to see it compared with NumPy, and with PyTorch where that is installed.
+"""
+
+import contextlib
+import ctypes
+import ctypes.util
+import os
+import sys
+from ctypes import POINTER, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint64, c_void_p
+
+# ---- The C structs of core/core.h ------------------------------------------------------------
+
+DTYPES = ("f64", "f32", "f16", "bf16", "i64", "i32", "u8", "bool")
+MAX_RANK, MAX_INTS, MAX_INPUTS, MAX_OUTPUTS, MAX_ATTRS = 8, 16, 8, 4, 8
+ATTR_INT, ATTR_FLOAT, ATTR_BOOL, ATTR_INTS, ATTR_CHOICE = range(5)
+
+
+class Shape(ctypes.Structure):
+    _fields_ = [("rank", c_int), ("size", c_int64 * MAX_RANK)]
+
+
+class Ints(ctypes.Structure):
+    _fields_ = [("n", c_int), ("v", c_int64 * MAX_INTS)]
+
+
+class Attr(ctypes.Structure):
+    _fields_ = [("name", c_char_p), ("type", c_int), ("offset", c_size_t), ("value", c_double),
+                ("ints", Ints), ("choices", c_char_p), ("required", c_bool)]
+
+
+class Op(ctypes.Structure):  # its first fields; what follows are functions
+    _fields_ = [("name", c_char_p), ("doc", c_char_p), ("inputs", c_char_p * (MAX_INPUTS + 1)),
+                ("outputs", c_char_p * (MAX_OUTPUTS + 1)), ("attrs", Attr * (MAX_ATTRS + 1)),
+                ("attrs_bytes", c_size_t), ("optional", c_uint), ("variadic", c_bool),
+                ("hidden", c_int)]
+
+
+class Options(ctypes.Structure):
+    _fields_ = [("seed", c_uint64), ("threads", c_int), ("path", c_int), ("allocator", c_void_p),
+                ("on_error", c_void_p), ("on_error_user", c_void_p)]
+
+
+class Rng(ctypes.Structure):
+    _fields_ = [("seed", c_uint64), ("offset", c_uint64)]
+
+
+# ---- The library -----------------------------------------------------------------------------
+
+_ctx, _t = c_void_p, c_void_p
+_FUNCTIONS = {  # name: result, arguments
+    "bb_version": (c_char_p, []),
+    "bb_open": (_ctx, [POINTER(Options)]),
+    "bb_close": (None, [_ctx]),
+    "bb_end_step": (None, [_ctx]),
+    "bb_error": (c_int, [_ctx]),
+    "bb_error_message": (c_char_p, [_ctx]),
+    "bb_clear_error": (None, [_ctx]),
+    "bb_set_path": (None, [_ctx, c_int]),
+    "bb_get_path": (c_int, [_ctx]),
+    "bb_set_grad_enabled": (c_bool, [_ctx, c_bool]),
+    "bb_get_rng": (Rng, [_ctx]),
+    "bb_set_rng": (None, [_ctx, Rng]),
+    "bb_find_op": (POINTER(Op), [_ctx, c_char_p]),
+    "bb_op_count": (c_int, [_ctx]),
+    "bb_op_at": (POINTER(Op), [_ctx, c_int]),
+    "bb_op_default_attrs": (None, [POINTER(Op), c_void_p]),
+    "bb_apply": (c_int, [_ctx, POINTER(Op), POINTER(_t), c_int, c_void_p, POINTER(_t)]),
+    "bb_empty": (_t, [_ctx, c_int, Shape]),
+    "bb_from": (_t, [_ctx, c_int, Shape, c_void_p]),
+    "bb_keep": (_t, [_t]),
+    "bb_drop": (None, [_t]),
+    "bb_dtype_of": (c_int, [_t]),
+    "bb_device_of": (c_int, [_t]),
+    "bb_shape_of": (Shape, [_t]),
+    "bb_stride": (c_int64, [_t, c_int]),
+    "bb_data": (c_void_p, [_t]),
+    "bb_item": (c_double, [_t]),
+    "bb_set_requires_grad": (_t, [_t, c_bool]),
+    "bb_requires_grad": (c_bool, [_t]),
+    "bb_grad": (_t, [_t]),
+    "bb_zero_grad": (None, [_t]),
+    "bb_retain_grad": (None, [_t]),
+    "bb_detach": (_t, [_t]),
+    "bb_backward": (c_int, [_t, _t]),
+    "bb_backward_retain": (c_int, [_t, _t]),
+    "bb_gradients": (c_int, [_t, _t, POINTER(_t), c_int, c_bool, POINTER(_t)]),
+    "bb_to_dlpack": (c_void_p, [_t, c_bool]),
+    "bb_from_dlpack": (_t, [_ctx, c_void_p, c_bool]),
+}
+
+
+def _find_library():
+    here = os.path.dirname(os.path.abspath(__file__))
+    folders = [here, *(os.path.join(here, "..", "..", lib) for lib in ("lib", "lib64", "lib/x86_64-linux-gnu")),
+               os.path.join(here, "..", "build")]
+    if os.environ.get("BOBBIN_LIBRARY"):
+        return os.environ["BOBBIN_LIBRARY"]
+    for folder in folders:
+        path = os.path.join(folder, "libbobbin.so")
+        if os.path.exists(path):
+            return path
+    return ctypes.util.find_library("bobbin") or "libbobbin.so"
+
+
+# PyDLL keeps Python's lock during a call: a context belongs to one thread at a time, and the garbage collector may
+# drop tensors in any.
+_c = ctypes.PyDLL(_find_library())
+for _name, (_result, _arguments) in _FUNCTIONS.items():
+    getattr(_c, _name).restype = _result
+    getattr(_c, _name).argtypes = _arguments
+version = _c.bb_version().decode()
+
+
+class Error(RuntimeError):
+    """The library's own message; `status` is its bb_status."""
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+# ---- DLPack capsules ---------------------------------------------------------------------------
+
+_py = ctypes.pythonapi
+_py.PyCapsule_New.restype, _py.PyCapsule_New.argtypes = ctypes.py_object, [c_void_p, c_char_p, c_void_p]
+_py.PyCapsule_IsValid.restype, _py.PyCapsule_IsValid.argtypes = c_int, [c_void_p, c_char_p]
+_py.PyCapsule_GetPointer.restype, _py.PyCapsule_GetPointer.argtypes = c_void_p, [c_void_p, c_char_p]
+_py.PyCapsule_SetName.restype, _py.PyCapsule_SetName.argtypes = c_int, [c_void_p, c_char_p]
+_NAMES = {True: b"dltensor_versioned", False: b"dltensor"}  # kept alive: a capsule does not copy its name
+_USED = {True: b"used_dltensor_versioned", False: b"used_dltensor"}
+_DELETER_AT = {True: 16, False: 56}  # offset of `deleter` in DLManagedTensorVersioned, DLManagedTensor
+
+
+def _delete(pointer, versioned):
+    deleter = c_void_p.from_address(pointer + _DELETER_AT[versioned]).value
+    if deleter:
+        ctypes.PYFUNCTYPE(None, c_void_p)(deleter)(pointer)
+
+
+@ctypes.PYFUNCTYPE(None, c_void_p)
+def _capsule_destructor(capsule):  # nobody took what is in it
+    for versioned, name in _NAMES.items():
+        if _py.PyCapsule_IsValid(capsule, name):
+            _delete(_py.PyCapsule_GetPointer(capsule, name), versioned)
+
+
+# ---- Tensors -----------------------------------------------------------------------------------
+
+
+class Tensor:
+    """A tensor of a Context. Never made directly: see Context.tensor and the ops."""
+
+    def __init__(self, context, handle, kept=False):
+        self.context, self._handle = context, handle
+        self._step = None if kept else context._steps  # the step it dies with
+
+    def __del__(self):
+        context = getattr(self, "context", None)
+        if context and context._ctx and self._step in (None, context._steps):
+            _c.bb_drop(self._handle)  # what the tape needs of it stays
+
+    @property
+    def handle(self):
+        if not self.context._ctx:
+            raise Error(2, "the context of this tensor has been closed")
+        # The library catches a use one step too late by itself; after two, the handle may be another tensor's.
+        if self._step is not None and self._step != self.context._steps:
+            raise Error(2, "tensor of a step that has ended (keep() carries one out)")
+        return self._handle
+
+    @property
+    def shape(self):
+        s = _c.bb_shape_of(self.handle)
+        return tuple(s.size[: s.rank])
+
+    @property
+    def dtype(self):
+        return DTYPES[_c.bb_dtype_of(self.handle)]
+
+    @property
+    def strides(self):
+        """In elements."""
+        return tuple(_c.bb_stride(self.handle, i) for i in range(len(self.shape)))
+
+    @property
+    def requires_grad(self):
+        return _c.bb_requires_grad(self.handle)
+
+    def requires_grad_(self, on=True):
+        _c.bb_set_requires_grad(self.handle, on)
+        self.context._check()
+        return self
+
+    @property
+    def grad(self):
+        """The accumulated gradient; None: none yet. It changes with the next backward."""
+        handle = _c.bb_grad(self.handle)
+        return _Borrowed(self.context, handle, self) if handle else None
+
+    def zero_grad(self):
+        _c.bb_zero_grad(self.handle)
+
+    def retain_grad(self):
+        _c.bb_retain_grad(self.handle)
+        return self
+
+    def detach(self):
+        return self.context._wrap(_c.bb_detach(self.handle))
+
+    def keep(self):
+        """A tensor with this value that outlives the step."""
+        return self.context._wrap(_c.bb_keep(self.handle), kept=True)
+
+    def backward(self, seed=None, retain=False):
+        run = _c.bb_backward_retain if retain else _c.bb_backward
+        run(self.handle, None if seed is None else self.context._input(seed).handle)
+        self.context._check()
+
+    def item(self):
+        value = _c.bb_item(self.handle)
+        self.context._check()
+        return value
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        versioned = max_version is not None and max_version[0] >= 1
+        managed = _c.bb_to_dlpack(self.handle, versioned)
+        self.context._check()
+        return _py.PyCapsule_New(managed, _NAMES[versioned], ctypes.cast(_capsule_destructor, c_void_p))
+
+    def __dlpack_device__(self):
+        return (2 if _c.bb_device_of(self.handle) else 1, 0)  # kDLCUDA, kDLCPU
+
+    def numpy(self):
+        """A NumPy array on the same memory, which lives as long as the array. bf16 comes as uint16, bit for bit."""
+        import numpy as np
+
+        if self.dtype != "bf16":
+            return np.from_dlpack(self)
+        return np.zeros(self.shape, np.uint16) if 0 in self.shape else np.asarray(_Memory(self))
+
+    def __repr__(self):
+        return f"<bobbin.Tensor {self.dtype} {self.shape}>"
+
+    # The few operators that notebooks want; everything else is an op of the context.
+    def __add__(self, other):
+        return self.context._binary("add", self, other)
+
+    def __sub__(self, other):
+        return self.context._binary("sub", self, other)
+
+    def __mul__(self, other):
+        return self.context._binary("mul", self, other)
+
+    def __truediv__(self, other):
+        return self.context._binary("div", self, other)
+
+    def __matmul__(self, other):
+        return self.context.apply("matmul", self, other)
+
+    def __neg__(self):
+        return self.context.apply("neg", self)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __getattr__(self, name):
+        """x.sum(axes=[-1]) is context.sum(x, axes=[-1]), for every op."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self.context._op(name)
+        return lambda *inputs, **attrs: self.context.apply(name, self, *inputs, **attrs)
+
+
+class _Borrowed(Tensor):
+    """A handle that belongs to another tensor, which is kept alive."""
+
+    def __init__(self, context, handle, owner):
+        super().__init__(context, handle, kept=owner._step is None)
+        self._owner = owner
+
+    def __del__(self):
+        pass
+
+
+class _Memory:
+    """Elements that NumPy has no type for, offered as two-byte integers."""
+
+    def __init__(self, tensor):
+        self._managed = _c.bb_to_dlpack(tensor.handle, False)  # another library's use, like any
+        tensor.context._check()
+        self.__array_interface__ = {"shape": tensor.shape, "typestr": "<u2", "version": 3,
+                                    "strides": tuple(2 * s for s in tensor.strides),
+                                    "data": (_c.bb_data(tensor.handle), False)}
+
+    def __del__(self):
+        if getattr(self, "_managed", None):
+            _delete(self._managed, False)
+
+
+# ---- Contexts ------------------------------------------------------------------------------------
+
+
+class Context:
+    """A bb_context: tensors, the tape, the first error. Every op is a method; see `ops()` and `help_op(name)`."""
+
+    PATHS = ("auto", "fused", "composed")
+
+    def __init__(self, seed=0, threads=0, path="auto"):
+        self._ctx = _c.bb_open(Options(seed=seed, threads=threads, path=self.PATHS.index(path)))
+        self._steps = 0
+        if not self._ctx:
+            raise Error(5, "bb_open: out of memory")
+
+    def close(self):
+        if self._ctx:
+            _c.bb_close(self._ctx)  # memory that arrays still look at stays until they are gone
+        self._ctx = None
+
+    def __del__(self):
+        if getattr(self, "_ctx", None):
+            self.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _check(self):
+        status = _c.bb_error(self._ctx)
+        if status:
+            message = _c.bb_error_message(self._ctx).decode(errors="replace")
+            _c.bb_clear_error(self._ctx)
+            raise Error(status, message)
+
+    def _wrap(self, handle, kept=False):
+        self._check()
+        return Tensor(self, handle, kept)
+
+    # -- making tensors
+
+    def empty(self, shape, dtype="f32"):
+        return self._wrap(_c.bb_empty(self._ctx, DTYPES.index(dtype), _shape(shape)))
+
+    def tensor(self, values, requires_grad=False, dtype=None, copy=None):
+        """From an array of any DLPack library, sharing its memory where it can be (contiguous or not, on the
+        CPU, writable, no negative strides); from lists and numbers by way of NumPy. copy=True never shares,
+        copy=False raises where it cannot. dtype="bf16" reads uint16 words. Outlives the step."""
+        if not hasattr(values, "__dlpack__"):
+            import numpy as np
+
+            values = np.asarray(values)
+        if copy or dtype == "bf16":
+            t = self._copy(values, dtype)
+        else:
+            t = self._share(values, must=copy is False)
+        kept = t.keep()
+        return kept.requires_grad_() if requires_grad else kept
+
+    def _share(self, values, must):
+        try:
+            try:
+                capsule, versioned = values.__dlpack__(max_version=(1, 0)), True
+            except TypeError:
+                capsule, versioned = values.__dlpack__(), False
+            versioned = versioned and bool(_py.PyCapsule_IsValid(id(capsule), _NAMES[True]))
+            pointer = _py.PyCapsule_GetPointer(id(capsule), _NAMES[versioned])
+            t = self._wrap(_c.bb_from_dlpack(self._ctx, pointer, versioned))
+            _py.PyCapsule_SetName(id(capsule), _USED[versioned])  # it is ours now
+            return t
+        except (Error, BufferError):
+            if must:
+                raise
+            return self._copy(values, None)
+
+    def _copy(self, values, dtype):
+        import numpy as np
+
+        values = np.ascontiguousarray(values).reshape(np.shape(values))
+        names = {"float64": "f64", "float32": "f32", "float16": "f16", "int64": "i64", "int32": "i32",
+                 "uint8": "u8", "bool": "bool", "uint16": "bf16" if dtype == "bf16" else None,
+                 "bfloat16": "bf16"}
+        name = names.get(values.dtype.name)
+        if not name:
+            raise Error(1, f"tensor: dtype: expected one of {', '.join(DTYPES)}, got {values.dtype}")
+        return self._wrap(_c.bb_from(self._ctx, DTYPES.index(name), _shape(values.shape), values.ctypes.data))
+
+    def _input(self, value):
+        return value if value is None or isinstance(value, Tensor) else self.tensor(value)
+
+    # -- ops
+
+    def ops(self):
+        return [_c.bb_op_at(self._ctx, i).contents.name.decode() for i in range(_c.bb_op_count(self._ctx))]
+
+    def help_op(self, name):
+        op = self._op(name).contents
+        attrs = [a.name.decode() for a in op.attrs if a.name]
+        inputs = [i.decode() for i in op.inputs if i]
+        return f"{name}({', '.join(inputs)}; {', '.join(attrs)}): {op.doc.decode()}"
+
+    def _op(self, name):
+        op = _c.bb_find_op(self._ctx, name.encode()) if self._ctx else None
+        if not op:
+            raise AttributeError(f"bobbin has no op '{name}' (Context.ops() lists them)")
+        return op
+
+    def _binary(self, name, a, b):
+        if isinstance(b, (int, float)):
+            if name in ("mul", "div"):
+                return self.apply("mul_scalar", a, value=b if name == "mul" else 1 / b)
+            return self.apply("add_scalar", a, value=b if name == "add" else -b)
+        return self.apply(name, a, b)
+
+    def apply(self, name, *inputs, **attrs):
+        """One op: its result, or a tuple where it has several."""
+        op = self._op(name)
+        record = op.contents
+        tensors = [self._input(t) for t in inputs]
+        count = sum(1 for i in record.inputs if i)
+        if not record.variadic:
+            tensors += [None] * (count - len(tensors))
+        handles = (_t * max(1, len(tensors)))(*(t.handle if t is not None else None for t in tensors))
+        packed = ctypes.create_string_buffer(max(1, record.attrs_bytes))
+        _c.bb_op_default_attrs(op, packed)
+        _pack(name, record, packed, attrs)
+        out = (_t * MAX_OUTPUTS)()
+        _c.bb_apply(self._ctx, op, handles, len(tensors), packed if record.attrs_bytes else None, out)
+        self._check()
+        visible = sum(1 for o in record.outputs if o) - record.hidden
+        results = tuple(Tensor(self, out[i]) for i in range(visible))
+        return results[0] if visible == 1 else results
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._op(name)
+        return lambda *inputs, **attrs: self.apply(name, *inputs, **attrs)
+
+    # -- gradients and steps
+
+    def gradients(self, output, inputs, seed=None, create_graph=False):
+        """d(output)/d(inputs), touching no .grad; None where output does not depend on one."""
+        handles = (_t * len(inputs))(*(t.handle for t in inputs))
+        found = (_t * len(inputs))()
+        _c.bb_gradients(output.handle, None if seed is None else self._input(seed).handle, handles,
+                        len(inputs), create_graph, found)
+        self._check()
+        return [Tensor(self, h) if h else None for h in found]
+
+    @contextlib.contextmanager
+    def no_grad(self):
+        former = _c.bb_set_grad_enabled(self._ctx, False)
+        try:
+            yield
+        finally:
+            _c.bb_set_grad_enabled(self._ctx, former)
+
+    @contextlib.contextmanager
+    def path(self, name):
+        """How composite ops run inside: auto, fused or composed."""
+        former = _c.bb_get_path(self._ctx)
+        _c.bb_set_path(self._ctx, self.PATHS.index(name))
+        try:
+            yield
+        finally:
+            _c.bb_set_path(self._ctx, former)
+
+    def end_step(self):
+        """Every tensor made since the last one dies; gradients of kept tensors stay."""
+        _c.bb_end_step(self._ctx)
+        self._steps += 1
+
+    @contextlib.contextmanager
+    def step(self):
+        try:
+            yield
+        finally:
+            self.end_step()
+
+
+def _shape(sizes):
+    if len(sizes) > MAX_RANK:
+        raise Error(1, f"tensor: shape: expected at most {MAX_RANK} axes, got {len(sizes)}")
+    return Shape(len(sizes), (c_int64 * MAX_RANK)(*sizes))
+
+
+def _pack(name, record, packed, attrs):
+    """Writes attributes into the op's struct, by the table of the record."""
+    table = {a.name.decode(): a for a in record.attrs if a.name}
+    for key in attrs:
+        if key not in table:
+            raise Error(1, f"{name}: {key}: expected one of {', '.join(table) or 'no attributes'}")
+    for key, a in table.items():
+        if key not in attrs:
+            if a.required:
+                raise Error(1, f"{name}: {key}: expected a value, as it has no default")
+            continue
+        value, address = attrs[key], ctypes.addressof(packed) + a.offset
+        try:
+            if a.type == ATTR_CHOICE:
+                c_int.from_address(address).value = a.choices.decode().split("|").index(value)
+            elif a.type == ATTR_INTS:
+                sizes = [int(v) for v in (value if hasattr(value, "__len__") else [value])]
+                if len(sizes) > MAX_INTS:
+                    raise ValueError
+                Ints.from_address(address).n = len(sizes)
+                for i, v in enumerate(sizes):
+                    Ints.from_address(address).v[i] = v
+            else:
+                kind = {ATTR_INT: c_int64, ATTR_FLOAT: c_double, ATTR_BOOL: c_bool}[a.type]
+                kind.from_address(address).value = value
+        except (TypeError, ValueError):
+            kinds = ("an integer", "a number", "true or false", "at most 16 integers", f"one of {(a.choices or b'').decode()}")
+            raise Error(1, f"{name}: {key}: expected {kinds[a.type]}, got {value!r}") from None
+
+
+# ---- An example: RMSNorm and its gradients, held against others -----------------------------------
+
+
+def main():
+    import numpy as np
+
+    b = Context(seed=1)
+    rng = np.random.default_rng(0)
+    x_values, w_values = rng.standard_normal((4, 6)), rng.standard_normal(6)
+    seed = rng.standard_normal((4, 6))
+    x, w = b.tensor(x_values, requires_grad=True), b.tensor(w_values, requires_grad=True)
+    y = b.RMSNormImpl(x, w, eps=1e-5)
+    y.backward(b.tensor(seed))
+
+    inverse = 1 / np.sqrt((x_values**2).mean(-1, keepdims=True) + 1e-5)
+    d = seed * w_values
+    expected = {"output": x_values * inverse * w_values, "grad.scale": (seed * x_values * inverse).sum(0),
+                "grad.input": inverse * d - x_values * inverse**3 * (d * x_values).mean(-1, keepdims=True)}
+    got = {"output": y.numpy(), "grad.scale": w.grad.numpy(), "grad.input": x.grad.numpy()}
+    worst = max(np.abs(got[k] - expected[k]).max() for k in got)
+    print(f"bobbin {version}: RMSNormImpl and its gradients against NumPy: largest difference {worst:.1e}")
+    ok = worst < 1e-12
+
+    try:
+        import torch
+    except ImportError:
+        print("PyTorch is not installed: not compared")
+        return 0 if ok else 1
+    tx, tw = torch.tensor(x_values, requires_grad=True), torch.tensor(w_values, requires_grad=True)
+    ty = torch.nn.functional.rms_norm(tx, (6,), tw, 1e-5)
+    ty.backward(torch.tensor(seed))
+    theirs = {"output": ty.detach().numpy(), "grad.scale": tw.grad.numpy(), "grad.input": tx.grad.numpy()}
+    worst = max(np.abs(got[k] - theirs[k]).max() for k in got)
+    print(f"against PyTorch {torch.__version__}: largest difference {worst:.1e}")
+    return 0 if ok and worst < 1e-12 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -103,20 +103,68 @@ static int new_value(bb_graph *g, bb_value_kind kind, const bb_tensor *t) {
     return bind(g, t, g->value_count) ? g->value_count++ : -1;
 }
 
+/* Whether the bytes of t belong to a tensor of the context, of which it is a view. */
+static bool views_context(const bb_tensor *t) {
+    for (const bb_tensor *c = t->ctx->context_tensors; c; c = c->next)
+        if (c->storage == t->storage) return true;
+    return false;
+}
+
+/* A handle of the context's lifetime on the same elements. */
+static bb_tensor *same_elements(const bb_tensor *t) {
+    bb_shape shape = bb_shape_of_tensor(t);
+    bb_tensor *view = bb_tensor_header(t->ctx, (bb_dtype)t->dtype, &shape, BB_LIFE_CONTEXT);
+    if (!view) return NULL;
+    memcpy(view->stride, t->stride, sizeof t->stride);
+    view->contiguous = t->contiguous;
+    bb_tensor_attach(view, bb_storage_ref(t->storage),
+                     (size_t)(t->data - (char *)t->storage->data));
+    return view;
+}
+
+static bool same_view(const bb_tensor *a, const bb_tensor *b) {
+    bool same = a->data == b->data && a->dtype == b->dtype && a->rank == b->rank;
+    for (int i = 0; same && i < a->rank; i++)
+        same = a->size[i] == b->size[i] && a->stride[i] == b->stride[i];
+    return same;
+}
+
+/* A handle that no op made, on elements that one did: bb_detach makes such. -1: none; -2: after
+ * the error that it is another view of them. */
+static int alias_of(const bb_graph *g, const bb_tensor *t) {
+    int found = -1;
+    for (int i = 0; i < g->slot_capacity; i++) {
+        const bb_tensor *key = g->slot[i].key;
+        if (!key || key->storage != t->storage) continue;
+        bb_value_kind kind = g->value[g->slot[i].value].kind;
+        if (kind != BB_VALUE_NODE && kind != BB_VALUE_INPUT) continue;
+        if (same_view(key, t)) return g->slot[i].value;
+        found = -2;
+    }
+    if (found == -2)
+        bb_fail(g->ctx, BB_ERR_STATE,
+                "graph: expected tensors that ops made, got a view of a recorded one that none "
+                "made");
+    return found;
+}
+
 /* What an op reads: something recorded, or a constant. */
 static int value_of(bb_graph *g, bb_tensor *t) {
     int value = find(g, t);
     if (value >= 0) return value;
-    bool by_reference = t->life == BB_LIFE_CONTEXT;
-    bb_tensor *kept = by_reference ? t : bb_keep(t);
+    value = t->life == BB_LIFE_CONTEXT ? -1 : alias_of(g, t);
+    if (value != -1) return value;
+    bool of_context = t->life == BB_LIFE_CONTEXT, view = !of_context && views_context(t);
+    bb_tensor *kept = of_context ? t : view ? same_elements(t) : bb_keep(t);
     if (!kept) return -1;
     value = new_value(g, BB_VALUE_CONSTANT, t);
     if (value < 0) {
-        if (!by_reference) bb_tensor_free(kept);
+        if (!of_context) bb_tensor_free(kept);
         return -1;
     }
     g->value[value].tensor = kept;
-    g->value[value].owned = !by_reference;
+    g->value[value].owned = !of_context;
+    g->value[value].copied = !of_context && !view;
     return value;
 }
 
@@ -189,6 +237,13 @@ static bool take_call(bb_graph *g, const bb_call *call) {
     for (int i = 0; i < call->n_in; i++) {
         in[i] = call->in[i] ? value_of(g, call->in[i]) : -1;
         if (call->in[i] && in[i] < 0) return false;
+        bool changes = call->op->mutates >> i & 1 && in[i] >= 0;
+        if (changes && g->value[in[i]].kind == BB_VALUE_CONSTANT && g->value[in[i]].copied) {
+            bb_fail_input(call, i,
+                          "a graph that records cannot follow the change of a tensor of "
+                          "the step: expected one of the context");
+            return false;
+        }
     }
     int at = open_node(g, call->op, call->op->name, path_of(g, name));
     if (at < 0) return false;

@@ -34,7 +34,8 @@ typedef struct bb_value {
     const char *name;  /* unique in the graph */
     bb_tensor *tensor; /* PARAM, CONSTANT. A constant whose dims are symbolic has one element, which
                           stands for all */
-    bool owned;        /* tensor is ours to free */
+    bool owned;        /* tensor, the handle, is ours to free */
+    bool copied;       /* a constant that is part of the graph, not of the context */
     int node, output;  /* who makes it; node -1: nobody */
     int inner;         /* of a composite's output: the value of the body that it is; -1: none */
 } bb_value;

@@ -43,7 +43,7 @@ const char *bb_dim_text(const bb_graph *g, const bb_dim *d, char text[BB_DIM_TEX
             times = "*";
         }
     }
-    if (n == 0) memcpy(text, "0", 2);
+    if (n == 0) snprintf(text, BB_DIM_TEXT, "0");
     return text;
 }
 

@@ -89,7 +89,7 @@ bb_status bb_graph_boundary(bb_graph *g, int first, int end, int **in, int *n_in
             for (int k = 0; !n->dead && n->op && k < n->n_in; k++) {
                 const bb_value *v = n->in[k] >= 0 ? &g->value[n->in[k]] : NULL;
                 if (!v || (v->node >= first && v->node < end)) continue;
-                if (v->kind == BB_VALUE_CONSTANT && v->owned) continue; /* part of the body */
+                if (v->kind == BB_VALUE_CONSTANT && v->copied) continue; /* part of the body */
                 bool param = v->kind == BB_VALUE_PARAM || v->kind == BB_VALUE_CONSTANT;
                 if (param == (pass == 0)) add_once(*in, n_in, n->in[k]);
             }

@@ -71,15 +71,25 @@ static const char *sizes_text(const trace *t, int recording, char text[BB_DIM_TE
 
 /* ---- One recording */
 
+/* Integers are zeros, so that they are valid as indices; floats differ from recording to recording,
+ * so that what was computed from them outside of ops is noticed. */
 static bb_tensor *example(trace *t, const bb_graph_arg *a, int recording) {
     bb_shape shape = {.rank = a->rank};
+    int64_t count;
     for (int i = 0; i < a->rank; i++)
         shape.size[i] = a->axis[i].symbol ? size_in(t, recording, symbol_of(t, a->axis[i].symbol))
                                           : a->axis[i].size;
     bb_tensor *x = bb_empty_on(t->ctx, t->signature->device, a->dtype, shape);
-    if (!x || bb_count(x) == 0) return x;
-    bb_backend *backend = t->ctx->backend[x->device];
-    return backend->fill(backend, x, bb_dtype_is_float(a->dtype) ? 1 : 0) == BB_OK ? x : NULL;
+    if (!x || !bb_shape_count(&shape, &count) || count == 0) return x;
+    double *values = bb_graph_allocate(t->graph[recording], (size_t)count * sizeof *values);
+    if (!values) return NULL;
+    for (int64_t i = 0; i < count && bb_dtype_is_float(a->dtype); i++) {
+        uint32_t bits[4];
+        bb_philox((uint64_t)recording + 1, (uint64_t)i, bits);
+        values[i] = 0.5 + (bits[0] >> 8) * 0x1p-24;
+    }
+    bb_tensor *host = bb_from_f64(t->ctx, a->dtype, shape, values);
+    return host && bb_copy_into(host, x) == BB_OK ? x : NULL;
 }
 
 static bb_status record_into(trace *t, bb_graph *g, int recording) {
@@ -207,8 +217,14 @@ static bb_status merge_constant(trace *t, int value) {
     const bb_node *user = user_of(base, value);
     bool grows = false;
     char *first, *bytes;
-    if (!user || v->kind != BB_VALUE_CONSTANT || !v->owned || t->count == 1) return BB_OK;
+    if (!user || v->kind != BB_VALUE_CONSTANT || t->count == 1) return BB_OK;
     for (int i = 0; i < v->rank; i++) grows |= !bb_dim_constant(&v->dim[i]);
+    for (int r = 1; r < t->count && !v->copied; r++) {
+        const bb_tensor *c = t->graph[r]->value[value].tensor;
+        if (grows || c->storage != v->tensor->storage || c->data != v->tensor->data)
+            return specialised(t, user, "a constant that it reads is not always the same tensor");
+    }
+    if (!v->copied) return BB_OK;
     if (!read_constant(base, v->tensor, &first)) return t->ctx->status;
     size_t one = bb_dtype_bytes(v->dtype), n = constant_bytes(v->tensor);
     for (int r = 0; r < t->count; r++) {
@@ -219,8 +235,8 @@ static bb_status merge_constant(trace *t, int value) {
             same = memcmp(first, bytes + i, one) == 0;
         if (!same)
             return specialised(t, user,
-                               "the elements of a constant that it reads depend on it "
-                               "(compute them with ops, or pass them as an input)");
+                               "the elements of a constant that it reads are not always the same "
+                               "(compute them with ops, or pass them)");
     }
     if (!grows || v->tensor->count == 0) return BB_OK;
     bb_shape scalar = {0, {0}};

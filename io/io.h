@@ -84,7 +84,7 @@ enum { BB_JSON_DEPTH = 64, BB_JSON_NUMBER_BYTES = 128 };
 BB_API bb_status bb_json_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
                                bb_json *root);
 
-BB_API bb_json_kind bb_json_kind_of(bb_json value);
+BB_API bb_json_kind bb_json_kind_of(bb_json value);      /* by its first letter */
 BB_API const char *bb_json_kind_name(bb_json_kind kind); /* "a string" */
 
 /* False: another kind, or out of range. An int is written without fraction and exponent. */
@@ -159,10 +159,12 @@ typedef struct bb_stored {
     size_t bytes;
 } bb_stored;
 
+/* Maps a file and checks all of it. NULL and an error naming file and tensor if anything is wrong.
+ */
 BB_API bb_safetensors *bb_safetensors_open(bb_context *ctx, const char *path);
-BB_API void bb_safetensors_close(bb_safetensors *file); /* NULL is ignored */
-BB_API const char *bb_safetensors_path(const bb_safetensors *file);
-BB_API int64_t bb_safetensors_count(const bb_safetensors *file);
+BB_API void bb_safetensors_close(bb_safetensors *file);             /* NULL is ignored */
+BB_API const char *bb_safetensors_path(const bb_safetensors *file); /* as it was opened */
+BB_API int64_t bb_safetensors_count(const bb_safetensors *file);    /* tensors */
 /* In the order of the header. */
 BB_API bb_stored bb_safetensors_at(const bb_safetensors *file, int64_t index);
 BB_API bool bb_safetensors_find(const bb_safetensors *file, const char *name, bb_stored *stored);
@@ -226,8 +228,9 @@ typedef struct bb_graph bb_graph;
 
 /* Recording by hand, of anything: a forward pass, or a training step made of ops (bb_gradients with
  * create_graph, then bb_adamw_). Begin; name the inputs and parameters; compute; name the outputs;
- * end; all within one step. Sizes are static. What was not named and comes from outside is a
- * constant: tensors of the context by reference, tensors of the step as a copy. */
+ * end; all within one step. bb_backward, which adds in place, is an error meanwhile. Sizes are
+ * static. What was not named and comes from outside is a constant: tensors of the context by
+ * reference, tensors of the step as a copy. */
 BB_API bb_graph *bb_graph_begin(bb_context *ctx); /* one at a time in a context */
 BB_API bb_status bb_graph_input(bb_graph *graph, const char *name, bb_tensor *t);
 /* By reference: a run reads, and optimizer nodes change, t itself. t is of the context. */

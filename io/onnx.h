@@ -13,6 +13,7 @@ typedef struct bb_proto {
     size_t n, capacity;
 } bb_proto;
 void bb_proto_int(bb_proto *p, int field, int64_t value);
+void bb_proto_double(bb_proto *p, int field, double value);
 void bb_proto_float(bb_proto *p, int field, float value);
 void bb_proto_bytes(bb_proto *p, int field, const void *bytes, size_t n);
 void bb_proto_text(bb_proto *p, int field, const char *text);
@@ -122,6 +123,8 @@ void bb_onnx_attr_tensor(bb_proto *attrs, const char *name, bb_dtype dtype, cons
 /* Writes a node; inputs may be "" (absent). attrs may be NULL; it is emptied. Returns output. */
 const char *bb_onnx_emit(bb_onnx_body *b, const char *type, const char *const *in, int n_in,
                          const char *out, bb_proto *attrs);
+void bb_onnx_emit_many(bb_onnx_body *b, const char *type, const char *domain, const char *const *in,
+                       int n_in, const char *const *out, int n_out, bb_proto *attrs);
 const char *bb_onnx_emit1(bb_onnx_body *b, const char *type, const char *in, const char *out);
 const char *bb_onnx_emit2(bb_onnx_body *b, const char *type, const char *x, const char *y,
                           const char *out);
@@ -132,6 +135,7 @@ const char *bb_onnx_dims(bb_onnx_body *b, const bb_dim *dims, int n);
 /* A number attribute as a scalar: a constant, or computed. */
 const char *bb_onnx_number(bb_onnx_body *b, const char *attr, bb_dtype dtype);
 const char *bb_onnx_cast(bb_onnx_body *b, const char *x, bb_dtype dtype, const char *out);
+/* ---- io/onnx_function.c */
 /* Whether an attribute of the body's composite is meant by this attribute of a node inside: then
  * its name, else NULL. */
 const char *bb_onnx_reference(const bb_onnx_body *b, const char *attr);

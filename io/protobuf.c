@@ -1,10 +1,11 @@
-/* Protobuf's wire format (https://protobuf.dev/programming-guides/encoding/), as far as ONNX needs
- * it: variable-length integers, floats, and messages, bytes and texts with their length. */
+/* Protobuf's wire format (https://protobuf.dev/programming-guides/encoding/), as far as ONNX and
+ * event files need it: variable-length integers, floats, and messages, bytes and texts with their
+ * length. */
 #include <string.h>
 
 #include "io/onnx.h"
 
-enum { VARINT = 0, LENGTH = 2, FIXED32 = 5 };
+enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 };
 
 static unsigned char *room(bb_proto *p, size_t n) {
     size_t need, capacity = p->capacity ? p->capacity : 256;
@@ -53,6 +54,14 @@ void bb_proto_float(bb_proto *p, int field, float value) {
     tag(p, field, FIXED32);
     unsigned char *at = room(p, 4);
     for (int i = 0; at && i < 4; i++) at[i] = (unsigned char)(bits >> 8 * i);
+}
+
+void bb_proto_double(bb_proto *p, int field, double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    tag(p, field, FIXED64);
+    unsigned char *at = room(p, 8);
+    for (int i = 0; at && i < 8; i++) at[i] = (unsigned char)(bits >> 8 * i);
 }
 
 void bb_proto_head(bb_proto *p, int field, size_t n) {

@@ -38,7 +38,8 @@ typedef struct bb_params bb_params;
 typedef enum bb_init { BB_INIT_ZEROS = 0, BB_INIT_ONES, BB_INIT_NORMAL } bb_init;
 enum { BB_NAME_BYTES = 128 }; /* of a parameter's name, with its end */
 
-BB_API bb_params *bb_params_new(bb_context *ctx, bb_device device, bb_dtype dtype);
+BB_API bb_params *bb_params_new(bb_context *ctx, bb_device device,
+                                bb_dtype dtype); /* an empty set */
 /* Names look like "blocks.0.attn_norm.weight" and are unique in the set. std is for BB_INIT_NORMAL.
  */
 BB_API bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb_init init,
@@ -186,6 +187,8 @@ typedef struct bb_nn_transformer {
     bool recompute;    /* keep only each block's input for backward and compute the rest again: less
                           memory, more time */
 } bb_nn_transformer;
+/* A model of this configuration, which is checked. Its parameters have values once the set is built
+ * (bb_params_build, or the first optimizer). */
 BB_API bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
                                                 const bb_nn_config *config);
 BB_API bb_tensor *bb_nn_transformer_forward(bb_nn_transformer *model,

@@ -189,6 +189,7 @@ static void place(bb_params *params) {
             if (decays(&params->row[i]) != (part == 0)) continue;
             attach(t, params->values, offset);
             attach(t->grad, params->grads, offset);
+            t->grad->storage->gradient = true;
             t->requires_grad = t->grad_empty = true;
             offset += padded(params, &params->row[i]);
         }

@@ -19,10 +19,10 @@ typedef bb_tensor *bb_t; /* a name short enough for the tables below */
 
 /* ---- ops/create.c */
 BB_API bb_t bb_full(bb_context *ctx, bb_dtype dtype, bb_shape shape, double value);
-BB_API bb_t bb_zeros(bb_context *ctx, bb_dtype dtype, bb_shape shape);
-BB_API bb_t bb_ones(bb_context *ctx, bb_dtype dtype, bb_shape shape);
-BB_API bb_t bb_zeros_like(bb_t x);
-BB_API bb_t bb_ones_like(bb_t x);
+BB_API bb_t bb_zeros(bb_context *ctx, bb_dtype dtype, bb_shape shape); /* bb_full of 0 */
+BB_API bb_t bb_ones(bb_context *ctx, bb_dtype dtype, bb_shape shape);  /* bb_full of 1 */
+BB_API bb_t bb_zeros_like(bb_t x); /* of x's dtype, shape and device */
+BB_API bb_t bb_ones_like(bb_t x);  /* likewise */
 BB_API bb_t bb_arange(bb_context *ctx, bb_dtype dtype, double start, double stop, double step);
 BB_API bb_t bb_rand(bb_context *ctx, bb_dtype dtype, bb_shape shape); /* uniform [0, 1) */
 BB_API bb_t bb_randn(bb_context *ctx, bb_dtype dtype,
@@ -54,7 +54,7 @@ BB_API bb_t bb_contiguous(bb_t x); /* x itself where it is */
 
 /* ---- ops/binary.c. Comparisons give bool. Ties of maximum and minimum share the gradient half and
  * half. */
-BB_API bb_dtype bb_promote(const bb_tensor *a, const bb_tensor *b);
+BB_API bb_dtype bb_promote(const bb_tensor *a, const bb_tensor *b); /* the dtype of a + b */
 BB_API bb_t bb_add(bb_t a, bb_t b);
 BB_API bb_t bb_sub(bb_t a, bb_t b);
 BB_API bb_t bb_mul(bb_t a, bb_t b);
@@ -77,8 +77,8 @@ BB_API bb_t bb_amax(bb_t x, bb_ints axes, bool keepdim);
 BB_API bb_t bb_amin(bb_t x, bb_ints axes, bool keepdim);
 BB_API bb_t bb_argmax(bb_t x, int64_t axis, bool keepdim); /* i64; the first of equals */
 BB_API bb_t bb_cumsum(bb_t x, int64_t axis);
-BB_API bb_t bb_sum_all(bb_t x); /* rank 0 */
-BB_API bb_t bb_mean_all(bb_t x);
+BB_API bb_t bb_sum_all(bb_t x);                /* rank 0 */
+BB_API bb_t bb_mean_all(bb_t x);               /* rank 0 */
 BB_API bb_t bb_sum_to(bb_t x, bb_shape shape); /* undoes a broadcast from shape */
 
 /* ---- ops/matmul.c */
@@ -91,10 +91,10 @@ BB_API bb_t bb_transpose(bb_t x, int64_t axis0, int64_t axis1);
 BB_API bb_t bb_expand(bb_t x, bb_shape shape);
 BB_API bb_t bb_slice(bb_t x, int64_t axis, int64_t start, int64_t stop,
                      int64_t step); /* Python's start:stop:step */
-BB_API bb_t bb_narrow(bb_t x, int64_t axis, int64_t start, int64_t length);
+BB_API bb_t bb_narrow(bb_t x, int64_t axis, int64_t start, int64_t length); /* start:start+length */
 BB_API bb_t bb_select(bb_t x, int64_t axis, int64_t index);
-BB_API bb_t bb_unsqueeze(bb_t x, int64_t axis);
-BB_API bb_t bb_squeeze(bb_t x, int64_t axis);
+BB_API bb_t bb_unsqueeze(bb_t x, int64_t axis); /* a new axis of size 1 */
+BB_API bb_t bb_squeeze(bb_t x, int64_t axis);   /* without that axis of size 1 */
 BB_API bb_t bb_alias(bb_t x); /* another handle on the same value, with gradient */
 
 /* ---- ops/join.c */
@@ -111,7 +111,8 @@ BB_API bb_t bb_embedding(bb_t weight, bb_t index); /* (V, D), (...) -> (..., D) 
 
 /* ---- Composite ops, one file each */
 BB_API bb_t bb_rms_norm(bb_t input, bb_t scale, double eps); /* ops/rms_norm.c: RMSNormImpl */
-BB_API bb_t bb_rms_norm_with(bb_t input, bb_t scale, const bb_rms_norm_attrs *attrs);
+BB_API bb_t bb_rms_norm_with(bb_t input, bb_t scale,
+                             const bb_rms_norm_attrs *attrs); /* with all its attributes */
 /* The norm of input + residual, and that sum in *sum (ops/add_rms_norm.c: AddRMSNorm). */
 BB_API bb_t bb_add_rms_norm(bb_t input, bb_t residual, bb_t scale, double eps, bb_t *sum);
 BB_API bb_t bb_layer_norm(bb_t input, bb_t weight, bb_t bias,

@@ -9,6 +9,7 @@
  *
  * NaN is larger than everything for amax and argmax and smaller for amin: it is never hidden.
  * Kernels: backends. */
+#include "ops/constant.h"
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
@@ -222,13 +223,17 @@ static bb_status infer_cumsum(bb_call *call) {
     return BB_OK;
 }
 
-/* From the end: the whole sum, less what came before. */
+/* Summed from the end. The whole sum less what came before would lose the digits of a small rest.
+ */
 static bb_status gradient_cumsum(const bb_grad_call *grad) {
     const int64_t axis = ((const bb_axis_attrs *)grad->call->attrs)->axis;
     bb_t g = grad->grad_out[0];
-    if (grad->want[0])
-        grad->grad_in[0] = bb_add(bb_sub(bb_sum(g, BB_INTS(axis), true), bb_cumsum(g, axis)), g);
-    return BB_OK;
+    double n = (double)bb_size(g, (int)axis);
+    if (!grad->want[0]) return BB_OK;
+    bb_t backwards = bb_place(grad->call, bb_arange(grad->call->ctx, BB_I64, n - 1, -1, -1));
+    g = bb_cumsum(bb_index_select(g, axis, backwards), axis);
+    grad->grad_in[0] = bb_index_select(g, axis, backwards);
+    return bb_error(grad->call->ctx);
 }
 
 const bb_op bb_op_cumsum = {

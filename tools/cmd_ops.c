@@ -21,7 +21,9 @@ static const bb_flag flags[] = {
     {.name = NULL},
 };
 static const bb_usage usage = {
-    "ops", "Lists every op: kind, inputs, outputs, attributes, dtypes, backends, gradient.", flags};
+    "ops",
+    "Lists every op: kind, inputs, outputs, attributes, dtypes, backends, gradient, ONNX form.",
+    flags};
 
 static const char *const devices[BB_DEVICE_COUNT] = {"cpu", "cuda"};
 
@@ -121,6 +123,21 @@ static void put_attrs(bb_json_writer *w, const bb_op *op) {
     bb_json_end_array(w);
 }
 
+/* What the op becomes in each mode of `bobbin export`; no member: an error. */
+static void put_export(bb_json_writer *w, const bb_op *op) {
+    static const char *const modes[] = {"composite", "native", "decomposed"};
+    const char *native, *form = bb_onnx_form(op, &native);
+    bb_json_key(w, "export");
+    bb_json_begin_object(w);
+    for (int m = 0; form && m < 3; m++) {
+        bb_json_key(w, modes[m]);
+        bb_json_put_string(w, m == 1 && native          ? native
+                              : m == 2 && op->decompose ? "decomposition"
+                                                        : form);
+    }
+    bb_json_end_object(w);
+}
+
 static void put_op(bb_json_writer *w, bb_context *ctx, const bb_op *op) {
     bb_json_begin_object(w);
     bb_json_key(w, "name");
@@ -150,6 +167,7 @@ static void put_op(bb_json_writer *w, bb_context *ctx, const bb_op *op) {
     bb_json_end_object(w);
     bb_json_key(w, "gradient");
     bb_json_put_string(w, gradient_of(op));
+    put_export(w, op);
     bb_json_end_object(w);
 }
 
@@ -166,7 +184,7 @@ static bb_status print_json(bb_context *ctx) {
 
 /* ---- A table. All cells are written first; columns are as wide as their widest cell. */
 
-enum { COLUMNS = 8, CELL = 160 };
+enum { COLUMNS = 9, CELL = 160 };
 
 static void add(char cell[CELL], const char *text) {
     size_t n = strlen(cell);
@@ -209,11 +227,16 @@ static void fill_row(bb_context *ctx, const bb_op *op, char row[COLUMNS][CELL]) 
         if (how) add(row[6], text);
     }
     add(row[7], gradient_of(op));
+    const char *native, *form = bb_onnx_form(op, &native);
+    snprintf(text, sizeof text, "%s%s%s", form ? form : "", native ? " or " : "",
+             native ? native : "");
+    if (form) add(row[8], text);
 }
 
 static void print_table(bb_context *ctx) {
-    static const char *const heads[COLUMNS] = {"op",         "kind",   "inputs",   "outputs",
-                                               "attributes", "dtypes", "backends", "gradient"};
+    static const char *const heads[COLUMNS] = {"op",       "kind",       "inputs",
+                                               "outputs",  "attributes", "dtypes",
+                                               "backends", "gradient",   "export"};
     int count = bb_op_count(ctx), width[COLUMNS] = {0};
     char(*rows)[COLUMNS][CELL] = calloc((size_t)count + 1, sizeof *rows);
     if (!rows) {

@@ -22,11 +22,11 @@ static const bb_flag flags[] = {
     {.name = "prompt", .type = BB_FLAG_TEXT, AT(prompt), .fallback = "", .value = "TEXT",
      .help = "what to go on from"},
     {.name = "tokens", .type = BB_FLAG_INT, AT(tokens), .fallback = "500", .max = 1e9,
-     .help = "bytes to write"},
+     .help = "how many tokens to write, at most"},
     {.name = "temperature", .type = BB_FLAG_NUMBER, AT(temperature), .fallback = "0.8",
      .help = "0: always the likeliest"},
     {.name = "top-k", .type = BB_FLAG_INT, AT(top_k), .fallback = "0",
-     .help = "draw from the K likeliest bytes; 0: from all"},
+     .help = "draw from the K likeliest tokens; 0: from all"},
     {.name = "seed", .type = BB_FLAG_INT, AT(seed), .fallback = "0", .help = "of the draws"},
     {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
      .help = "where to compute"},
@@ -47,9 +47,17 @@ int bb_cmd_sample(int argc, char **argv) {
     code = BB_EXIT_OK;
     if (bb_error(ctx) == BB_OK) {
         bb_nn_transformer *model = bb_model_load(ctx, device, o.model);
-        const bb_sampling sampling = {o.prompt, o.tokens,         o.temperature,
-                                      o.top_k,  (uint64_t)o.seed, false};
-        if (model) bb_sample(model, &sampling, stdout);
+        bb_tokenizer *tokenizer = model ? bb_tokenizer_of_folder(ctx, o.model) : NULL;
+        bb_ints ends = model ? bb_model_end_tokens(ctx, o.model) : (bb_ints){0};
+        const bb_sampling sampling = {.prompt = o.prompt,
+                                      .tokens = o.tokens,
+                                      .temperature = o.temperature,
+                                      .top_k = o.top_k,
+                                      .seed = (uint64_t)o.seed,
+                                      .tokenizer = tokenizer,
+                                      .ends = &ends};
+        if (bb_error(ctx) == BB_OK) bb_sample(model, &sampling, stdout);
+        bb_tokenizer_close(tokenizer);
     }
     if (bb_error(ctx) != BB_OK) code = bb_report_input(ctx, "sample");
     bb_close(ctx);

@@ -1,6 +1,6 @@
-/* bobbin train: trains a transformer on any bytes, shows how it goes, and leaves a model folder
- * behind. Flags and the order of things are here; the numbers are made in tools/trainer.c, the
- * flags' meaning for a run in tools/train_setup.c. */
+/* bobbin train: trains a transformer on any bytes or tokens, shows how it goes, and leaves a model
+ * folder behind. Flags and the order of things are here; the numbers are made in tools/trainer.c,
+ * the flags' meaning for a run in tools/train_setup.c. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -77,17 +77,20 @@ static void close_output(output *out) {
     free(out->plot);
 }
 
+static const char *unit_of(const bb_setup *s) { return s->tokenizer ? "token" : "byte"; }
+
 static void introduce(const bb_setup *s, FILE *file) {
     const bb_run *run = &s->trainer.run;
     const bb_nn_config *c = &run->config;
     fprintf(file,
             "model %s: %.2f M parameters, dim %" PRId64 ", %" PRId64 " layers, %" PRId64
-            " heads; batch %" PRId64 " x %" PRId64 " bytes, %s on %s\n",
+            " heads; batch %" PRId64 " x %" PRId64 " %ss, %s on %s\n",
             s->name, (double)bb_params_elements(s->trainer.model->params) * 1e-6, c->dim, c->layers,
-            c->heads, run->batch, run->seq, bb_dtype_name(run->dtype),
+            c->heads, run->batch, run->seq, unit_of(s), bb_dtype_name(run->dtype),
             s->trainer.device == BB_CUDA ? "cuda" : "cpu");
     fprintf(file, "text %s: %.2f MB, the last tenth held out",
-            *run->data ? run->data : "of little stories", (double)s->corpus.count * 1e-6);
+            *run->data ? run->data : "of little stories", (double)s->corpus.text_bytes * 1e-6);
+    if (s->tokenizer) fprintf(file, "; %.2f M tokens", (double)s->corpus.count * 1e-6);
     if (s->corpus.entropy > 0) fprintf(file, "; its entropy is %.4f nats/byte", s->corpus.entropy);
     fprintf(file, "\n");
 }
@@ -162,7 +165,7 @@ static bb_status save_all(bb_setup *s, const output *out, bb_metrics *metrics) {
     if (bb_trainer_save(&s->trainer, out->checkpoint) != BB_OK) return bb_error(s->trainer.ctx);
     if (bb_model_save(s->trainer.model, s->out) != BB_OK) return bb_error(s->trainer.ctx);
     return bb_plot_loss(s->trainer.ctx,
-                        &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy});
+                        &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy, unit_of(s)});
 }
 
 static void say_where(const bb_setup *s, const output *out) {
@@ -177,15 +180,16 @@ static bb_status finish(bb_setup *s, const output *out, bb_metrics *metrics) {
                                   .tokens = SAMPLE_BYTES,
                                   .temperature = 0.8,
                                   .seed = (uint64_t)t->run.seed,
-                                  .plain = true};
+                                  .plain = true,
+                                  .tokenizer = s->tokenizer};
     bb_evaluation e;
     if (evaluate(s, metrics, EVALUATE_LAST_BYTES, &e) != BB_OK) return bb_error(t->ctx);
     if (save_all(s, out, metrics) != BB_OK) return bb_error(t->ctx);
-    printf("loss %.4f nats/byte on held-out text", e.loss);
+    printf("loss %.4f nats/%s on held-out text", e.loss, unit_of(s));
     if (s->corpus.entropy > 0) printf(", the source's entropy is %.4f", s->corpus.entropy);
-    printf("\n(%.4f on bytes with %" PRId64 " or more before them in the window; %" PRId64
+    printf("\n(%.4f on %ss with %" PRId64 " or more before them in the window; %" PRId64
            " steps, %.0f s)\n\na sample:\n",
-           e.late_loss, t->run.seq / 2, t->step, t->elapsed_s);
+           e.late_loss, unit_of(s), t->run.seq / 2, t->step, t->elapsed_s);
     fflush(stdout);
     if (bb_sample(t->model, &sampling, stdout) != BB_OK) return bb_error(t->ctx);
     printf("\n");
@@ -199,7 +203,8 @@ static bb_status run(bb_setup *s, int *code) {
     bb_progress progress;
     bb_context *ctx = s->trainer.ctx;
     const char *former = s->former_metrics;
-    if (open_output(ctx, s->out, &out) == BB_OK)
+    if (open_output(ctx, s->out, &out) == BB_OK &&
+        (!s->papers || bb_model_copy_papers(ctx, s->papers, s->out) == BB_OK))
         bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step, s->trainer.elapsed_s);
     if (bb_error(ctx) == BB_OK) {
         introduce(s, stderr);

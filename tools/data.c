@@ -34,42 +34,67 @@ static bb_status make_stories(bb_context *ctx, bb_corpus *corpus) {
     return corpus->owned ? BB_OK : bb_fail(ctx, BB_ERR_MEMORY, "default text: out of memory");
 }
 
-static bb_status map_file(bb_context *ctx, const char *path, int64_t window, bb_corpus *corpus) {
+static bb_status map_file(bb_context *ctx, const char *path, bb_corpus *corpus) {
     bb_status status = bb_file_map(ctx, path, &corpus->file);
     if (status != BB_OK) return status;
     corpus->bytes = (const uint8_t *)corpus->file.data;
     corpus->count = corpus->file.bytes;
+    return BB_OK;
+}
+
+static bb_status tokenize(bb_context *ctx, const bb_tokenizer *tokenizer, bb_corpus *corpus) {
+    int64_t count;
+    bb_status status = bb_tokenizer_encode(tokenizer, ctx, (const char *)corpus->bytes,
+                                           corpus->count, false, &corpus->ids, &count);
+    corpus->count = (size_t)count;
+    corpus->entropy = 0; /* of bytes */
+    return status;
+}
+
+static bb_status check_length(bb_context *ctx, const char *path, int64_t window,
+                              const bb_corpus *corpus) {
     /* The held-out tenth is rounded up, so this many bytes leave window + 1 for training. */
     size_t least = ((size_t)window + 1) * 10 / 9 + 10;
     if (corpus->count >= least) return BB_OK;
     char name[BB_QUOTE_BYTES];
-    return bb_fail(ctx, BB_ERR_FORMAT,
-                   "%s: expected at least %zu bytes for windows of %lld, got %zu",
-                   bb_quote(path, strlen(path), name), least, (long long)window, corpus->count);
+    return bb_fail(ctx, BB_ERR_FORMAT, "%s: expected at least %zu %s for windows of %lld, got %zu",
+                   bb_quote(path, strlen(path), name), least, corpus->ids ? "tokens" : "bytes",
+                   (long long)window, corpus->count);
 }
 
-bb_status bb_corpus_open(bb_context *ctx, const char *path, int64_t window, bb_corpus *corpus) {
+bb_status bb_corpus_open(bb_context *ctx, const char *path, int64_t window,
+                         const bb_tokenizer *tokenizer, bb_corpus *corpus) {
     memset(corpus, 0, sizeof *corpus);
-    bb_status status = path ? map_file(ctx, path, window, corpus) : make_stories(ctx, corpus);
+    bb_status status = path ? map_file(ctx, path, corpus) : make_stories(ctx, corpus);
+    corpus->text_bytes = corpus->count;
+    if (status == BB_OK && tokenizer) status = tokenize(ctx, tokenizer, corpus);
+    if (status == BB_OK)
+        status = check_length(ctx, path ? path : "the default text", window, corpus);
     if (status != BB_OK) {
         bb_corpus_close(corpus);
         return status;
     }
     corpus->train_count = corpus->count - (corpus->count + 9) / 10;
-    corpus->fingerprint = fingerprint(corpus->bytes, corpus->count);
+    corpus->fingerprint =
+        corpus->ids ? fingerprint((const uint8_t *)corpus->ids, corpus->count * sizeof *corpus->ids)
+                    : fingerprint(corpus->bytes, corpus->count);
     return BB_OK;
 }
 
 void bb_corpus_close(bb_corpus *corpus) {
     if (corpus->file.data) bb_file_unmap(&corpus->file);
     free(corpus->owned);
+    free(corpus->ids);
     memset(corpus, 0, sizeof *corpus);
 }
 
-static void copy_window(const uint8_t *bytes, int64_t window, int64_t *inputs, int64_t *targets) {
-    for (int64_t i = 0; i < window; i++) {
-        inputs[i] = bytes[i];
-        targets[i] = bytes[i + 1];
+static void copy_window(const bb_corpus *corpus, size_t start, int64_t window, int64_t *inputs,
+                        int64_t *targets) {
+    for (int64_t i = 0; i <= window; i++) {
+        size_t at = start + (size_t)i;
+        int64_t token = corpus->ids ? corpus->ids[at] : corpus->bytes[at];
+        if (i < window) inputs[i] = token;
+        if (i > 0) targets[i - 1] = token;
     }
 }
 
@@ -78,7 +103,7 @@ void bb_corpus_batch(const bb_corpus *corpus, uint64_t seed, int64_t position, i
     uint64_t starts = corpus->train_count - (uint64_t)window;
     for (int64_t b = 0; b < batch; b++) {
         uint64_t start = bb_random_below(bb_random_bits(seed, (uint64_t)(position + b)), starts);
-        copy_window(corpus->bytes + start, window, inputs + b * window, targets + b * window);
+        copy_window(corpus, start, window, inputs + b * window, targets + b * window);
     }
 }
 
@@ -94,5 +119,5 @@ int64_t bb_corpus_validation_count(const bb_corpus *corpus, int64_t window) {
 
 void bb_corpus_validation(const bb_corpus *corpus, int64_t index, int64_t window, int64_t *inputs,
                           int64_t *targets) {
-    copy_window(corpus->bytes + corpus->train_count + index * window, window, inputs, targets);
+    copy_window(corpus, corpus->train_count + (size_t)(index * window), window, inputs, targets);
 }

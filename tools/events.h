@@ -4,23 +4,23 @@
 #define BOBBIN_TOOLS_EVENTS_H
 
 #include "bobbin.h"
+#include "io/onnx.h" /* the writer of protobuf */
 
 typedef struct bb_events {
     FILE *file;
     char path[4096];
+    bb_proto event, summary, value; /* one being made */
 } bb_events;
 
 typedef struct bb_event_scalar {
-    const char *tag; /* "loss/train"; at most 63 bytes */
+    const char *tag; /* "loss/train" */
     double value;    /* stored as f32 */
 } bb_event_scalar;
-
-enum { BB_EVENT_SCALARS = 4 };
 
 /* Begins a new file in the folder of the file `beside`, named after the time. TensorBoard reads all
  * event files of a folder; from here on it forgets what earlier ones said. */
 bb_status bb_events_open(bb_context *ctx, bb_events *e, const char *beside);
-/* wall_time in seconds since 1970; at most BB_EVENT_SCALARS values. */
+/* wall_time in seconds since 1970. */
 void bb_events_add(bb_events *e, int64_t step, double wall_time, const bb_event_scalar *values,
                    int n);
 /* An earlier error of bb_events_add shows up in these two. */

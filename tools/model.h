@@ -24,6 +24,13 @@ bb_nn_transformer *bb_model_load(bb_context *ctx, bb_device device, const char *
 bb_nn_transformer *bb_model_load_as(bb_context *ctx, bb_device device, const char *folder,
                                     bb_dtype dtype);
 
+/* The tokens that end a text: eos_token_id (a number or a list) of the folder's
+ * generation_config.json, or else of its config.json. */
+bb_ints bb_model_end_tokens(bb_context *ctx, const char *folder);
+/* Copies what belongs to a model beside its weights and config.json: the files of its tokenizer and
+ * of its way of sampling, as far as they are there. */
+bb_status bb_model_copy_papers(bb_context *ctx, const char *from, const char *to);
+
 /* folder/name in a new string; free() it. NULL and an error: out of memory. */
 char *bb_path_join(bb_context *ctx, const char *folder, const char *name);
 

@@ -140,7 +140,7 @@ static void draw_y_tick(const canvas *c, double loss) {
 }
 
 /* Ticks at round losses; on a range so small that few of these fit, at even steps. */
-static void draw_y_axis(const canvas *c) {
+static void draw_y_axis(const canvas *c, const char *per) {
     static const double round[] = {1, 1.5, 2, 3, 4, 5, 7};
     double low = exp(c->y_min), high = exp(c->y_max), step = round_step((high - low) / 7);
     if (high / low < 3) {
@@ -155,8 +155,8 @@ static void draw_y_axis(const canvas *c) {
     }
     fprintf(c->svg,
             "<text transform=\"rotate(-90)\" x=\"%d\" y=\"18\" text-anchor=\"middle\">loss (nats "
-            "per byte)</text>\n",
-            -(TOP + HEIGHT - BOTTOM) / 2);
+            "per %s)</text>\n",
+            -(TOP + HEIGHT - BOTTOM) / 2, per);
 }
 
 static void draw_entropy(const canvas *c, double entropy) {
@@ -216,7 +216,7 @@ static void draw(const canvas *c, const bb_plot *plot, const curve *train, const
     put_escaped(c->svg, plot->title);
     fputs("</text>\n", c->svg);
     draw_x_axis(c);
-    draw_y_axis(c);
+    draw_y_axis(c, plot->unit ? plot->unit : "byte");
     if (plot->entropy > 0) draw_entropy(c, plot->entropy);
     draw_line(c, train, 0, "stroke=\"#a9c6e6\" stroke-width=\"0.8\"");
     draw_line(c, train, train->count / 60, "stroke=\"#2f6fb5\" stroke-width=\"2.5\"");

@@ -9,7 +9,8 @@ typedef struct bb_plot {
     const char *metrics; /* metrics.csv: the curve comes from there, so a resumed run shows all of
                             its history */
     const char *output;
-    double entropy; /* of the source in nats per byte, drawn as a line; 0: not known */
+    double entropy;   /* of the source in nats per byte, drawn as a line; 0: not known */
+    const char *unit; /* what a loss is of: "token"; NULL: "byte" */
 } bb_plot;
 
 /* BB_ERR_FORMAT: metrics is not what `bobbin train` writes. Rows without a finite loss are left

@@ -7,15 +7,24 @@
 
 #include "tools/random.h"
 
-enum { BYTES = 256 };
+/* Room for one position's logits and their weights, n of each, and for the tokens so far. */
+typedef struct sampler {
+    bb_nn_transformer *model;
+    bb_nn_cache *cache;
+    const bb_sampling *sampling;
+    int64_t n;
+    double *logits, *weight;
+    int32_t *ids; /* the prompt's, then those added */
+    int64_t count;
+} sampler;
 
-/* The k-th largest of n values (k >= 1). n is small and this is far cheaper than the model. */
-static double threshold(const double *logits, int64_t k) {
+/* The k-th largest of n values (k >= 1). A pass for each of them: far cheaper than the model. */
+static double threshold(const double *logits, int64_t n, int64_t k) {
     double cut = INFINITY;
     for (int64_t seen = 0; seen < k;) {
         double next = -INFINITY;
         int64_t ties = 0;
-        for (int i = 0; i < BYTES; i++) {
+        for (int64_t i = 0; i < n; i++) {
             if (logits[i] >= cut) continue;
             if (logits[i] > next) next = logits[i], ties = 0;
             ties += logits[i] == next;
@@ -27,83 +36,105 @@ static double threshold(const double *logits, int64_t k) {
     return cut;
 }
 
-static int choose(const double *logits, const bb_sampling *s, uint64_t counter) {
-    int best = 0;
-    for (int i = 1; i < BYTES; i++) best = logits[i] > logits[best] ? i : best;
-    if (s->temperature == 0) return best;
-    double cut = s->top_k > 0 && s->top_k < BYTES ? threshold(logits, s->top_k) : -INFINITY,
-           weight[BYTES], sum = 0;
-    for (int i = 0; i < BYTES; i++) {
-        weight[i] = logits[i] >= cut ? exp((logits[i] - logits[best]) / s->temperature) : 0;
-        sum += weight[i];
+static int32_t choose(const sampler *s, uint64_t counter) {
+    const bb_sampling *o = s->sampling;
+    const double *logits = s->logits;
+    int64_t best = 0;
+    for (int64_t i = 1; i < s->n; i++) best = logits[i] > logits[best] ? i : best;
+    if (o->temperature == 0) return (int32_t)best;
+    double cut = o->top_k > 0 && o->top_k < s->n ? threshold(logits, s->n, o->top_k) : -INFINITY,
+           sum = 0;
+    for (int64_t i = 0; i < s->n; i++) {
+        s->weight[i] = logits[i] >= cut ? exp((logits[i] - logits[best]) / o->temperature) : 0;
+        sum += s->weight[i];
     }
-    double ticket = (double)(bb_random_bits(s->seed, counter) >> 11) * 0x1p-53 * sum;
-    for (int i = 0; i < BYTES; i++) {
-        if (ticket < weight[i]) return i;
-        ticket -= weight[i];
+    double ticket = (double)(bb_random_bits(o->seed, counter) >> 11) * 0x1p-53 * sum;
+    for (int64_t i = 0; i < s->n; i++) {
+        if (ticket < s->weight[i]) return (int32_t)i;
+        ticket -= s->weight[i];
     }
-    return best;
+    return (int32_t)best;
 }
 
-/* Feeds bytes to the model and reads the logits that follow the last one. */
-static bb_status feed(bb_nn_transformer *model, bb_nn_cache *cache, const unsigned char *bytes,
-                      int64_t count, double *logits) {
-    bb_context *ctx = bb_context_of(model->embed.weight);
-    int64_t *ids = malloc((size_t)count * sizeof *ids);
-    if (!ids) return bb_fail(ctx, BB_ERR_MEMORY, "sampling: out of memory");
-    for (int64_t i = 0; i < count; i++) ids[i] = bytes[i];
+/* Feeds the tokens from `begin` on to the model and reads the logits that follow the last one. */
+static bb_status feed(sampler *s, int64_t begin) {
+    bb_context *ctx = bb_context_of(s->model->embed.weight);
+    int64_t count = s->count - begin;
     bb_tensor *input =
-        bb_empty_on(ctx, bb_device_of(model->embed.weight), BB_I64, BB_SHAPE(1, count));
-    bb_write(input, ids, (size_t)count * sizeof *ids);
-    free(ids);
-    bb_tensor *all = bb_nn_transformer_next(model, cache, input);
-    bb_tensor *last = bb_narrow(bb_select(bb_select(all, 0, 0), 0, count - 1), 0, 0, BYTES);
-    bb_read_f64(last, logits, BYTES);
+        bb_empty_on(ctx, bb_device_of(s->model->embed.weight), BB_I32, BB_SHAPE(1, count));
+    bb_write(input, s->ids + begin, (size_t)count * sizeof *s->ids);
+    bb_tensor *all = bb_nn_transformer_next(s->model, s->cache, input);
+    bb_tensor *last = bb_narrow(bb_select(bb_select(all, 0, 0), 0, count - 1), 0, 0, s->n);
+    bb_read_f64(last, s->logits, s->n);
     bb_end_step(ctx);
     return bb_error(ctx);
 }
 
-static bb_status extend(bb_nn_transformer *model, bb_nn_cache *cache, unsigned char *text,
-                        int64_t count, const bb_sampling *s, FILE *file) {
-    bb_context *ctx = bb_context_of(model->embed.weight);
-    double logits[BYTES];
-    int64_t fed = count > cache->max ? count - cache->max : 0;
-    for (int64_t i = 0; i < s->tokens && !ferror(file); i++) {
-        if (cache->length + count - fed >
-            cache->max) { /* full: go on from the later half of what it holds */
+static bool is_end(const bb_ints *ends, int32_t id) {
+    for (int i = 0; ends && i < ends->n; i++)
+        if (ends->v[i] == id) return true;
+    return false;
+}
+
+static void extend(sampler *s, FILE *file) {
+    const bb_sampling *o = s->sampling;
+    bb_nn_cache *cache = s->cache;
+    int64_t fed = s->count > cache->max ? s->count - cache->max : 0;
+    for (int64_t i = 0; i < o->tokens && !ferror(file); i++) {
+        if (cache->length + s->count - fed > cache->max) { /* full */
             bb_nn_cache_reset(cache);
-            fed = count - (cache->max + 1) / 2;
+            fed = s->count - (cache->max + 1) / 2;
         }
-        if (feed(model, cache, text + fed, count - fed, logits) != BB_OK) break;
-        fed = count;
-        text[count] = (unsigned char)choose(logits, s, (uint64_t)i);
-        unsigned char byte = text[count++];
-        bool control = (byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f;
-        fputc(s->plain && control ? '?' : byte, file);
+        if (feed(s, fed) != BB_OK) break;
+        fed = s->count;
+        int32_t id = choose(s, (uint64_t)i);
+        if (is_end(o->ends, id)) break;
+        s->ids[s->count++] = id;
+        bb_tokenizer_write(o->tokenizer, id, file, o->plain);
         fflush(file);
     }
+}
+
+/* The numbers of the prompt, with room for what is added. */
+static bb_status read_prompt(bb_context *ctx, sampler *s) {
+    const bb_sampling *o = s->sampling;
+    const bb_tokenizer *tokenizer = o->tokenizer;
+    if (bb_tokenizer_encode(tokenizer, ctx, o->prompt, strlen(o->prompt), true, &s->ids, &s->count))
+        return bb_error(ctx);
+    if (s->count == 0) {
+        free(s->ids);
+        bb_tokenizer_encode(tokenizer, ctx, "\n", 1, true, &s->ids, &s->count);
+    }
+    int32_t *grown = realloc(s->ids, (size_t)(s->count + o->tokens + 1) * sizeof *grown);
+    if (!grown) return bb_fail(ctx, BB_ERR_MEMORY, "sampling: out of memory");
+    s->ids = grown;
     return bb_error(ctx);
 }
 
-bb_status bb_sample(bb_nn_transformer *model, const bb_sampling *s, FILE *file) {
+bb_status bb_sample(bb_nn_transformer *model, const bb_sampling *o, FILE *file) {
     bb_context *ctx = bb_context_of(model->embed.weight);
-    if (model->config.vocab < BYTES) {
+    int64_t least = bb_tokenizer_size(o->tokenizer), vocab = model->config.vocab;
+    if (vocab < least) {
         return bb_fail(ctx, BB_ERR_UNSUPPORTED,
-                       "sampling: vocab_size: expected at least 256, got %lld",
-                       (long long)model->config.vocab);
+                       "sampling: vocab_size: expected at least %lld, got %lld", (long long)least,
+                       (long long)vocab);
     }
     bool former = bb_set_grad_enabled(ctx, false);
-    size_t prompt = strlen(s->prompt);
-    unsigned char *text = malloc(prompt + (size_t)s->tokens + 1);
-    if (!text) bb_fail(ctx, BB_ERR_MEMORY, "sampling: out of memory");
-    bb_nn_cache *cache = text ? bb_nn_cache_new(model, 1, model->config.max_seq) : NULL;
-    if (cache) {
-        text[0] = '\n';
-        memcpy(text, s->prompt, prompt);
-        fwrite(s->prompt, 1, prompt, file);
-        extend(model, cache, text, prompt ? (int64_t)prompt : 1, s, file);
+    sampler s = {.model = model, .sampling = o, .n = o->tokenizer ? vocab : least};
+    s.logits = malloc((size_t)s.n * sizeof *s.logits);
+    s.weight = malloc((size_t)s.n * sizeof *s.weight);
+    if (!s.logits || !s.weight) bb_fail(ctx, BB_ERR_MEMORY, "sampling: out of memory");
+    if (bb_error(ctx) == BB_OK && read_prompt(ctx, &s) == BB_OK) {
+        int64_t length = s.count + o->tokens, max = model->config.max_seq;
+        s.cache = bb_nn_cache_new(model, 1, length < max ? length : max);
     }
-    free(text);
+    if (s.cache) {
+        fwrite(o->prompt, 1, strlen(o->prompt), file);
+        extend(&s, file);
+    }
+    free(s.logits);
+    free(s.weight);
+    free(s.ids);
     bb_set_grad_enabled(ctx, former);
     return bb_error(ctx);
 }

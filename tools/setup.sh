@@ -19,6 +19,28 @@ bobbin_has_openblas() {
     return 1
 }
 
+# Sets BOBBIN_PYTHON to a Python that has onnx and onnxruntime: yours if it is set, else a virtual environment in
+# build-onnx/, made where Python and its package index can be had. Says why not; nothing else needs it.
+bobbin_onnx() {
+    [ -z "${BOBBIN_PYTHON+set}" ] || return 0
+    wanted="onnx>=1.18 onnxruntime>=1.23 numpy ml_dtypes"
+    log=build-onnx.log
+    if ! [ -x build-onnx/bin/python ] || ! build-onnx/bin/python -c 'import onnx, onnxruntime, ml_dtypes' 2>/dev/null; then
+        rm -rf build-onnx
+        command -v python3 >/dev/null || { echo "No python3: ONNX files are not held against onnxruntime."; return 0; }
+        # shellcheck disable=SC2086 # one word each
+        if ! { python3 -m venv build-onnx && timeout 300 build-onnx/bin/python -m pip install --quiet \
+            --disable-pip-version-check --retries 1 --timeout 10 $wanted; } >"${TMPDIR:-/tmp}/$log" 2>&1; then
+            echo "No onnx and onnxruntime to be had ($(tail -n 1 "${TMPDIR:-/tmp}/$log")): ONNX files are not held against them."
+            rm -rf build-onnx "${TMPDIR:-/tmp}/$log"
+            return 0
+        fi
+        rm -f "${TMPDIR:-/tmp}/$log"
+    fi
+    BOBBIN_PYTHON=$PWD/build-onnx/bin/python
+    export BOBBIN_PYTHON
+}
+
 bobbin_as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }

@@ -22,13 +22,13 @@ static const bb_flag flags[] = {
      .help = "any file; left out: little stories"},
     {.name = "model", .type = BB_FLAG_TEXT, AT(model), GIVEN(MODEL), .fallback = "small",
      .value = "tiny|small|baby|CONFIG.json|DIR",
-     .help = "what to train; DIR: a saved model, to go on from"},
+     .help = "what to train; DIR: a saved model or one of Llama's family, to go on from"},
     {.name = "steps", .type = BB_FLAG_INT, AT(steps), GIVEN(STEPS), .fallback = "2000", .min = 1,
      .help = "optimizer steps in all"},
     {.name = "batch", .type = BB_FLAG_INT, AT(batch), GIVEN(BATCH), .fallback = "0", .max = 65536,
      .help = "windows a step; 0: the model's own"},
     {.name = "seq", .type = BB_FLAG_INT, AT(seq), GIVEN(SEQ), .fallback = "0", .max = 65536,
-     .help = "bytes a window; 0: the model's own"},
+     .help = "tokens a window; 0: the model's own"},
     {.name = "seed", .type = BB_FLAG_INT, AT(seed), GIVEN(SEED), .fallback = "0",
      .help = "of the parameters and the batches"},
     {.name = "device", .type = BB_FLAG_CHOICE, AT(device), GIVEN(DEVICE), .choices = BB_DEVICE_CHOICES,
@@ -60,7 +60,7 @@ static const bb_flag flags[] = {
     {.name = NULL}};
 /* clang-format on */
 static const bb_usage usage = {
-    "train", "trains a transformer on the bytes of a file, or on little stories", flags};
+    "train", "trains a transformer on the text of a file, or on little stories", flags};
 
 /* What --resume DIR fixes; the file of --data may have moved, its bytes may not have changed. */
 static const int fixed_by_resume[] = {MODEL,  BATCH,  SEQ,   SEED, DTYPE,       LR,
@@ -97,6 +97,8 @@ static bb_status choose_model(bb_setup *s, bb_context *ctx, bb_device device, bb
     } else if (folder) {
         *model = bb_model_load(ctx, device, word);
         if (*model) run->config = (*model)->config;
+        if (*model) s->tokenizer = bb_tokenizer_of_folder(ctx, word);
+        s->papers = word;
         strcat(s->name, "-more");
     } else if (access(word, F_OK) == 0) {
         bb_model_config_read(ctx, word, &run->config);
@@ -110,9 +112,11 @@ static bb_status choose_model(bb_setup *s, bb_context *ctx, bb_device device, bb
     run->seq = s->options.seq              ? s->options.seq
                : run->config.max_seq < 256 ? run->config.max_seq
                                            : 256;
-    if (run->config.vocab < 256) {
+    int64_t least = bb_tokenizer_size(s->tokenizer);
+    if (run->config.vocab < least) {
         return bb_fail(ctx, BB_ERR_ARGUMENT,
-                       "--model: vocab_size: expected at least 256, one for each byte, got %lld",
+                       "--model: vocab_size: expected at least %lld, one for each %s, got %lld",
+                       (long long)least, s->tokenizer ? "token of tokenizer.json" : "byte",
                        (long long)run->config.vocab);
     }
     if (run->seq > run->config.max_seq && folder) {
@@ -131,7 +135,7 @@ static bb_status open_corpus(bb_setup *s, bb_context *ctx, bb_run *run) {
     bb_json_open(&w, ctx, 0);
     bb_json_put_string(&w, run->data);
     bb_json_close(&w);
-    return bb_corpus_open(ctx, *run->data ? run->data : NULL, run->seq, &s->corpus);
+    return bb_corpus_open(ctx, *run->data ? run->data : NULL, run->seq, s->tokenizer, &s->corpus);
 }
 
 static bb_status open_new(bb_setup *s, bb_context *ctx, bb_device device) {
@@ -170,6 +174,8 @@ static bb_status open_resumed(bb_setup *s, bb_context *ctx, bb_device device) {
     bb_safetensors *file = path ? bb_run_read(ctx, path, &run, &state, &elapsed_s) : NULL;
     free(path);
     if (!file) return bb_error(ctx);
+    s->papers = o->resume;
+    s->tokenizer = bb_tokenizer_of_folder(ctx, o->resume);
     if (o->given[STEPS]) run.steps = o->steps;
     if (o->data) snprintf(run.data, sizeof run.data, "%s", o->data);
     if (run.steps <= state.step) {
@@ -227,6 +233,7 @@ void bb_setup_close(bb_setup *s) {
     bb_context *ctx = s->trainer.ctx;
     bb_trainer_close(&s->trainer);
     bb_corpus_close(&s->corpus);
+    bb_tokenizer_close(s->tokenizer);
     free(s->out);
     free(s->former_metrics);
     bb_close(ctx);

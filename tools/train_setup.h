@@ -21,6 +21,8 @@ typedef struct bb_setup {
     char name[64];        /* of the model, for people */
     char *out;            /* folder */
     char *former_metrics; /* of the run that is resumed; NULL: a new run */
+    const char *papers;   /* the folder that has the model's tokenizer and the like; NULL: none */
+    bb_tokenizer *tokenizer; /* NULL: bytes */
     bb_corpus corpus;
     bb_trainer trainer;
 } bb_setup;

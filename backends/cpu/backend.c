@@ -53,7 +53,7 @@ bb_backend *bb_cpu_backend_new(bb_context *ctx) {
                  .ctx = ctx},
         .loops = isa->loops,
         .isa = isa->name,
-        .gemm = bb_gemm_choose(isa->loops),
+        .gemm = ctx->deterministic ? &bb_gemm_own : bb_gemm_choose(isa->loops),
         .threads = ctx->threads > 0 ? ctx->threads : omp_get_max_threads(),
     };
     return &cpu->base;

@@ -154,19 +154,27 @@ bb_status bb_cuda_accumulate(bb_backend *self, const bb_tensor *source, bb_tenso
     return status;
 }
 
+const bb_tensor *bb_cuda_packed(bb_cuda *cuda, const bb_tensor *t, bb_tensor *copy,
+                                bb_storage **held) {
+    const void *data = bb_cuda_contiguous_data(cuda, t, held);
+    if (!data || !*held) return data ? t : nullptr;
+    *copy = *t;
+    copy->data = static_cast<char *>((*held)->data);
+    copy->contiguous = true;
+    int64_t stride = 1;
+    for (int axis = t->rank - 1; axis >= 0; axis--) {
+        copy->stride[axis] = stride;
+        stride *= t->size[axis];
+    }
+    return copy;
+}
+
 const bb_tensor *bb_cuda_straight(bb_cuda *cuda, const bb_tensor *t, bb_tensor *copy,
                                   bb_storage **held) {
     const int last = t->rank - 1;
     *held = nullptr;
     if (t->count < 4096 || t->contiguous || t->size[last] < 8 || t->stride[last] < 2) return t;
-    const void *data = bb_cuda_contiguous_data(cuda, t, held);
-    if (!data) return nullptr;
-    *copy = *t;
-    copy->data = static_cast<char *>((*held)->data);
-    copy->contiguous = true;
-    for (int64_t axis = last, stride = 1; axis >= 0; stride *= t->size[axis--])
-        copy->stride[axis] = stride;
-    return copy;
+    return bb_cuda_packed(cuda, t, copy, held);
 }
 
 bb_status bb_cuda_cast(bb_call *call) {

@@ -15,8 +15,11 @@ bb_status bb_cuda_accumulate(bb_backend *self, const bb_tensor *source,
  * goes to *held (release it after the launch). NULL: sticky error. */
 const void *bb_cuda_contiguous_data(bb_cuda *cuda, const bb_tensor *t, bb_storage **held);
 
-/* t itself, or *copy, a contiguous copy, if t is large and its last axis lies across memory:
- * reading it in row-major order would fetch 32 bytes for every element. *held as above. */
+/* The same as a tensor: t itself, or *copy, the header of a contiguous copy. NULL: sticky error. */
+const bb_tensor *bb_cuda_packed(bb_cuda *cuda, const bb_tensor *t, bb_tensor *copy,
+                                bb_storage **held);
+/* Packed only if t is large and its last axis lies across memory: reading it in row-major order
+ * would fetch 32 bytes for every element. */
 const bb_tensor *bb_cuda_straight(bb_cuda *cuda, const bb_tensor *t, bb_tensor *copy,
                                   bb_storage **held);
 

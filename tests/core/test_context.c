@@ -84,8 +84,30 @@ static void test_threads(test *t) {
     CHECK(t, memcmp(one, many, sizeof one) == 0);
 }
 
+/* Layers say who they are: a list on the stack, the innermost first. */
+static void test_modules(test *t) {
+    bb_context *ctx = test_open();
+    bb_module outer, inner, again;
+    CHECK(t, !ctx->module);
+    bb_module_enter(ctx, &outer, "Block", "blocks", 3);
+    bb_module_enter(ctx, &inner, "RMSNorm", "norm", -1);
+    CHECK(t, ctx->module == &inner && inner.outer == &outer && !outer.outer);
+    CHECK_TEXT(t, inner.name, "norm");
+    CHECK_INT(t, outer.index, 3);
+    bb_module_leave(ctx, &inner);
+    CHECK(t, ctx->module == &outer);
+    bb_module_enter(ctx, &again, "RMSNorm", "norm", -1);
+    CHECK(t, again.serial != inner.serial); /* another call of the same layer */
+    bb_module_leave(ctx, &again);
+    bb_module_leave(ctx, &outer);
+    CHECK(t, !ctx->module);
+    bb_module_enter(NULL, &outer, "Block", "blocks", 3);
+    bb_module_leave(NULL, &outer);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"options", test_options},  {"devices", test_devices}, {"environment", test_environment},
-    {"two contexts", test_two}, {"threads", test_threads},
+    {"two contexts", test_two}, {"threads", test_threads}, {"modules", test_modules},
 };
 TEST_MAIN(rows)

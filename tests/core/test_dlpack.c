@@ -202,6 +202,8 @@ static void refuses(test *t) {
     refuse(t, ctx, &o, "stride: expected none below 0, got -3");
     o.strides[0] = INT64_MAX;
     refuse(t, ctx, &o, "stride: expected a tensor below 2^63 bytes");
+    o.shape[0] = 3, o.shape[1] = 2, o.strides[0] = INT64_MAX; /* the last element at 2^64 - 1 */
+    refuse(t, ctx, &o, "stride: expected a tensor below 2^63 bytes");
     d->byte_offset = 2;
     refuse(t, ctx, &o, "data: expected an address");
     d->data = NULL;

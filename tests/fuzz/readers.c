@@ -2,9 +2,11 @@
  * byte used and no compiler leaves the reading out. */
 #include "tests/fuzz/readers.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "tools/model.h"
+#include "tools/tokenizer.h"
 
 static volatile unsigned sink;
 
@@ -93,9 +95,25 @@ static void read_config(bb_context *ctx, const char *path) {
     if (bb_model_config_read(ctx, path, &config) == BB_OK) use(&config.dim, sizeof config.dim);
 }
 
+/* ---- tokenizer.json of a model: read, then used on letters, numbers, spaces and accents */
+
+static void read_tokenizer(bb_context *ctx, const char *path) {
+    static const char text[] = "Hello  w\xC3\xB6rld, 1234567's\n\n\tend\xF0\x9F\x99\x82";
+    bb_tokenizer *tokenizer = bb_tokenizer_open(ctx, path);
+    int32_t *ids = NULL;
+    int64_t count = 0;
+    if (!tokenizer) return;
+    if (bb_tokenizer_encode(tokenizer, ctx, text, sizeof text - 1, true, &ids, &count) == BB_OK)
+        for (int64_t i = 0; i < count; i++)
+            if (ids[i] < 0 || ids[i] >= bb_tokenizer_size(tokenizer))
+                bb_fail(ctx, BB_ERR_STATE, "a number beyond the tokenizer's size");
+    free(ids);
+    bb_tokenizer_close(tokenizer);
+}
+
 const reader readers[] = {
     {"json", read_json}, {"safetensors", read_safetensors}, {"checkpoint", read_checkpoint},
-    {"npy", read_npy},   {"config", read_config},
+    {"npy", read_npy},   {"config", read_config},           {"tokenizer", read_tokenizer},
 };
 const int reader_count = sizeof readers / sizeof readers[0];
 

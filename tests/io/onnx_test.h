@@ -128,12 +128,11 @@ static inline bool onnx_attr(pb node, const char *name, pb *attr) {
 
 /* What NAME.onnx gives for these inputs. may: a runtime may lack a kernel for it. */
 static inline void onnx_expect(bb_context *ctx, scratch *s, const char *name, int number,
-                               const bb_graph *graph, const char *const *in_names,
-                               bb_tensor *const *in, int n_in, const char *const *out_names,
-                               bb_tensor *const *out, int n_out, const char *tolerance, bool may) {
+                               const char *const *in_names, bb_tensor *const *in, int n_in,
+                               const char *const *out_names, bb_tensor *const *out, int n_out,
+                               const char *tolerance, bool may) {
     bb_named list[16];
     char names[16][64], path[700];
-    (void)graph;
     for (int i = 0; i < n_in + n_out; i++) {
         bool is_in = i < n_in;
         snprintf(names[i], sizeof names[i], "%s.%s", is_in ? "in" : "out",

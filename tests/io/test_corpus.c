@@ -66,13 +66,15 @@ static void test_safetensors(test *t) { replay_folder(t, "safetensors"); }
 static void test_checkpoint(test *t) { replay_folder(t, "checkpoint"); }
 static void test_npy(test *t) { replay_folder(t, "npy"); }
 static void test_config(test *t) { replay_folder(t, "config"); }
+static void test_tokenizer(test *t) { replay_folder(t, "tokenizer"); }
 
 /* Every reader is replayed above. */
 static void test_all(test *t);
 
 static const test_row rows[] = {
-    {"json", test_json}, {"safetensors", test_safetensors}, {"checkpoint", test_checkpoint},
-    {"npy", test_npy},   {"config", test_config},           {"all readers", test_all},
+    {"json", test_json},       {"safetensors", test_safetensors}, {"checkpoint", test_checkpoint},
+    {"npy", test_npy},         {"config", test_config},           {"tokenizer", test_tokenizer},
+    {"all readers", test_all},
 };
 
 static void test_all(test *t) {

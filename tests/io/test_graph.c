@@ -166,6 +166,46 @@ static void test_training_step(test *t) {
     bb_close(ctx);
 }
 
+/* By reference: a parameter that was not named, and a view of one that was made before. */
+static void test_references(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *w = bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(2, 3))), *row = bb_select(w, 0, 1), *out;
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(3));
+    bb_graph *g = bb_graph_begin(ctx);
+    bb_graph_input(g, "x", x);
+    bb_tensor *y = bb_add(bb_mul(x, row), bb_sum(w, BB_INTS(0), false));
+    bb_graph_output(g, "y", bb_add(y, bb_detach(y))); /* detached: the same value */
+    bb_graph_end(g);
+    bb_end_step(ctx);
+    bb_write(w, (float[]){1, 2, 3, 4, 5, 6}, 24);
+    x = bb_from(ctx, BB_F32, BB_SHAPE(3), (float[]){1, 10, 100});
+    CHECK_INT(t, bb_graph_run(g, &x, 1, &out), BB_OK);
+    double got[3];
+    bb_read_f64(out, got, 3);
+    CHECK(t, got[0] == 2 * (4 + 5) && got[1] == 2 * (50 + 7) && got[2] == 2 * (600 + 9));
+    CHECK_OK(t, ctx);
+    bb_graph_free(g);
+    bb_close(ctx);
+}
+
+/* What a graph cannot follow is an error, not a wrong graph. */
+static void test_not_followed(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *w = bb_set_requires_grad(bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(3))), true);
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(3)), *lr = bb_scalar(ctx, BB_F32, 1);
+    bb_graph *g = bb_graph_begin(ctx);
+    bb_graph_input(g, "x", x);
+    bb_backward(bb_sum_all(bb_mul(w, x)), NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "bb_backward: a graph is being recorded");
+    bb_graph_free(g);
+    g = bb_graph_begin(ctx);
+    bb_sgd_(bb_from(ctx, BB_F32, BB_SHAPE(3), (float[3]){0}), x, NULL, lr, NULL, NULL);
+    bb_graph_end(g);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "a graph that records cannot follow the change");
+    bb_graph_free(g);
+    bb_close(ctx);
+}
+
 static void test_wrong_use(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(2)), *out;
@@ -218,7 +258,8 @@ static void record_and_run(bb_context *ctx) {
 static void test_memory(test *t) { alloc_failure_loop(t, record_and_run); }
 
 static const test_row rows[] = {
-    {"small", test_small},         {"model", test_model},
-    {"names", test_names},         {"training step", test_training_step},
-    {"wrong use", test_wrong_use}, {"memory", test_memory}};
+    {"small", test_small},           {"model", test_model},
+    {"names", test_names},           {"training step", test_training_step},
+    {"references", test_references}, {"not followed", test_not_followed},
+    {"wrong use", test_wrong_use},   {"memory", test_memory}};
 TEST_MAIN(rows)

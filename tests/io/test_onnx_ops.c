@@ -59,8 +59,8 @@ static void test_each(test *t) {
                 }
                 CHECK_MSG(t, status == BB_OK, "%s: %s", name, bb_error_message(ctx));
                 name[strlen(name) - 5] = 0;
-                onnx_expect(ctx, &s, name, 0, g, in_names, in, n_in, out_names, &out, 1,
-                            tolerances[d], d > 0);
+                onnx_expect(ctx, &s, name, 0, in_names, in, n_in, out_names, &out, 1, tolerances[d],
+                            d > 0);
                 saved++;
             }
             bb_graph_free(g);

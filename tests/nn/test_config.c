@@ -52,8 +52,8 @@ static void defaults(test *t) {
 
 static void refused(test *t) {
     bb_context *ctx = test_open();
-    bb_nn_config c[12];
-    const char *part[12] = {"vocab: expected 1 to 16777216, got 0",
+    bb_nn_config c[17];
+    const char *part[17] = {"vocab: expected 1 to 16777216, got 0",
                             "dim: expected 1 to",
                             "layers: expected 1 to",
                             "heads: expected 1 to",
@@ -64,13 +64,20 @@ static void refused(test *t) {
                             "dim: expected a multiple of heads (3), got 13",
                             "rope_base: expected more than 0, got -1",
                             "norm_eps: expected more than 0, got nan",
-                            "dtype: expected f64, f32, f16 or bf16, got i32"};
-    for (int i = 0; i < 12; i++) c[i] = good;
+                            "dtype: expected f64, f32, f16 or bf16, got i32",
+                            "qk_norm_shared: expected it instead of qk_norm, got both",
+                            "activation: expected silu, gelu or gelu_tanh, got 7",
+                            "embed_scale: expected 0 or more, got -1",
+                            "window and window_from: expected 0 or more, got -1 and 0",
+                            "padding: expected an id below vocab (7), got 7"};
+    for (int i = 0; i < 17; i++) c[i] = good;
+    c[12].qk_norm = c[12].qk_norm_shared = true, c[13].activation = (bb_nn_activation)7,
+    c[14].embed_scale = -1, c[15].window = -1, c[16].has_padding = true, c[16].padding = 7;
     c[0].vocab = 0, c[1].dim = -1, c[2].layers = INT64_MAX, c[3].heads = 0, c[4].hidden = 0,
     c[5].max_seq = 0;
     c[6].kv_heads = 2, c[7].head_dim = 5, c[8].dim = 13, c[9].rope_base = -1, c[10].norm_eps = NAN,
     c[11].dtype = BB_I32;
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 17; i++) {
         bb_nn_config before = c[i];
         CHECK_INT(t, bb_nn_config_check(ctx, &c[i]), BB_ERR_ARGUMENT);
         CHECK(t, c[i].kv_heads == before.kv_heads); /* left as it was */

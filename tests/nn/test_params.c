@@ -170,6 +170,20 @@ static void empty(test *t) {
     bb_close(ctx);
 }
 
+static void layer_names(test *t) {
+    bb_context *ctx = test_open();
+    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    static const char *const cases[][2] = {
+        {"norm", "norm"},           {"blocks.0.attn_norm", "attn_norm"},
+        {"blocks.12", "blocks.12"}, {"model.blocks.12", "blocks.12"},
+        {"layer2", "layer2"},       {"7", "7"}};
+    for (int i = 0; i < 6; i++)
+        CHECK_TEXT(t, bb_nn_linear_new(params, cases[i][0], 2, 3, false, 0).name, cases[i][1]);
+    CHECK(t, !bb_nn_linear_new(params, "", 2, 3, false, 0).name);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void build_all(bb_context *ctx) {
     bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
     bb_nn_linear_new(params, "a", 5, 7, true, 0);
@@ -185,6 +199,7 @@ static const test_row rows[] = {
     {"gradients", gradients},
     {"errors", errors},
     {"empty", empty},
+    {"layer_names", layer_names},
     {"failing_memory", failing_memory},
 };
 TEST_MAIN(rows)

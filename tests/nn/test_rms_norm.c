@@ -44,6 +44,32 @@ static void forward(test *t) {
     bb_close(ctx);
 }
 
+/* 1 + weight, with a weight that starts at zero: a bf16 weight is added to 1 in f32. */
+static void zero_centered(test *t) {
+    bb_context *ctx = test_open();
+    bb_params *params = bb_params_new(ctx, BB_CPU, BB_BF16);
+    bb_nn_rms_norm layer = bb_nn_rms_norm_zero_centered_new(params, "norm", 2, 0, 0);
+    bb_params_build(params);
+    CHECK_TEXT(t, bb_params_name(params, 0), "norm.weight");
+    const double ones[2] = {1, 1}, small[2] = {0.00390625, 0.00390625};
+    bb_tensor *x = bb_from_f64(ctx, BB_BF16, BB_SHAPE(2), ones);
+    double *y = values_of(t, bb_nn_rms_norm_forward(&layer, x));
+    CHECK(t, y[0] == 1 && y[1] == 1);
+    free(y);
+    bb_tensor *w = bb_from_f64(ctx, BB_BF16, BB_SHAPE(2), small);
+    bb_write(layer.weight, bb_data(w), 4);
+    /* 1 + 2^-8 is no bf16 and would round to 1, but 7/5 and 7/5 (1 + 2^-8) round apart. */
+    const double wide[2] = {7, 1};
+    y = values_of(t, bb_nn_rms_norm_forward(&layer, bb_from_f64(ctx, BB_BF16, BB_SHAPE(2), wide)));
+    double *exact = values_of(
+        t, bb_from_f64(ctx, BB_BF16, BB_SHAPE(2),
+                       (double[]){7.0 / 5 * (1 + 0.00390625), 1.0 / 5 * (1 + 0.00390625)}));
+    CHECK(t, y[0] == exact[0] && y[1] == exact[1]);
+    free(y), free(exact);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 /* One norm over query and key heads is a norm of the queries beside a norm of the keys: values and
  * gradients. */
 static void heads(test *t) {
@@ -80,5 +106,8 @@ static void heads(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"parameter", parameter}, {"forward", forward}, {"heads", heads}};
+static const test_row rows[] = {{"parameter", parameter},
+                                {"forward", forward},
+                                {"zero_centered", zero_centered},
+                                {"heads", heads}};
 TEST_MAIN(rows)

@@ -49,37 +49,100 @@ static void shapes(test *t) {
 }
 
 /* Every element of every parameter, by central differences. */
+static void check_gradient(test *t, int kind, const bb_nn_config *c, bool again) {
+    bb_context *ctx = test_open();
+    uint64_t state = 30;
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, c);
+    scramble(t, model->params, &state);
+    model->recompute = again;
+    bb_tensor *ids = bb_keep(ids_of(ctx, 2, 4, 3)), *targets = bb_keep(ids_of(ctx, 2, 4, 4));
+    bb_backward(bb_nn_transformer_loss(model, ids, targets), NULL);
+    bb_set_grad_enabled(ctx, false);
+    double worst = 0;
+    for (int i = 0; i < bb_params_count(model->params); i++) {
+        bb_tensor *p = bb_params_at(model->params, i);
+        double *g = values_of(t, bb_grad(p)), *v = bb_data(p), eps = 1e-5;
+        for (int64_t k = 0; k < bb_count(p); k++) {
+            double at = v[k], up, down;
+            v[k] = at + eps;
+            up = bb_item(bb_nn_transformer_loss(model, ids, targets));
+            v[k] = at - eps;
+            down = bb_item(bb_nn_transformer_loss(model, ids, targets));
+            v[k] = at;
+            worst = fmax(worst, fabs((up - down) / (2 * eps) - g[k]) / (1e-3 + fabs(g[k])));
+            bb_end_step(ctx);
+        }
+        free(g);
+    }
+    CHECK_MSG(t, worst < 1e-5, "kind %d: worst relative error %g", kind, worst);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* What decoders of other families than Llama need, one family's worth a kind. */
+enum { OPTIONS = 4 };
+static bb_nn_config with_options(int kind) {
+    bb_nn_config c = with(false, kind == 2, BB_F64, 2);
+    if (kind == 0) c.window = 2;
+    if (kind == 1) c.window = 3, c.window_from = 1, c.qk_norm_shared = true;
+    if (kind == 2) c.zero_centered_norm = true, c.activation = BB_NN_GELU_TANH, c.embed_scale = 1.7;
+    if (kind == 3)
+        c.qkv_bias = c.out_bias = c.mlp_bias = true, c.activation = BB_NN_GELU, c.head_dim = 6;
+    return c;
+}
+
 static void gradient(test *t) {
     for (int kind = 0; kind < 4; kind++) {
-        bb_context *ctx = test_open();
         bb_nn_config c = with(kind & 1, kind & 2, BB_F64, 1);
-        uint64_t state = 30;
+        check_gradient(t, kind, &c, kind == 3);
+    }
+    for (int kind = 0; kind < OPTIONS; kind++) {
+        bb_nn_config c = with_options(kind);
+        check_gradient(t, 4 + kind, &c, kind == 1);
+    }
+}
+
+/* A window of one position is no attention to others; a window hides nothing from the layers before
+ * window_from. */
+static void windows(test *t) {
+    for (int kind = 0; kind < 3; kind++) {
+        bb_context *ctx = test_open();
+        bb_nn_config c = with(false, false, BB_F64, 2);
+        c.window = 1;
+        c.window_from = kind;
         bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
-        scramble(t, model->params, &state);
-        model->recompute = kind == 3;
-        bb_tensor *ids = bb_keep(ids_of(ctx, 2, 4, 3)), *targets = bb_keep(ids_of(ctx, 2, 4, 4));
-        bb_backward(bb_nn_transformer_loss(model, ids, targets), NULL);
-        bb_set_grad_enabled(ctx, false);
-        double worst = 0;
-        for (int i = 0; i < bb_params_count(model->params); i++) {
-            bb_tensor *p = bb_params_at(model->params, i);
-            double *g = values_of(t, bb_grad(p)), *v = bb_data(p), eps = 1e-5;
-            for (int64_t k = 0; k < bb_count(p); k++) {
-                double at = v[k], up, down;
-                v[k] = at + eps;
-                up = bb_item(bb_nn_transformer_loss(model, ids, targets));
-                v[k] = at - eps;
-                down = bb_item(bb_nn_transformer_loss(model, ids, targets));
-                v[k] = at;
-                worst = fmax(worst, fabs((up - down) / (2 * eps) - g[k]) / (1e-3 + fabs(g[k])));
-                bb_end_step(ctx);
-            }
-            free(g);
-        }
-        CHECK_MSG(t, worst < 1e-5, "kind %d: worst relative error %g", kind, worst);
+        int32_t ids[5] = {1, 2, 3, 4, 5};
+        bb_tensor *y[2];
+        for (int i = 0; i < 2; i++, ids[0] = 6)
+            y[i] = bb_select(
+                bb_nn_transformer_forward(model, bb_from(ctx, BB_I32, BB_SHAPE(1, 5), ids)), 1, -1);
+        CHECK(t, same_bytes(bb_contiguous(y[0]), bb_contiguous(y[1])) == (kind == 0));
         CHECK_OK(t, ctx);
         bb_close(ctx);
     }
+}
+
+/* The lookup of the padding id gives its row no gradient, and changes no other row's. */
+static void padding(test *t) {
+    double *grad[2];
+    for (int i = 0; i < 2; i++) {
+        bb_context *ctx = test_open();
+        bb_nn_config c = with(false, false, BB_F64, 1);
+        c.has_padding = i == 1;
+        c.padding = 3;
+        bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+        const int32_t ids[6] = {3, 1, 2, 3, 0, 5};
+        bb_tensor *input = bb_from(ctx, BB_I32, BB_SHAPE(2, 3), ids);
+        CHECK_INT(t, bb_backward(bb_nn_transformer_loss(model, input, input), NULL), BB_OK);
+        grad[i] = values_of(t, bb_grad(model->embed.weight));
+        CHECK_OK(t, ctx);
+        bb_close(ctx);
+    }
+    for (int row = 0; row < 7; row++)
+        for (int k = 0; k < 8; k++)
+            CHECK_NEAR(t, grad[1][8 * row + k], row == 3 ? 0 : grad[0][8 * row + k], 1e-15);
+    CHECK(t, fabs(grad[0][3 * 8]) > 1e-6);
+    free(grad[0]), free(grad[1]);
 }
 
 /* Recomputing the blocks in backward changes no bit, and keeps less. */
@@ -108,10 +171,10 @@ static void recompute(test *t) {
 /* Greedy sampling with the cache picks what the whole sequence run again picks. */
 static void sampling(test *t) {
     enum { PROMPT = 3, TOTAL = 12 };
-    for (int kind = 0; kind < 2; kind++) {
+    for (int kind = 0; kind < 2 + OPTIONS; kind++) {
         bb_context *ctx = test_open();
         uint64_t state = 40;
-        bb_nn_config c = with(kind, kind, BB_F64, 2);
+        bb_nn_config c = kind < 2 ? with(kind, kind, BB_F64, 2) : with_options(kind - 2);
         bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
         scramble(t, model->params, &state);
         bb_nn_cache *cache = bb_nn_cache_new(model, 1, TOTAL);
@@ -238,6 +301,7 @@ static void failing_memory(test *t) { alloc_failure_loop(t, whole_life); }
 
 static const test_row rows[] = {
     {"shapes", shapes},       {"gradient", gradient},
+    {"windows", windows},     {"padding", padding},
     {"recompute", recompute}, {"sampling", sampling},
     {"training", training},   {"repeats", repeats},
     {"errors", errors},       {"failing_memory", failing_memory},

@@ -19,6 +19,7 @@ import onnx.reference
 import onnxruntime
 
 warnings.filterwarnings("ignore")
+onnxruntime.set_default_logger_severity(4)
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32,
           "U8": np.uint8, "BOOL": np.bool_}
 counts = {"models": 0, "runs": 0, "lacking": 0, "failed": 0}
@@ -90,7 +91,7 @@ def check(path):
                 session = Reference(path)
             elif session is None:
                 options = onnxruntime.SessionOptions()
-                options.log_severity_level = 3
+                options.log_severity_level = 4
                 options.intra_op_num_threads = 1
                 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             compare(case, session, metadata, tensors)

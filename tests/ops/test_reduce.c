@@ -370,7 +370,24 @@ static void out_of_memory(bb_context *ctx) {
 }
 static void test_memory(test *t) { alloc_failure_loop(t, out_of_memory); }
 
+/* The gradient of a late element is the sum of the few cotangents after it, to their own last
+ * digit, however large those before it are. */
+static void test_cumsum_gradient_keeps_small_rests(test *t) {
+    static const double seed[] = {4096, 300, -70, 1, 0.0078125},
+                        rests[] = {4327, 231, -69, 1.0078125, 0.0078125};
+    bb_context *ctx = test_open();
+    double got[10];
+    bb_t x = bb_set_requires_grad(bb_zeros(ctx, BB_BF16, BB_SHAPE(2, 5)), true);
+    bb_t row = bb_from_f64(ctx, BB_BF16, BB_SHAPE(5), seed);
+    bb_backward(bb_cumsum(x, -1), bb_expand(row, BB_SHAPE(2, 5)));
+    CHECK_OK(t, ctx);
+    bb_read_f64(bb_grad(x), got, 10);
+    for (int i = 0; i < 10; i++) CHECK_NEAR(t, got[i], rests[i % 5], 0x1p-8 * fabs(rests[i % 5]));
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
+    {"cumsum_gradient_keeps_small_rests", test_cumsum_gradient_keeps_small_rests},
     {"sum", test_sum},
     {"mean", test_mean},
     {"amax", test_amax},

@@ -32,8 +32,8 @@ class RoPE(Spec):
         angle = (attrs.get("scale", 1.0) * position[:, None]
                  * attrs.get("base", 10000.0) ** (-2 * half / dims))
         cosine, sine, minus = angle.cos(), angle.sin(), -1.0
-        if sizes:
-            cosine, sine, minus = cosine.abs(), sine.abs(), 1.0
+        if sizes:  # an angle of hundreds of radians is off by an ulp of its own
+            cosine, sine, minus = torch.ones_like(angle), torch.ones_like(angle), 1.0
         rotated, rest = t[..., :dims], t[..., dims:]
         if attrs.get("interleaved", False):
             first, second = rotated[..., 0::2], rotated[..., 1::2]

@@ -46,7 +46,7 @@ TABLE.update({
     "sigmoid": (4, 1, 6, 4),
     "erf": (4, 1, 6, 4),
     "pow": (4, 1, 6, 3),
-    "cumsum": (4, 1, 6, 3),
+    "cumsum": (0, 1, 0, 1),
     "matmul": (4, 1, 6, 2),  # each batch's product, and their sum
     "sum": (0, 1, 0, 0),
     "mean": (1, 1, 2, 1),

@@ -5,7 +5,9 @@ are that enter each element of the output and of the gradients, and how many the
 """
 
 import math
+import warnings
 
+import numpy
 import torch
 
 import norms
@@ -248,8 +250,8 @@ add("argmax", Argmax(None, ALL, "ties", fits="not empty"))
 
 def cumsum_terms(x, axis, y, dy):
     terms = {"": (x.abs().cumsum(axis), x.shape[axis], 0)}
-    if dy is not None:  # the rule: the whole sum, less what came before
-        terms["input"] = (dy.abs().sum(axis, True).expand_as(x), x.shape[axis], 0)
+    if dy is not None:
+        terms["input"] = (dy.abs().flip(axis).cumsum(axis).flip(axis), x.shape[axis], 0)
     return terms
 
 
@@ -578,3 +580,41 @@ add("RoPE", rope(FLOATS))
 add("SDPA", sdpa(FLOATS))
 add("adamw_", norms.AdamW(FLOATS))
 add("sgd_", norms.SGD(FLOATS))
+
+
+# ---- f64 results are held against sums of 64 significant bits (long double on x86), where PyTorch's
+# own f64 sums would be as far off as ours.
+
+def wide_mean_square(x, attrs):
+    axes = tuple(attrs.get("axes", [-1]))
+    return (x * x).mean(axis=axes, keepdims=True) + attrs.get("eps", 1e-5)
+
+
+def wide_reduce(run):
+    def result(x, attrs):
+        axes = tuple(attrs["axes"]) or None
+        return run(x["input"], axis=axes, keepdims=attrs["keepdim"])
+    return result
+
+
+WIDE = {
+    "sum": wide_reduce(numpy.sum),
+    "mean": wide_reduce(numpy.mean),
+    "cumsum": lambda x, attrs: numpy.cumsum(x["input"], attrs["axis"]),
+    "sum_squares": lambda x, attrs: (x["input"] * x["input"]).sum(),
+    "matmul": lambda x, attrs: x["input"] @ x["other"],
+    "linear": lambda x, attrs: x["input"] @ x["weight"].T + x.get("bias", 0),
+    "RMSNormImpl": lambda x, attrs:
+        x["input"] / numpy.sqrt(wide_mean_square(x["input"], attrs)) * x["scale"],
+}
+
+
+def expect(case):
+    expected = SPECS[case.op].expect(case)
+    if case.dtype == torch.float64 and case.op in WIDE and expected[0].value.numel():
+        x = {name: t.numpy().astype(numpy.longdouble) for name, t in case.inputs.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # means of nothing are NaN, as they should be
+            y = numpy.asarray(WIDE[case.op](x, case.attrs)).astype(numpy.float64)
+        expected[0].value = torch.from_numpy(y).reshape(expected[0].value.shape)
+    return expected

@@ -35,7 +35,7 @@ import bounds  # noqa: E402
 import files  # noqa: E402
 import fixtures  # noqa: E402
 from draw import FLOATS, SHORT, Draw  # noqa: E402
-from ops import SPECS  # noqa: E402
+from ops import SPECS, expect  # noqa: E402
 from spec import Case  # noqa: E402
 
 
@@ -111,7 +111,8 @@ def run_bobbin(bobbin, case, path, folder):
 
 
 def compare(case, expected, got):
-    """Worst error of each kind in units, in shares of the bound, and the first fault."""
+    """By (kind, dtype of the result): the worst error in units and as a share of the bound. And the
+    first fault."""
     worst, share, fault = {}, {}, None
     for e in expected:
         t = got.get(e.name)
@@ -131,10 +132,10 @@ def compare(case, expected, got):
             bound = bound + e.extra
             error, wrong = bounds.judge(t, e.value, bound, e.dtype)
         if t.numel():
-            units = (error / unit).max().item()
-            worst[e.kind] = max(worst.get(e.kind, 0), units)
+            key = (e.kind, SHORT[e.dtype])
+            worst[key] = max(worst.get(key, 0), (error / unit).nan_to_num(0).max().item())
             part = torch.where(bound > 0, error / bound, torch.zeros_like(error)).max().item()
-            share[e.kind] = max(share.get(e.kind, 0), part)
+            share[key] = max(share.get(key, 0), part)
         if wrong.any() and not fault:
             i = wrong.flatten().nonzero()[0].item()
             fault = (f"{e.name}[{i}]: got {t.flatten()[i].item()!r}, expected "
@@ -166,7 +167,7 @@ def live(arguments):
             case = draw_case(ops, arguments.seed, index, arguments.op)
             again = (f"reference.py live --seed {arguments.seed} --only {index}"
                      + (f" --op {arguments.op}" if arguments.op else ""))
-            expected = SPECS[case.op].expect(case)
+            expected = expect(case)
             for path in paths_of(ops[case.op]):
                 try:
                     worst, share, fault = compare(case, expected,
@@ -182,11 +183,12 @@ def live(arguments):
                           f"    {describe(case)}\n    {again}", flush=True)
                 else:
                     passed += 1
-                for kind, units in worst.items():
-                    key = (case.op, SHORT[case.dtype], kind)
+                for (kind, dtype), units in worst.items():
+                    key = (case.op, dtype, kind)
                     table[key] = max(table.get(key, 0), units)
-                    if share[kind] >= record.get(case.op, (0,))[0]:
-                        record[case.op] = (share[kind], kind, units, SHORT[case.dtype], path, again)
+                    part = share[kind, dtype]
+                    if part >= record.get(case.op, (0,))[0]:
+                        record[case.op] = (part, kind, units, dtype, path, again)
     for op, (share, kind, units, dtype, path, again) in record.items():
         print(f"{op:14} {share:5.2f} of the bound ({units:.3g} units, {kind} {dtype} {path})  {again}")
     print(f"{len(indices)} cases against PyTorch {torch.__version__}, "
@@ -199,7 +201,7 @@ def live(arguments):
 
 def write_fixtures(_):
     ops = listed_ops(program())
-    fixtures.write_all(ops, SPECS, make_case)
+    fixtures.write_all(ops, SPECS, make_case, expect)
     return 0
 
 

@@ -46,7 +46,7 @@ class Spec:
         return {}
 
     def leaves(self, inputs):
-        return {name: t.double().requires_grad_() if t.is_floating_point() else t
+        return {name: t.double().clone().requires_grad_() if t.is_floating_point() else t
                 for name, t in inputs.items()}
 
     def shape_and_dtype(self, case):

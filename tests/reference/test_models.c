@@ -124,7 +124,7 @@ static void train(test *t, fixture *f, double *losses) {
         bb_tensor *loss = bb_cross_entropy(y, batch_of(f, step, 1), -100, BB_REDUCE_MEAN);
         losses[step] = bb_item(loss);
         bb_backward(loss, NULL);
-        bb_clip_grad_norm(f->model->params, 1);
+        bb_clip_grad_norm(f->model->params, 0.75);
         double rate = bb_schedule_lr(&schedule, step);
         CHECK_NEAR(t, rate, lr[step], 1e-15);
         bb_adamw_step(optimizer, rate);
@@ -150,7 +150,7 @@ static void check_training(test *t, const char *name, bb_dtype dtype, double bou
 
 static void training(test *t) {
     for (int m = 0; m < MODELS; m++) {
-        check_training(t, models[m], BB_F64, 1e-9);
+        check_training(t, models[m], BB_F64, 1e-12);
         check_training(t, models[m], BB_F32, 1e-5);
     }
 }

@@ -109,9 +109,9 @@ static void check_expression(test *t, bb_context *ctx, bb_dtype xd, bb_dtype sd,
         int64_t different = 0, off = 0;
         for (int64_t i = 0; i < rows * n; i++)
             different += y[i] != expression(&c, x[i], rstd[i / n], scale[i % n]);
-        /* All terms are positive, so the sum is off by its roundings alone: a square's, those of the
-         * additions (sqrt(n) / 4 for lanes that are added pairwise), of the mean and of eps, all
-         * halved by the root; then the root's and the quotient's. */
+        /* All terms are positive, so the sum is off by its roundings alone: a square's, those of
+         * the additions (sqrt(n) / 4 for lanes that are added pairwise), of the mean and of eps,
+         * all halved by the root; then the root's and the quotient's. */
         double bound = (5 + sqrt((double)n) / 8) * 0x1p-24;
         for (int64_t r = 0; r < rows; r++) {
             double exact = exact_rstd(x + r * n, n, attrs.eps);
@@ -189,6 +189,49 @@ static void test_dscale_of_many_rows(test *t) {
     }
     free(x);
     free(dy);
+    bb_close(ctx);
+}
+
+/* An f64 input with a narrower scale is f64 throughout, backward too. */
+static void test_f64_input(test *t) {
+    enum { COUNT = 5 * 67, DIM = 67 };
+    bb_context *ctx = test_open();
+    for (int s = BB_F64; s <= BB_BF16; s++) {
+        double *x = draw_values(BB_F64, 11, COUNT), *scale = draw_values((bb_dtype)s, 12, DIM),
+               *dy = draw_values(BB_F64, 13, COUNT);
+        for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
+            double y[COUNT], dx[COUNT], dscale[DIM], expected[DIM] = {0};
+            bb_tensor *input = bb_set_requires_grad(bb_from_f64(ctx, BB_F64, SH(5, DIM), x), true),
+                      *weight =
+                          bb_set_requires_grad(bb_from_f64(ctx, (bb_dtype)s, SH(DIM), scale), true);
+            bb_set_path(ctx, (bb_path)path);
+            bb_tensor *out = bb_rms_norm(input, weight, 0.25);
+            bb_backward(out, bb_from_f64(ctx, BB_F64, SH(5, DIM), dy));
+            CHECK_OK(t, ctx);
+            CHECK(t, bb_dtype_of(out) == BB_F64 && bb_dtype_of(bb_grad(weight)) == (bb_dtype)s);
+            bb_read_f64(out, y, COUNT);
+            bb_read_f64(bb_grad(input), dx, COUNT);
+            bb_read_f64(bb_grad(weight), dscale, DIM);
+            for (int r = 0; r < 5; r++) {
+                double rstd = exact_rstd(x + r * DIM, DIM, 0.25), back = 0;
+                for (int i = 0; i < DIM; i++)
+                    back += dy[r * DIM + i] * scale[i] * x[r * DIM + i] * rstd / DIM;
+                for (int i = 0; i < DIM; i++) {
+                    double xhat = x[r * DIM + i] * rstd, cotangent = dy[r * DIM + i];
+                    CHECK_NEAR(t, y[r * DIM + i], xhat * scale[i], 1e-14);
+                    CHECK_NEAR(t, dx[r * DIM + i], rstd * (cotangent * scale[i] - xhat * back),
+                               1e-13);
+                    expected[i] += cotangent * xhat;
+                }
+            }
+            for (int i = 0; i < DIM; i++)
+                CHECK_NEAR(t, dscale[i], expected[i], 1e-13 + dtype_epsilon((bb_dtype)s) * 8);
+            bb_end_step(ctx);
+        }
+        free(x);
+        free(scale);
+        free(dy);
+    }
     bb_close(ctx);
 }
 
@@ -399,6 +442,7 @@ static const test_row table[] = {
     {"expression", test_expression},
     {"rows", test_rows},
     {"dscale_of_many_rows", test_dscale_of_many_rows},
+    {"f64_input", test_f64_input},
     {"odd_values", test_odd_values},
     {"eps", test_eps},
 };

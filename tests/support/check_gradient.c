@@ -271,10 +271,11 @@ void check_gradient(checker *k) {
         if (k->has_fused_backward) check_low(k, low[d], BB_PATH_FUSED);
         check_low(k, low[d], k->op->decompose ? BB_PATH_COMPOSED : BB_PATH_AUTO);
     }
-    if (k->c->no_second) return;
-    setup s = {BB_F64, BB_PATH_AUTO, CONTIGUOUS};
-    inputs in;
-    if (!inputs_draw(k, &s, &in)) return;
-    check_differences(k, &s, &in, true);
-    inputs_free(&in);
+    for (int l = 0; l < LAYOUTS && !k->c->no_second; l++) {
+        setup s = {BB_F64, BB_PATH_AUTO, (layout)l};
+        inputs in;
+        if (!layout_applies(k->c, (layout)l) || !inputs_draw(k, &s, &in)) continue;
+        check_differences(k, &s, &in, true);
+        inputs_free(&in);
+    }
 }

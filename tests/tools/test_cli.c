@@ -39,7 +39,7 @@ static void refuses_wrong_use(test *t) {
         {"op add", "bobbin op: --output: expected a value, got nothing"},
         {"op add --output", "bobbin op: --output: expected a value, got nothing"},
         {"op add --output x --device tpu",
-         "bobbin op: --device: expected one of cpu|cuda, got 'tpu'"},
+         "bobbin op: --device: expected one of cpu|cuda|cuda-sim, got 'tpu'"},
         {"op add --output x --path fast",
          "bobbin op: --path: expected one of auto|fused|composed, got 'fast'"},
         {"op nonsense --output x",

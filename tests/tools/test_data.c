@@ -7,7 +7,7 @@ static bb_status open_file(bb_context *ctx, const scratch_folder *f, const char 
                            int64_t window, bb_corpus *corpus) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", f->path, name);
-    return bb_corpus_open(ctx, path, window, corpus);
+    return bb_corpus_open(ctx, path, window, NULL, corpus);
 }
 
 /* A file whose bytes tell their place, so that each window can be checked. */
@@ -85,12 +85,12 @@ static void shortest_file(test *t) {
 static void default_text(test *t) {
     bb_corpus c;
     bb_context *ctx = test_open();
-    if (CHECK(t, bb_corpus_open(ctx, NULL, 128, &c) == BB_OK)) {
+    if (CHECK(t, bb_corpus_open(ctx, NULL, 128, NULL, &c) == BB_OK)) {
         CHECK(t, c.count > 4000000 && c.entropy > 0.1 && c.entropy < 2);
         CHECK_INT(t, c.train_count, c.count - (c.count + 9) / 10);
         uint64_t fingerprint = c.fingerprint;
         bb_corpus_close(&c);
-        CHECK(t, bb_corpus_open(ctx, NULL, 64, &c) == BB_OK && c.fingerprint == fingerprint);
+        CHECK(t, bb_corpus_open(ctx, NULL, 64, NULL, &c) == BB_OK && c.fingerprint == fingerprint);
         bb_corpus_close(&c);
     }
     bb_close(ctx);

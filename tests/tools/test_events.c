@@ -22,8 +22,7 @@ static void comes_back(test *t) {
     snprintf(path, sizeof path, "%s/metrics.csv", f.path);
     CHECK_INT(t, bb_events_open(ctx, &events, path), BB_OK);
     const bb_event_scalar two[] = {{"loss/train", 1.5}, {"lr", 1e-30}};
-    const bb_event_scalar one = {
-        "a tag as long as a tag may be, which is sixty-three bytes for us..", -INFINITY};
+    const bb_event_scalar one = {"another", -INFINITY};
     bb_events_add(&events, 1, 1234.5, two, 2);
     bb_events_add(&events, INT64_MAX, 1e9, &one, 1);
     CHECK_INT(t, bb_events_flush(ctx, &events), BB_OK);
@@ -37,7 +36,7 @@ static void comes_back(test *t) {
     CHECK_NEAR(t, event_value(&got, "lr", 1), (double)1e-30f, 0);
     CHECK_NEAR(t, got.value[0].time, 1234.5, 0);
     CHECK_INT(t, got.value[2].step, INT64_MAX);
-    CHECK(t, isinf(got.value[2].value) && strlen(got.value[2].tag) == 63);
+    CHECK(t, isinf(got.value[2].value) && strcmp(got.value[2].tag, "another") == 0);
     bb_close(ctx);
     scratch_close(&f);
 }
@@ -45,6 +44,7 @@ static void comes_back(test *t) {
 static void full_disk(test *t) {
     bb_context *ctx = test_open();
     bb_events events = {.file = fopen("/dev/full", "wb"), .path = "/dev/full"};
+    events.event.ctx = events.summary.ctx = events.value.ctx = ctx;
     if (events.file) {
         bb_events_add(&events, 1, 1, &(bb_event_scalar){"lr", 1}, 1);
         CHECK_INT(t, bb_events_flush(ctx, &events), BB_ERR_IO);

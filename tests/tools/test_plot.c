@@ -10,7 +10,7 @@ static char *draw(test *t, const scratch_folder *f, const char *csv, double entr
     snprintf(out, sizeof out, "%s/loss.svg", f->path);
     scratch_write(f, "metrics.csv", csv, strlen(csv));
     bb_context *ctx = test_open();
-    bb_plot_loss(ctx, &(bb_plot){"a <b> & \"c\"", in, out, entropy});
+    bb_plot_loss(ctx, &(bb_plot){"a <b> & \"c\"", in, out, entropy, NULL});
     if (expected == BB_OK)
         CHECK_OK(t, ctx);
     else

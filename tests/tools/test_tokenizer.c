@@ -2,7 +2,7 @@
  * tests/reference/models/tokenizers/make.py), and files that are refused. */
 #include "io/io.h"
 #include "tests/tools/program.h"
-#include "tools/tokenizer.h"
+#include "tools/tokenizer_parts.h"
 #include "tools/unicode.h"
 
 #define ROOT BOBBIN_SOURCE_DIR "/tests/reference/models/tokenizers/"
@@ -76,6 +76,29 @@ static void same_as_the_package(test *t) {
     bb_close(ctx);
 }
 
+/* Where each way to cut cuts the text, whatever the model would make of the pieces. */
+static void pieces(test *t) {
+    static const char *const names[] = {[BB_SPLIT_GPT2] = "gpt2",
+                                        [BB_SPLIT_LLAMA3] = "llama3",
+                                        [BB_SPLIT_QWEN] = "qwen",
+                                        [BB_SPLIT_DIGITS] = "digits",
+                                        [BB_SPLIT_EACH_DIGIT] = "each_digit"};
+    bb_context *ctx = test_open();
+    size_t bytes;
+    char *text = slurp(ROOT "text.txt", &bytes);
+    int32_t *length = malloc((bytes + 1) * sizeof *length);
+    for (int k = 0; k < 5; k++) {
+        int64_t n = 0;
+        for (size_t at = 0; at < bytes; at += (size_t)length[n++])
+            length[n] = (int32_t)bb_split_next((bb_splitter)k, text + at, bytes - at);
+        check_ids(t, ctx, "pieces", names[k], length, n);
+    }
+    free(length);
+    free(text);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void bytes(test *t) {
     bb_context *ctx = test_open();
     int32_t *ids = NULL;
@@ -123,6 +146,7 @@ static void normal_form(test *t) {
         {"\uac00\u11a8", "\uac01"},
         {"\u0344", "\u0308\u0301"},
         {"o\u0302\u0301", "\u1ed1"},
+        {"a\u0310\u0301", "a\u0310\u0301"}, /* blocked by a mark of its class */
         {"plain", "plain"},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
@@ -233,6 +257,7 @@ static void damaged(test *t) {
 }
 
 static const test_row rows[] = {{"same_as_the_package", same_as_the_package},
+                                {"pieces", pieces},
                                 {"bytes", bytes},
                                 {"long_word", long_word},
                                 {"normal_form", normal_form},

@@ -50,9 +50,14 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
      * turn of grid loops. */
     const char *sms = getenv("BOBBIN_SIM_SMS");
     info->multiprocessors = sms && atoi(sms) > 0 ? atoi(sms) : 4;
-    info->major = 9;
-    info->minor = 0;
-    info->shared_bytes = 232448;
+    const char *capability = getenv("BOBBIN_SIM_CAPABILITY"); /* "75": as such a device; 90 */
+    const int number = capability ? atoi(capability) : 90;
+    info->major = number / 10;
+    info->minor = number % 10;
+    info->shared_bytes = number < 80    ? 65536
+                         : number == 80 ? 166912
+                         : number < 90  ? 101376
+                                        : 232448;
     info->memory_bytes = r->limit;
     return r;
 }
@@ -133,6 +138,11 @@ bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const cha
     char text[160];
     snprintf(text, sizeof text, "argument %d of the kernel %s", argument, why);
     return bb_cuda_fail(cuda, name, text);
+}
+
+const char *bb_sim_device_fault(bb_cuda *cuda, size_t shared_bytes) {
+    return shared_bytes > cuda->info.shared_bytes ? "more shared memory than the device has"
+                                                  : nullptr;
 }
 
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,

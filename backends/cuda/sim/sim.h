@@ -168,7 +168,8 @@ const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_by
 /* NULL, or what is wrong with a pointer that a kernel is given. */
 const char *bb_sim_pointer_fault(const void *p);
 
-/* Arguments: pointers must be the device's; so must those a struct shows through each_pointer(f). */
+/* Arguments: pointers must be the device's; so must those a struct shows through each_pointer(f).
+ */
 struct bb_sim_pointer_check {
     const char *fault = nullptr;
     void operator()(const void *p) {
@@ -188,6 +189,8 @@ template <typename T> static inline const char *bb_sim_argument_fault(const T &x
     return nullptr;
 }
 bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const char *why);
+/* NULL, or why the device cannot run such a block. */
+const char *bb_sim_device_fault(bb_cuda *cuda, size_t shared_bytes);
 
 template <typename... P, typename... A>
 static inline bb_status bb_sim_launch(bb_cuda *cuda, const char *name, void (*kernel)(P...),
@@ -196,7 +199,9 @@ static inline bb_status bb_sim_launch(bb_cuda *cuda, const char *name, void (*ke
     const char *faults[] = {bb_sim_argument_fault(a, 0)..., nullptr};
     for (int i = 0; i < (int)sizeof...(A); i++)
         if (faults[i]) return bb_sim_refuse(cuda, name, i, faults[i]);
+    const char *unfit = bb_sim_device_fault(cuda, shared_bytes);
     return bb_sim_enqueue(cuda, name, [=] {
+        if (unfit) return unfit;
         return bb_sim_run(name, grid, block, shared_bytes, [=] { kernel((P)a...); });
     });
 }

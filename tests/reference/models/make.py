@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 HERE = pathlib.Path(__file__).resolve().parent
-STEPS, BATCH, T, WARMUP, LR, MIN_LR, CLIP = 100, 2, 16, 10, 3e-3, 1e-4, 1.0
+STEPS, BATCH, T, WARMUP, LR, MIN_LR, CLIP = 100, 2, 16, 10, 3e-3, 1e-4, 0.75
 NEW_TOKENS = 24
 COMMON = dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
               num_key_value_heads=2, head_dim=12, max_position_embeddings=64, initializer_range=0.15,
@@ -85,7 +85,7 @@ def train(model, tokens, masters=False, apart=False):
     schedule = sched.SequentialLR(optimizer, [
         sched.LinearLR(optimizer, start_factor=1 / WARMUP, total_iters=WARMUP - 1),
         sched.CosineAnnealingLR(optimizer, T_max=STEPS - 1 - WARMUP, eta_min=MIN_LR)], milestones=[WARMUP])
-    losses, rates = [], []
+    losses, rates, norms = [], [], []
     for step in range(STEPS):
         parts = tokens[step].split(1) if apart else [tokens[step]]
         loss = 0
@@ -97,7 +97,7 @@ def train(model, tokens, masters=False, apart=False):
             for p, copy in zip(params, copies):
                 copy.grad = p.grad.float()
                 p.grad = None
-        torch.nn.utils.clip_grad_norm_(copies, CLIP, foreach=False)
+        norms.append(torch.nn.utils.clip_grad_norm_(copies, CLIP, foreach=False).item())
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
@@ -107,6 +107,8 @@ def train(model, tokens, masters=False, apart=False):
                 for p, copy in zip(params, copies):
                     p.copy_(copy)
         losses.append(loss.item())
+    if not masters:
+        print("clipped", sum(n > CLIP for n in norms), "of", STEPS, "steps")
     return torch.tensor(losses, dtype=torch.float64), torch.tensor(rates, dtype=torch.float64)
 
 

@@ -5,11 +5,13 @@
 
 Three small byte-level BPEs in the forms of GPT-2, Llama 3 and Qwen are trained on text.txt, which holds words, contractions,
 digits, runs of white space, many scripts, and stretches of random characters. NAME.json is the tokenizer, NAME.safetensors what
-it makes of text.txt, and of a short text with the tokens that its post-processor adds. The classes of characters are asked of the
+it makes of text.txt, and of a short text with the tokens that its post-processor adds. pieces.safetensors is where each way to
+cut cuts the text. The classes of characters are asked of the
 package's own regular expressions, so that they are those of its version of Unicode.
 """
 
 import hashlib
+import json
 import pathlib
 import random
 import sys
@@ -28,7 +30,7 @@ LLAMA3, QWEN = CLAUSES % r"\p{N}{1,3}", CLAUSES % r"\p{N}"
 PLAIN = """The quick brown fox isn't as quick as it WAS; they'll say it'd've been 1234567 times slower, and I'M sure we're 'right.
 It's 3.14159, 2,718,281 or 10^-9?  Two  spaces,   three,\ttabs\t\tand\r\nline\nbreaks\n\n\n   indented   \n
 def f(x):\n    return x**2  # squared\n\n\tif x != 0: y = [i for i in range(10)]\nHe'S, she'LL, THEY'RE, don't, 'twas, rock'n'roll, ''quotes''
-Grüße aus Köln, naïve café, Ångström, œuvre, ﬁne ligature, ſhort ſ: it'ſ, Kelvin K. Ελληνικά και Русский текст, עברית עִבְרִית,
+Grüße aus Köln, naïve café, Ångström, œuvre, ﬁne ligature, ſhort ſ: it'ſ x'ſa y'ſT, Kelvin K. Ελληνικά και Русский текст, עברית עִבְרִית,
 العَرَبِيَّة ١٢٣٤, हिन्दी में पाठ १२३, ภาษาไทย ๔๕, 日本語のテキスト、漢字かな交じり文。中文文本，全角１２３。한국어 문장입니다. 한국
 emoji 😀😃👩‍👩‍👧‍👦🏳️‍🌈👍🏽 and ½ ² Ⅷ ① ೩ 𝟘𝟙 𝒜𝓁𝓅𝒽𝒶, e\u0301 vs \u00e9, a\u0323\u0307 vs a\u0307\u0323, \u1e9b\u0323, \u212b, \uf900,
 no-break\u00a0space, thin\u2009space, ideographic\u3000space, line\u2028separator, \u0085next, zero\u200bwidth, \ufeffBOM, \u0000nul, \u007fdel.
@@ -73,6 +75,11 @@ def llama3():
         pre_tokenizers.Split(Regex(LLAMA3), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     train(t, ["<|begin|>", "<|end|>", "<|endof|>"])
+    # Whole words that no merge makes any more: ignore_merges finds them in the vocabulary.
+    data = json.loads(t.to_str())
+    words = {word for word, _ in t.pre_tokenizer.pre_tokenize_str(PLAIN)}
+    data["model"]["merges"] = [m for m in data["model"]["merges"] if len(m[0] + m[1]) < 3 or m[0] + m[1] not in words]
+    t = Tokenizer.from_str(json.dumps(data))
     begin, end = t.token_to_id("<|begin|>"), t.token_to_id("<|end|>")
     t.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=True),
@@ -101,6 +108,14 @@ def digits():
     return t
 
 
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def pieces(splitter, text):
+    """How many bytes each piece has."""
+    return torch.tensor([len(text[a:b].encode()) for _, (a, b) in splitter.pre_tokenize_str(text)], dtype=torch.int32)
+
+
 def fixtures():
     text = PLAIN + random_text(5, 9000) + "\n " + random_text(6, 3000)
     (HERE / "text.txt").write_bytes(text.encode())
@@ -114,6 +129,11 @@ def fixtures():
         print(make.__name__, len(plain), "tokens; decoded equal:", t.decode(plain, skip_special_tokens=False) == wanted)
         save_file({"ids": torch.tensor(plain, dtype=torch.int32), "special": torch.tensor(special, dtype=torch.int32)},
                   HERE / f"{make.__name__}.safetensors")
+    isolated = {"gpt2": GPT2, "llama3": LLAMA3, "qwen": QWEN}
+    out = {name: pieces(pre_tokenizers.Split(Regex(pattern), behavior="isolated"), text) for name, pattern in isolated.items()}
+    out["digits"] = pieces(pre_tokenizers.Digits(individual_digits=False), text)
+    out["each_digit"] = pieces(pre_tokenizers.Digits(individual_digits=True), text)
+    save_file(out, HERE / "pieces.safetensors")
     files = sorted(p for p in HERE.iterdir() if p.suffix in (".json", ".safetensors", ".txt"))
     (HERE / "SHA256SUMS").write_text("".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files))
 

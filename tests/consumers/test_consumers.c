@@ -1,0 +1,170 @@
+/* Those who build on the library: each consumer of this folder, built and run against an installed
+ * copy (add_subdirectory: against the sources). */
+#include "tests/support/files.h"
+#include "tests/tools/program.h"
+
+enum { SAID = 16384 };
+
+/* Runs a command by the shell; all it says must hold `part`. */
+static bool runs(test *t, const char *part, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static bool runs(test *t, const char *part, const char *format, ...) {
+    char command[4096], said[SAID];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(command, sizeof command, format, list);
+    va_end(list);
+    int code = run_command(command, said, sizeof said);
+    return CHECK_MSG(t, code == 0 && strstr(said, part), "%s\nexit %d, expected '%s' in: %s",
+                     command, code, part, said);
+}
+
+static bool has(const char *command) {
+    char said[SAID];
+    return run_command(command, said, sizeof said) == 0;
+}
+
+/* A prefix with the library in it. Sanitized libraries want a sanitized program: what a consumer
+ * sees is the same, so the normal build alone tests it. */
+static bool install(test *t, scratch_folder *f) {
+    if (*BOBBIN_SANITIZE) {
+        test_skip(t, "sanitizer build: consumers are tested in the normal one");
+        return false;
+    }
+    return scratch_open(t, f) && runs(t, "bobbin.h", "cmake --install '%s' --prefix '%s/prefix'",
+                                      BOBBIN_BINARY_DIR, f->path);
+}
+
+static void test_installed(test *t) {
+    static const char *const files[] = {"include/bobbin/bobbin.h",
+                                        "include/bobbin/core/core.h",
+                                        "include/bobbin/ops/attrs.h",
+                                        BOBBIN_LIBDIR "/libbobbin.so",
+                                        BOBBIN_LIBDIR "/libbobbin.a",
+                                        BOBBIN_LIBDIR "/pkgconfig/bobbin.pc",
+                                        BOBBIN_LIBDIR "/cmake/Bobbin/BobbinConfigVersion.cmake",
+                                        "share/bobbin/bobbin.py",
+                                        "share/man/man1/bobbin.1"};
+    scratch_folder f;
+    if (!install(t, &f)) return;
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/prefix/%s", f.path, files[i]);
+        CHECK_MSG(t, access(path, R_OK) == 0, "%s is not installed", files[i]);
+    }
+    runs(t, "bobbin " BOBBIN_VERSION, "'%s/prefix/bin/bobbin' --version", f.path);
+    /* Nothing of the inside, and no path of this machine's build. */
+    runs(t, "0", "find '%s/prefix/include' -name impl.h | wc -l", f.path);
+    runs(t, "none",
+         "grep -rlF '%s' '%s/prefix/include' '%s/prefix/" BOBBIN_LIBDIR
+         "/cmake' '%s/prefix/" BOBBIN_LIBDIR "/pkgconfig' || echo none",
+         BOBBIN_SOURCE_DIR, f.path, f.path, f.path);
+    scratch_close(&f);
+}
+
+static void test_find_package(test *t) {
+    scratch_folder f;
+    if (!has("c++ --version")) {
+        test_skip(t, "no C++ compiler here");
+        return;
+    }
+    if (!install(t, &f)) return;
+    if (runs(t, "Generating done",
+             "cmake -S '%s/tests/consumers/find_package' -B '%s/build' "
+             "-DCMAKE_PREFIX_PATH='%s/prefix' 2>&1",
+             BOBBIN_SOURCE_DIR, f.path, f.path) &&
+        runs(t, "Built target", "cmake --build '%s/build' 2>&1", f.path)) {
+        runs(t, "C++ fine", "'%s/build/shared' 2>&1", f.path);
+        runs(t, "C++ fine", "'%s/build/static' 2>&1", f.path);
+        runs(t, "libbobbin.so.0.1", "readelf -d '%s/build/shared'", f.path);
+    }
+    /* A version that this is not. */
+    runs(t, "refused",
+         "sed 's/Bobbin 0.1 /Bobbin 0.2 /' '%s/tests/consumers/find_package/CMakeLists.txt' "
+         ">'%s/CMakeLists.txt' && "
+         "if cmake -S '%s' -B '%s/later' -DCMAKE_PREFIX_PATH='%s/prefix' >/dev/null 2>&1; then "
+         "echo found; else "
+         "echo refused; fi",
+         BOBBIN_SOURCE_DIR, f.path, f.path, f.path, f.path);
+    scratch_close(&f);
+}
+
+static void test_pkg_config(test *t) {
+    scratch_folder f;
+    if (!has("pkg-config --version")) {
+        test_skip(t, "no pkg-config here");
+        return;
+    }
+    if (!install(t, &f)) return;
+    for (int fixed = 0; fixed < 2; fixed++) { /* the shared library, then the static one */
+        bool built = runs(
+            t, "",
+            "cd '%s' && export PKG_CONFIG_PATH='%s/prefix/" BOBBIN_LIBDIR "/pkgconfig' && "
+            "%s -std=c11 -Wall -Wextra -Wpedantic -Werror $(pkg-config --cflags bobbin) -o c%d "
+            "'%s/tests/consumers/pkg_config/main.c' $(pkg-config --libs %s bobbin | sed '%s') 2>&1",
+            f.path, f.path, BOBBIN_C_COMPILER, fixed, BOBBIN_SOURCE_DIR, fixed ? "--static" : "",
+            fixed ? "s/-lbobbin/-l:libbobbin.a/" : "");
+        if (built)
+            runs(t, "C fine", "LD_LIBRARY_PATH='%s/prefix/" BOBBIN_LIBDIR "' '%s/c%d' 2>&1", f.path,
+                 f.path, fixed);
+    }
+    runs(t, BOBBIN_VERSION,
+         "PKG_CONFIG_PATH='%s/prefix/" BOBBIN_LIBDIR "/pkgconfig' pkg-config --modversion bobbin",
+         f.path);
+    scratch_close(&f);
+}
+
+/* Builds the whole library once more, without optimization. */
+static void test_add_subdirectory(test *t) {
+    scratch_folder f;
+    if (*BOBBIN_SANITIZE) {
+        test_skip(t, "sanitizer build: consumers are tested in the normal one");
+        return;
+    }
+    if (!scratch_open(t, &f)) return;
+    if (runs(t, "Generating done",
+             "cmake -S '%s/tests/consumers/add_subdirectory' -B '%s/build' -G Ninja -DBOBBIN='%s' "
+             "-DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG=-O0 -DBOBBIN_LOOPS_LEVEL=-O0 2>&1",
+             BOBBIN_SOURCE_DIR, f.path, BOBBIN_SOURCE_DIR) &&
+        runs(t, "", "cmake --build '%s/build' --target consumer 2>&1", f.path))
+        runs(t, "C fine", "'%s/build/consumer' 2>&1", f.path);
+    scratch_close(&f);
+}
+
+/* The first Python with NumPy: BOBBIN_PYTHON, the project's environment, the system's. */
+static bool find_python(char python[1024]) {
+    const char *chosen = getenv("BOBBIN_PYTHON");
+    const char *const candidates[] = {chosen ? chosen : "python3",
+                                      BOBBIN_SOURCE_DIR "/.venv/bin/python", "python3"};
+    for (int i = 0; i < 3; i++) {
+        char command[1200];
+        snprintf(python, 1024, "%s", candidates[i]);
+        snprintf(command, sizeof command, "'%s' -c 'import numpy; numpy.from_dlpack' 2>&1", python);
+        if (has(command)) return true;
+    }
+    return false;
+}
+
+static void test_python(test *t) {
+    scratch_folder f;
+    char python[1024];
+    if (!find_python(python)) {
+        test_skip(t, "no python3 with numpy 1.22 or newer here (BOBBIN_PYTHON names one)");
+        return;
+    }
+    if (!install(t, &f)) return;
+    runs(t, "Python fine",
+         "env -u BOBBIN_LIBRARY PYTHONPATH='%s/prefix/share/bobbin' PYTHONDONTWRITEBYTECODE=1 '%s' "
+         "'%s/tests/consumers/python/consumer.py' '%s/README.md' 2>&1",
+         f.path, python, BOBBIN_SOURCE_DIR, BOBBIN_SOURCE_DIR);
+    scratch_close(&f);
+}
+
+static const test_row rows[] = {
+    {"what is installed", test_installed},
+    {"find_package, C++", test_find_package},
+    {"pkg-config, C", test_pkg_config},
+    {"add_subdirectory, C", test_add_subdirectory},
+    {"Python", test_python},
+};
+TEST_MAIN(rows)
