@@ -182,10 +182,11 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
     }
     bb_status status = ctx->status;
     int mark = tape->count; /* the walk ends at the aliases */
-    bb_tensor *output = status ? NULL : run(user, again, n);
+    bb_tensor *cotangent = grad->grad_out[0];
+    bb_tensor *output = status ? NULL : run(user, again, n, &cotangent);
     status = ctx->status;
     if (!status && output && output->requires_grad) {
-        bb_tensor *g = w->create_graph ? grad->grad_out[0] : bb_detach_header(grad->grad_out[0]);
+        bb_tensor *g = w->create_graph ? cotangent : bb_detach_header(cotangent);
         /* Nodes made before this run are the outer walk's business: it will come to them. */
         status = g ? captured_walk(tape, w, output, g, targets, wanted, mark, found) : ctx->status;
         for (int i = 0, k = 0; i < n && !status; i++)
