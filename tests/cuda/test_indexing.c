@@ -47,6 +47,27 @@ static void test_embedding(test *t) {
     bb_close(ctx);
 }
 
+/* In the order of the index, however many others stand between: f32 gives 1 + 1e8 - 1e8 = 0 in this
+ * order and 1 in most others. */
+static void test_order(test *t) {
+    enum { N = 3000, V = 400 };
+    bb_context *ctx = test_open();
+    for (int spread = 1; spread < 1200; spread = spread * 3 + 1) {
+        double *tokens = some_values(N, 81, V - 1), *g = some_values(N, 82, 7), v[V];
+        for (int i = 0; i < 3; i++) tokens[i * spread] = V - 1;
+        g[0] = 1, g[spread] = 1e8, g[2 * spread] = -1e8;
+        bb_t w = bb_set_requires_grad(bb_zeros(ctx, BB_F32, BB_SHAPE(V, 1)), true);
+        bb_backward(bb_embedding(w, bb_from_f64(ctx, BB_I64, BB_SHAPE(N), tokens)),
+                    bb_from_f64(ctx, BB_F32, BB_SHAPE(N, 1), g));
+        bb_read_f64(bb_grad(w), v, V);
+        CHECK_MSG(t, v[V - 1] == 0, "%d apart: got %g", spread, v[V - 1]);
+        free(tokens), free(g);
+        bb_end_step(ctx);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 /* Each form of scatter_add against plain loops: a list spread over rows on the first, the middle
  * and the last axis, and an index of its own for each element. */
 static void test_scatter(test *t) {
@@ -169,8 +190,8 @@ static void test_late_errors(test *t) {
 }
 
 static const test_row rows[] = {
-    {"embedding", test_embedding},     {"scatter", test_scatter},
-    {"rows_moved", test_rows_moved},   {"same_bytes", test_same_bytes},
-    {"late_errors", test_late_errors},
+    {"embedding", test_embedding},   {"order", test_order},
+    {"scatter", test_scatter},       {"rows_moved", test_rows_moved},
+    {"same_bytes", test_same_bytes}, {"late_errors", test_late_errors},
 };
 TEST_MAIN(rows)

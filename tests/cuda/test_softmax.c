@@ -58,11 +58,11 @@ static void check_softmax(test *t, bb_context *ctx, const sizes *s, bool logarit
 
 static void test_lengths(test *t) {
     static const sizes all[] = {
-        {9, 8, 0, BB_F32},     {9, 9, 0, BB_F32},     {5, 256, 0, BB_F32},   {5, 257, 0, BB_F32},
-        {3, 264, 0, BB_F32},   {3, 1024, 0, BB_F32},  {3, 1025, 0, BB_F32},  {2, 1028, 0, BB_F32},
-        {2, 8192, 0, BB_F32},  {1, 8196, 0, BB_F32},  {9, 16, 0, BB_BF16},   {9, 24, 8, BB_BF16},
-        {3, 1024, 0, BB_BF16}, {3, 1024, 1, BB_BF16}, {2, 1032, 0, BB_BF16}, {2, 1032, 3, BB_BF16},
-        {3, 1023, 0, BB_F64},
+        {9, 8, 0, BB_F32},      {9, 9, 0, BB_F32},     {5, 256, 0, BB_F32},   {5, 257, 0, BB_F32},
+        {3, 264, 0, BB_F32},    {3, 1024, 0, BB_F32},  {3, 1025, 0, BB_F32},  {2, 1028, 0, BB_F32},
+        {2, 8192, 0, BB_F32},   {1, 8196, 0, BB_F32},  {9, 16, 0, BB_BF16},   {9, 24, 8, BB_BF16},
+        {3, 1024, 0, BB_BF16},  {3, 1024, 1, BB_BF16}, {2, 1032, 0, BB_BF16}, {2, 1032, 3, BB_BF16},
+        {2, 1032, -1, BB_BF16}, {3, 64, -1, BB_BF16},  {3, 1023, 0, BB_F64},
     };
     bb_context *ctx = test_open();
     for (int i = 0; i < COUNT(all); i++)
@@ -119,10 +119,10 @@ static void check_cross_entropy(test *t, bb_context *ctx, const sizes *s, bb_red
 static void test_cross_entropy(test *t) {
     /* Lanes and blocks; strips of backward at 2048 packs; parts of 16384 rows. */
     static const sizes all[] = {
-        {7, 1024, 0, BB_F32},  {6, 1025, 0, BB_F32},   {6, 1032, 0, BB_BF16},
-        {6, 1032, 1, BB_BF16}, {2, 8192, 0, BB_F32},   {2, 8196, 0, BB_F32},
-        {2, 2049, 0, BB_F32},  {2, 50257, 0, BB_BF16}, {2, 50304, 0, BB_BF16},
-        {16384, 2, 0, BB_F32}, {16385, 4, 0, BB_F32},
+        {7, 1024, 0, BB_F32},   {6, 1025, 0, BB_F32},   {6, 1032, 0, BB_BF16},
+        {6, 1032, 1, BB_BF16},  {6, 1032, -1, BB_BF16}, {2, 8192, 0, BB_F32},
+        {2, 8196, 0, BB_F32},   {2, 2049, 0, BB_F32},   {2, 50257, 0, BB_BF16},
+        {2, 50304, 0, BB_BF16}, {16384, 2, 0, BB_F32},  {16385, 4, 0, BB_F32},
     };
     bb_context *ctx = test_open();
     for (int i = 0; i < COUNT(all); i++)

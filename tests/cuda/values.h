@@ -22,19 +22,20 @@ static inline double *values_of(bb_t x) {
     return v;
 }
 
-/* A tensor of such numbers, whose rows of `shape` stand `gap` elements apart and start `gap` after
- * an aligned address: no gap is the layout that is read 16 bytes at a time. */
+/* A tensor of such numbers whose rows of `shape` are cut out of longer ones: gap elements stand
+ * before each row, or -gap behind it. Without a gap it is what is read 16 bytes at a time; with one
+ * before, the first row is not aligned; with one behind, only the later ones are not. */
 static inline bb_t some_tensor(bb_context *ctx, bb_dtype dtype, bb_shape shape, int64_t gap,
                                uint64_t seed) {
     const int last = shape.rank - 1;
-    const int64_t n = shape.size[last];
+    const int64_t n = shape.size[last], start = gap > 0 ? gap : 0;
     int64_t count = 1;
-    shape.size[last] += gap;
+    shape.size[last] += gap < 0 ? -gap : gap;
     for (int i = 0; i < shape.rank; i++) count *= shape.size[i];
     double *v = some_values(count, seed, 0);
     bb_t x = bb_from_f64(ctx, dtype, shape, v);
     free(v);
-    return gap ? bb_slice(x, last, gap, gap + n, 1) : x;
+    return gap ? bb_slice(x, last, start, start + n, 1) : x;
 }
 
 #endif
