@@ -187,13 +187,9 @@ static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
     return backend_add(ctx, node->slot[0], view.out[0]);
 }
 
-/* A composite with several results becomes one number, sum(result x its gradient), whose gradient
- * is theirs together. */
-static bb_tensor *rerun_composite(void *user, bb_tensor *const *inputs, int n,
-                                  bb_tensor **cotangent) {
-    const bb_grad_call *grad = user;
-    bb_call call = *grad->call;
-    int visible = call.n_out - call.op->hidden;
+static bb_status rerun_composite(void *user, bb_tensor *const *inputs, int n,
+                                 bb_tensor *outputs[BB_MAX_OUTPUTS]) {
+    bb_call call = *(const bb_call *)user;
     call.in = inputs;
     call.n_in = n;
     for (int i = 0; i < call.n_out; i++) call.out[i] = NULL;
@@ -201,14 +197,8 @@ static bb_tensor *rerun_composite(void *user, bb_tensor *const *inputs, int n,
     call.ctx->path = BB_PATH_COMPOSED;
     bb_status status = call.op->decompose(&call);
     call.ctx->path = before;
-    if (status || visible == 1) return status ? NULL : call.out[0];
-    bb_tensor *all = NULL;
-    for (int i = 0; i < visible; i++) {
-        bb_tensor *part = bb_sum(bb_mul(call.out[i], grad->grad_out[i]), (bb_ints){0, {0}}, false);
-        all = all ? bb_add(all, part) : part;
-    }
-    *cotangent = bb_ones_like(all);
-    return all;
+    for (int i = 0; i < call.n_out - call.op->hidden && !status; i++) outputs[i] = call.out[i];
+    return status;
 }
 
 /* Fused backward: allocates what it writes; a leaf whose gradient is still empty is written
@@ -246,7 +236,7 @@ static bb_status run_rule(bb_tape *tape, const walk *w, const bb_grad_call *grad
         bb_status status = op->gradient(grad);
         return ctx->status ? ctx->status : status;
     }
-    return bb_rerun(tape, w, rerun_composite, (void *)(uintptr_t)grad, grad);
+    return bb_rerun(tape, w, rerun_composite, (void *)(uintptr_t)grad->call, grad);
 }
 
 /* A gradient that is also held elsewhere gets a handle of its own. */
