@@ -182,14 +182,20 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
     }
     bb_status status = ctx->status;
     int mark = tape->count; /* the walk ends at the aliases */
-    bb_tensor *output = status ? NULL : run(user, again, n);
-    status = ctx->status;
-    if (!status && output && output->requires_grad) {
-        bb_tensor *g = w->create_graph ? grad->grad_out[0] : bb_detach_header(grad->grad_out[0]);
+    bb_tensor *output[BB_MAX_OUTPUTS] = {NULL};
+    if (!status) status = run(user, again, n, output);
+    if (!status) status = ctx->status;
+    for (int o = 0; o < BB_MAX_OUTPUTS && !status; o++) {
+        if (!output[o] || !output[o]->requires_grad) continue;
+        bb_tensor *g = w->create_graph ? grad->grad_out[o] : bb_detach_header(grad->grad_out[o]);
         /* Nodes made before this run are the outer walk's business: it will come to them. */
-        status = g ? captured_walk(tape, w, output, g, targets, wanted, mark, found) : ctx->status;
-        for (int i = 0, k = 0; i < n && !status; i++)
-            if (grad->want[i]) grad->grad_in[i] = found[k++];
+        status =
+            g ? captured_walk(tape, w, output[o], g, targets, wanted, mark, found) : ctx->status;
+        for (int i = 0, k = 0; i < n && !status; i++) {
+            if (!grad->want[i]) continue;
+            bb_tensor *more = found[k++], *have = grad->grad_in[i];
+            grad->grad_in[i] = have && more ? bb_add(have, more) : have ? have : more;
+        }
     }
     if (!w->create_graph) bb_tape_truncate(tape, before_run);
     bb_set_grad_enabled(ctx, before);

@@ -54,10 +54,11 @@ typedef struct walk {
 } walk;
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound);
 
-/* Runs `run(user, inputs)` again with gradients on and puts d(output)/d(in[i]) for wanted inputs
- * into grad_in. With create_graph the inputs stay connected, so that the result can be
- * differentiated again. */
-typedef bb_tensor *(*bb_rerun_fn)(void *user, bb_tensor *const *inputs, int n);
+/* Runs `run(user, inputs)` again with gradients on, and puts the gradient of its outputs (NULL: not
+ * there) for wanted inputs into grad_in. With create_graph the inputs stay connected, so that the
+ * result can be differentiated again; without it run has one output. */
+typedef bb_status (*bb_rerun_fn)(void *user, bb_tensor *const *inputs, int n,
+                                 bb_tensor *outputs[BB_MAX_OUTPUTS]);
 bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
                    const bb_grad_call *grad);
 

@@ -187,7 +187,8 @@ static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
     return backend_add(ctx, node->slot[0], view.out[0]);
 }
 
-static bb_tensor *rerun_composite(void *user, bb_tensor *const *inputs, int n) {
+static bb_status rerun_composite(void *user, bb_tensor *const *inputs, int n,
+                                 bb_tensor *outputs[BB_MAX_OUTPUTS]) {
     bb_call call = *(const bb_call *)user;
     call.in = inputs;
     call.n_in = n;
@@ -196,7 +197,8 @@ static bb_tensor *rerun_composite(void *user, bb_tensor *const *inputs, int n) {
     call.ctx->path = BB_PATH_COMPOSED;
     bb_status status = call.op->decompose(&call);
     call.ctx->path = before;
-    return status ? NULL : call.out[0];
+    for (int i = 0; i < call.n_out - call.op->hidden && !status; i++) outputs[i] = call.out[i];
+    return status;
 }
 
 /* Fused backward: allocates what it writes; a leaf whose gradient is still empty is written

@@ -1,8 +1,9 @@
-/* What RMSNormImpl and layer_norm check alike. For ops/rms_norm.c and ops/layer_norm.c only. */
+/* What the norms check alike. For ops/rms_norm.c, ops/add_rms_norm.c and ops/layer_norm.c only. */
 #ifndef BOBBIN_OPS_NORM_H
 #define BOBBIN_OPS_NORM_H
 
 #include "core/core.h"
+#include "ops/ops.h"
 
 /* The type in which statistics of x are computed: narrower floats would overflow when squared. */
 static inline bb_dtype bb_statistic_dtype(bb_dtype x) { return x == BB_F64 ? BB_F64 : BB_F32; }
@@ -41,6 +42,36 @@ static inline bb_status bb_norm_infer(bb_call *call, const bb_ints *axes, double
         seen |= 1u << axis;
         statistic->shape.size[axis] = 1;
     }
+    return BB_OK;
+}
+
+/* The rule for "auto" is in ops/rms_norm.c. */
+static inline bool bb_rms_norm_rounds_last(const bb_rms_norm_attrs *a, bb_dtype input,
+                                           bb_dtype scale) {
+    bool narrow = input == BB_F16 || input == BB_BF16;
+    if (a->rounding == BB_ROUND_AUTO) return narrow && scale == BB_F32;
+    return a->rounding == BB_SCALE_THEN_ROUND;
+}
+
+/* Checks input 0, the attributes and the scale, which is input number `which`, and describes output
+ * and rstd. */
+static inline bb_status bb_rms_norm_infer(bb_call *call, const bb_rms_norm_attrs *a, int which,
+                                          bb_meta *output, bb_meta *rstd) {
+    const bb_tensor *input = call->in[0], *scale = call->in[which];
+    bb_status status = bb_norm_infer(call, &a->axes, a->eps, rstd);
+    if (status != BB_OK) return status;
+    bb_dtype x = bb_dtype_of(input), s = bb_dtype_of(scale);
+    if (!bb_dtype_is_float(s)) {
+        return bb_fail_input(call, which, "expected a floating dtype, got %s", bb_dtype_name(s));
+    }
+    bb_shape input_shape = bb_shape_of(input), scale_shape = bb_shape_of(scale);
+    if (!bb_shape_broadcast(&input_shape, &scale_shape, &output->shape)) {
+        char expected[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
+        return bb_fail_input(call, which, "expected a shape that broadcasts with input %s, got %s",
+                             bb_shape_text(&input_shape, expected),
+                             bb_shape_text(&scale_shape, got));
+    }
+    output->dtype = bb_rms_norm_rounds_last(a, x, s) ? x : bb_promote(input, scale);
     return BB_OK;
 }
 

@@ -17,36 +17,14 @@
  *
  *     dinput = rstd (dy g - c xhat)        dscale = sum(dy xhat) over the axes that scale lacks
  *
- * Fused kernels: backends/cpu/rms_norm.c, backends/cuda/rms_norm.cu. The layer: nn/rms_norm.c. */
+ * Fused kernels: backends/cpu/rms_norm.c, backends/cuda/rms_norm_forward.cu, rms_norm_backward.cu.
+ * With an addition before it: ops/add_rms_norm.c. The layer: nn/rms_norm.c. */
 #include "ops/norm.h"
 #include "ops/ops.h"
 #include "ops/table.h"
 
-static bool narrow(bb_dtype dtype) { return dtype == BB_F16 || dtype == BB_BF16; }
-
-static bool rounds_last(const bb_rms_norm_attrs *a, bb_dtype input, bb_dtype scale) {
-    if (a->rounding == BB_ROUND_AUTO) return narrow(input) && scale == BB_F32;
-    return a->rounding == BB_SCALE_THEN_ROUND;
-}
-
 static bb_status infer(bb_call *call) {
-    const bb_rms_norm_attrs *a = call->attrs;
-    const bb_tensor *input = call->in[0], *scale = call->in[1];
-    bb_status status = bb_norm_infer(call, &a->axes, a->eps, &call->meta[1]);
-    if (status != BB_OK) return status;
-    bb_dtype x = bb_dtype_of(input), s = bb_dtype_of(scale);
-    if (!bb_dtype_is_float(s)) {
-        return bb_fail_input(call, 1, "expected a floating dtype, got %s", bb_dtype_name(s));
-    }
-    bb_shape input_shape = bb_shape_of(input), scale_shape = bb_shape_of(scale);
-    if (!bb_shape_broadcast(&input_shape, &scale_shape, &call->meta[0].shape)) {
-        char expected[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
-        return bb_fail_input(call, 1, "expected a shape that broadcasts with input %s, got %s",
-                             bb_shape_text(&input_shape, expected),
-                             bb_shape_text(&scale_shape, got));
-    }
-    call->meta[0].dtype = rounds_last(a, x, s) ? x : bb_promote(input, scale);
-    return BB_OK;
+    return bb_rms_norm_infer(call, call->attrs, 1, &call->meta[0], &call->meta[1]);
 }
 
 static bb_status decompose(bb_call *call) {
@@ -58,7 +36,7 @@ static bb_status decompose(bb_call *call) {
     bb_t mean_square = bb_mean(bb_mul(x, x), a->axes, true);
     bb_t rstd = bb_rsqrt(bb_add_scalar(mean_square, bb_statistic_eps(dtype, a->eps)));
     bb_t xhat = bb_mul(x, rstd);
-    if (rounds_last(a, dtype, bb_dtype_of(scale))) {
+    if (bb_rms_norm_rounds_last(a, dtype, bb_dtype_of(scale))) {
         call->out[0] = bb_cast(bb_mul(xhat, scale), dtype);
     } else {
         call->out[0] = bb_mul(bb_cast(xhat, dtype), scale);

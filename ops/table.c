@@ -72,6 +72,7 @@ const bb_op *const bb_builtin_ops[] = {
     &bb_op_embedding,
     /* composites */
     &bb_op_rms_norm,
+    &bb_op_add_rms_norm,
     &bb_op_layer_norm,
     &bb_op_softmax,
     &bb_op_log_softmax,

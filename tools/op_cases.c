@@ -106,6 +106,7 @@ const bb_op_case bb_op_cases[] = {
     {"embedding", NULL, 2, {NORMAL(5, 3), INDEX(5, 2, 4)}},
 
     {"RMSNormImpl", NULL, 2, {NORMAL(3, 5), POSITIVE(5)}},
+    {"AddRMSNorm", NULL, 3, {NORMAL(3, 5), NORMAL(3, 5), POSITIVE(5)}},
     {"RMSNormImpl", "{\"axes\": [0, -1], \"eps\": 0.1}", 2, {NORMAL(2, 3, 4), POSITIVE(3, 4)}},
     {"LayerNorm", NULL, 3, {NORMAL(3, 5), POSITIVE(5), NORMAL(5)}},
     {"LayerNorm", NULL, 3, {NORMAL(3, 5), ABSENT, ABSENT}},

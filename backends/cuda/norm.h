@@ -7,6 +7,8 @@
 #ifndef BOBBIN_BACKENDS_CUDA_NORM_H
 #define BOBBIN_BACKENDS_CUDA_NORM_H
 
+#include <type_traits>
+
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/rows.h"
 
@@ -83,15 +85,37 @@ static inline size_t bb_norm_bytes(int dtype) {
     return dtype == BB_F64 ? 8 : dtype == BB_F32 ? 4 : 2;
 }
 
-/* ---- In kernels: W elements of T, loaded and stored 16 bytes at a time where they fill them. */
-template <typename T, int W> struct bb_span { T v[W]; };
+/* ---- In kernels: W elements of T as raw bits, read and written 16 bytes at a time where they fill
+ * them. 16-bit elements lie two in a register. */
+template <typename T, int W, bool PAIRS = sizeof(T) == 2 && W % 2 == 0> struct bb_span {
+    T v[W];
+    __device__ bb_real<T> get(int k) const { return widen(v[k]); }
+    static __device__ bb_span of(const bb_real<T> (&values)[W]) {
+        bb_span s;
+#pragma unroll
+        for (int k = 0; k < W; k++) s.v[k] = narrow<T>(values[k]);
+        return s;
+    }
+};
+template <typename T, int W> struct bb_span<T, W, true> {
+    uint32_t v[W / 2];
+    __device__ float get(int k) const { return k % 2 ? bb_high<T>(v[k / 2]) : bb_low<T>(v[k / 2]); }
+    static __device__ bb_span of(const float (&values)[W]) {
+        bb_span s;
+#pragma unroll
+        for (int k = 0; k < W / 2; k++) s.v[k] = bb_join<T>(values[2 * k], values[2 * k + 1]);
+        return s;
+    }
+};
 template <int W, typename T> static __device__ inline bb_span<T, W> bb_span_load(const T *p) {
     bb_span<T, W> s;
-    if constexpr (W * sizeof(T) % 16 == 0) {
-        const int N = bb_pack<T>::N;
+    if constexpr (sizeof s % 16 == 0) {
+        typedef typename std::remove_reference<decltype(s.v[0])>::type word;
+        const word *from = reinterpret_cast<const word *>(p);
+        const int N = bb_pack<word>::N;
 #pragma unroll
-        for (int i = 0; i < W / N; i++) {
-            const bb_pack<T> pack = bb_load16(p + i * N);
+        for (int i = 0; i < (int)sizeof s / 16; i++) {
+            const bb_pack<word> pack = bb_load16(from + i * N);
 #pragma unroll
             for (int k = 0; k < N; k++) s.v[i * N + k] = pack.v[k];
         }
@@ -103,14 +127,18 @@ template <int W, typename T> static __device__ inline bb_span<T, W> bb_span_load
 }
 template <typename T, int W>
 static __device__ inline void bb_span_store(T *p, const bb_span<T, W> &s) {
-    if constexpr (W * sizeof(T) % 16 == 0) {
-        const int N = bb_pack<T>::N;
+    if constexpr (sizeof s % 16 == 0) {
+        typedef
+            typename std::remove_cv<typename std::remove_reference<decltype(s.v[0])>::type>::type
+                word;
+        word *to = reinterpret_cast<word *>(p);
+        const int N = bb_pack<word>::N;
 #pragma unroll
-        for (int i = 0; i < W / N; i++) {
-            bb_pack<T> pack;
+        for (int i = 0; i < (int)sizeof s / 16; i++) {
+            bb_pack<word> pack;
 #pragma unroll
             for (int k = 0; k < N; k++) pack.v[k] = s.v[i * N + k];
-            bb_store16(p + i * N, pack);
+            bb_store16(to + i * N, pack);
         }
     } else {
 #pragma unroll
@@ -118,16 +146,19 @@ static __device__ inline void bb_span_store(T *p, const bb_span<T, W> &s) {
     }
 }
 template <typename T, int W> static __device__ inline bb_span<T, W> bb_span_of(bb_real<T> value) {
-    bb_span<T, W> s;
+    bb_real<T> values[W];
 #pragma unroll
-    for (int k = 0; k < W; k++) s.v[k] = narrow<T>(value);
-    return s;
+    for (int k = 0; k < W; k++) values[k] = value;
+    return bb_span<T, W>::of(values);
 }
-/* x += more, rounded to T as the op add does. */
+/* x + more, rounded to T as the op add does. */
 template <typename T, int W>
-static __device__ inline void bb_span_add(bb_span<T, W> &x, const bb_span<T, W> &more) {
+static __device__ inline bb_span<T, W> bb_span_add(const bb_span<T, W> &x,
+                                                   const bb_span<T, W> &more) {
+    bb_real<T> values[W];
 #pragma unroll
-    for (int k = 0; k < W; k++) x.v[k] = narrow<T>(widen(x.v[k]) + widen(more.v[k]));
+    for (int k = 0; k < W; k++) values[k] = x.get(k) + more.get(k);
+    return bb_span<T, W>::of(values);
 }
 
 static __device__ inline float bb_norm_root(float x) { return sqrtf(x); }

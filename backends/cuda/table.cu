@@ -3,6 +3,8 @@
 
 const bb_kernel bb_cuda_kernels[] = {
     {"RMSNormImpl", bb_cuda_rms_norm, bb_cuda_rms_norm_backward, bb_cuda_rms_norm_supports},
+    {"AddRMSNorm", bb_cuda_add_rms_norm, bb_cuda_add_rms_norm_backward,
+     bb_cuda_add_rms_norm_supports},
     {"LayerNorm", bb_cuda_layer_norm, bb_cuda_layer_norm_backward, bb_cuda_layer_norm_supports},
     {"softmax", bb_cuda_softmax, bb_cuda_softmax_backward, bb_cuda_softmax_supports},
     {"log_softmax", bb_cuda_log_softmax, bb_cuda_log_softmax_backward,

@@ -68,6 +68,45 @@ template <> __device__ inline bb_bfloat narrow<bb_bfloat>(float y) {
 #endif
 }
 
+/* ---- Two 16-bit values in one register: kernels that keep raw bits keep them so, because a
+ * compiler gives each uint16_t a register of its own. */
+template <typename T> static __device__ inline float bb_low(uint32_t pair);
+template <typename T> static __device__ inline float bb_high(uint32_t pair);
+template <typename T> static __device__ inline uint32_t bb_join(float low, float high);
+template <> __device__ inline float bb_low<bb_bfloat>(uint32_t pair) {
+    return bb_bits_float(pair << 16);
+}
+template <> __device__ inline float bb_high<bb_bfloat>(uint32_t pair) {
+    return bb_bits_float(pair & 0xffff0000u);
+}
+template <> __device__ inline float bb_low<bb_half>(uint32_t pair) {
+    return widen(bb_half{(uint16_t)pair});
+}
+template <> __device__ inline float bb_high<bb_half>(uint32_t pair) {
+    return widen(bb_half{(uint16_t)(pair >> 16)});
+}
+#if defined(BOBBIN_CUDA_SIM)
+template <> __device__ inline uint32_t bb_join<bb_bfloat>(float low, float high) {
+    return (uint32_t)bb_f32_to_bf16(high) << 16 | bb_f32_to_bf16(low);
+}
+template <> __device__ inline uint32_t bb_join<bb_half>(float low, float high) {
+    return (uint32_t)bb_f32_to_f16(high) << 16 | bb_f32_to_f16(low);
+}
+#else
+template <> __device__ inline uint32_t bb_join<bb_bfloat>(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
+}
+template <> __device__ inline uint32_t bb_join<bb_half>(float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
+}
+#endif
+
 /* ---- 16 bytes at a time. Both ends must be 16-byte aligned; the simulation checks it. */
 template <typename T> struct bb_pack {
     enum { N = 16 / sizeof(T) };
