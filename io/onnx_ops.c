@@ -294,7 +294,6 @@ static const form *form_of(const bb_op *op) {
     return NULL;
 }
 
-/* An op of a context is meant by its record; one that borrows a built-in's name is not. */
 bb_status bb_onnx_op(bb_onnx_body *b) {
     const bb_node *n = b->node;
     bb_context *ctx = b->o->ctx;

@@ -10,6 +10,7 @@
  *     dlogits = w (exp(logits - logsumexp) - onehot(target))      0 in ignored rows
  *
  * Fused kernels: backends/cpu/cross_entropy.c, backends/cuda/cross_entropy.cu. */
+#include "ops/constant.h"
 #include "ops/ops.h"
 #include "ops/table.h"
 
@@ -45,7 +46,7 @@ static bb_status decompose(bb_call *call) {
     bb_t logits = call->in[0], target = call->in[1];
     bb_dtype dtype = bb_dtype_of(logits), wide = call->meta[1].dtype;
 
-    bb_t ignore = bb_scalar(ctx, bb_dtype_of(target), (double)a->ignore_index);
+    bb_t ignore = bb_place(call, bb_scalar(ctx, bb_dtype_of(target), (double)a->ignore_index));
     bb_t valid = bb_ne(target, ignore);
     bb_t class_or_0 = bb_where(valid, target, bb_zeros_like(target));
     bb_t log_p = bb_log_softmax(bb_cast(logits, wide), -1);

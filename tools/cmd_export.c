@@ -21,8 +21,8 @@ static const bb_flag flags[] = {
      .help = "the ONNX file to write"},
     {.name = "mode", .type = BB_FLAG_CHOICE, AT(mode), .choices = "composite|native|decomposed",
      .help = "composites as functions, as operators of opset 23, or as primitives"},
-    {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), .choices = "model|f32|f16|bf16",
-     .help = "convert the parameters first"},
+    {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), .choices = "f32|f16|bf16",
+     .help = "of the parameters and the computation"},
     {.name = "external-data", .type = BB_FLAG_SWITCH, AT(external_data),
      .help = "parameters into FILE.data (always so beyond 2 GiB)"},
     {.name = "print", .type = BB_FLAG_SWITCH, AT(print), .help = "also print the graph as text"},
@@ -33,23 +33,6 @@ static const bb_usage usage = {"export", "writes a trained model as ONNX", flags
 static bb_status forward(void *user, bb_tensor *const *in, bb_tensor **out) {
     out[0] = bb_nn_transformer_forward(user, in[0]);
     return bb_error(bb_context_of(in[0]));
-}
-
-/* The same model in another dtype: a new one, filled with rounded values. */
-static bb_nn_transformer *converted(bb_nn_transformer *model, bb_dtype dtype) {
-    if (!model || model->config.dtype == dtype) return model;
-    bb_context *ctx = bb_context_of(model->embed.weight);
-    bb_nn_config config = model->config;
-    config.dtype = dtype;
-    bb_nn_transformer *other = bb_nn_transformer_new(ctx, BB_CPU, &config);
-    for (int i = 0; other && i < bb_params_count(model->params); i++) {
-        bb_tensor *to = bb_params_at(other->params, i);
-        bb_scope scope = bb_scope_begin(ctx);
-        bb_tensor *from = bb_cast(bb_params_at(model->params, i), dtype);
-        if (from) bb_write(to, bb_data(from), (size_t)bb_count(to) * bb_dtype_bytes(dtype));
-        bb_scope_end(ctx, scope, NULL);
-    }
-    return bb_error(ctx) == BB_OK ? other : NULL;
 }
 
 static void export_model(bb_context *ctx, bb_nn_transformer *model, const options *o) {
@@ -67,19 +50,18 @@ static void export_model(bb_context *ctx, bb_nn_transformer *model, const option
 }
 
 int bb_cmd_export(int argc, char **argv) {
-    static const bb_dtype dtypes[] = {BB_F32, BB_F32, BB_F16, BB_BF16};
+    static const bb_dtype dtypes[] = {BB_F32, BB_F16, BB_BF16};
     options o;
     int code = bb_args_parse(&usage, argc, argv, &o);
     if (code != BB_ARGS_GO) return code;
     bb_context *ctx = bb_open(NULL);
     if (!ctx) return bb_report(NULL, "export");
     bb_set_grad_enabled(ctx, false);
-    bb_nn_transformer *model = bb_model_load(ctx, BB_CPU, o.model);
+    bb_nn_transformer *model = bb_model_load_as(ctx, BB_CPU, o.model, dtypes[o.dtype]);
     if (bb_error(ctx) != BB_OK) {
         code = bb_report_input(ctx, "export");
     } else {
-        if (o.dtype) model = converted(model, dtypes[o.dtype]);
-        if (model) export_model(ctx, model, &o);
+        export_model(ctx, model, &o);
         code = bb_error(ctx) == BB_OK ? BB_EXIT_OK : bb_report(ctx, "export");
     }
     bb_close(ctx);

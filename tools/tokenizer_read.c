@@ -277,6 +277,7 @@ static bb_status read_all(bb_reading *r, bb_json root, size_t bytes) {
     bb_json model, vocab = {0}, merges = {0}, added, part;
     size_t texts;
     int64_t ids;
+    static const char empty[] = "[]";
     static const char *const none[] = {"truncation", "padding"};
     if (bb_part_keys(r, "tokenizer", root,
                      "version|truncation|padding|added_tokens|normalizer|pre_tokenizer|"
@@ -285,7 +286,7 @@ static bb_status read_all(bb_reading *r, bb_json root, size_t bytes) {
     for (int i = 0; i < 2; i++)
         if (bb_json_get(root, none[i], &part) && bb_json_kind_of(part) != BB_JSON_NULL)
             return bb_part_wrong(r, none[i], "null", part);
-    if (!bb_json_get(root, "added_tokens", &added)) added = (bb_json){"[]", "[]" + 2};
+    if (!bb_json_get(root, "added_tokens", &added)) added = (bb_json){empty, empty + 2};
     if (!bb_json_get(root, "model", &model)) return bb_part_wrong(r, "model", "an object", root);
     bb_json_get(model, "vocab", &vocab);
     bb_json_get(model, "merges", &merges);

@@ -128,10 +128,10 @@ template <typename T> bb_status swiglu_backward(bb_cuda *cuda, const bb_grad_cal
                          bb_aligned16(dgate) && bb_aligned16(dup);
     if (!vectors)
         return BB_LAUNCH(cuda, (swiglu_backward_kernel<1, T>), bb_cuda_grid(cuda, w.count, BLOCK),
-                         BLOCK, 0, w, dgate, dup, gate, up, dy);
+                         bb_cuda_block(w.count, BLOCK), 0, w, dgate, dup, gate, up, dy);
     bb_index_widen(&w, N);
     return BB_LAUNCH(cuda, (swiglu_backward_kernel<N, T>), bb_cuda_grid(cuda, w.count, BLOCK),
-                     BLOCK, 0, w, dgate, dup, gate, up, dy);
+                     bb_cuda_block(w.count, BLOCK), 0, w, dgate, dup, gate, up, dy);
 }
 
 const bb_gelu_attrs *form_of(const bb_call *call) {

@@ -123,8 +123,9 @@ template <typename F> bb_status random_op(bb_call *call, F pair) {
         typedef typename decltype(t)::type T;
         T *y = reinterpret_cast<T *>(out->data);
         status = BB_LAUNCH(cuda, (random_kernel<T, F>), bb_cuda_grid(cuda, out->count, BLOCK * 4),
-                           BLOCK, 0, pair, (generator{(uint64_t)a->seed, (uint64_t)a->offset}),
-                           out->count, bb_aligned16(y), y);
+                           bb_cuda_block(out->count / 2 + 1, BLOCK), 0, pair,
+                           (generator{(uint64_t)a->seed, (uint64_t)a->offset}), out->count,
+                           bb_aligned16(y), y);
     });
     return status;
 }
@@ -171,8 +172,9 @@ bb_status bb_cuda_arange(bb_call *call) {
     if (out->count == 0) return BB_OK;
     bb_any_dtype(out->dtype, [&](auto t) {
         typedef typename decltype(t)::type T;
-        status = BB_LAUNCH(cuda, arange_kernel<T>, bb_cuda_grid(cuda, out->count, BLOCK), BLOCK, 0,
-                           a->start, a->step, out->count, reinterpret_cast<T *>(out->data));
+        status = BB_LAUNCH(cuda, arange_kernel<T>, bb_cuda_grid(cuda, out->count, BLOCK),
+                           bb_cuda_block(out->count, BLOCK), 0, a->start, a->step, out->count,
+                           reinterpret_cast<T *>(out->data));
     });
     return status;
 }
@@ -200,8 +202,9 @@ bb_status bb_cuda_dropout(bb_call *call) {
         T *y = reinterpret_cast<T *>(out->data);
         const T *from = x->contiguous ? reinterpret_cast<const T *>(x->data) : y;
         status = BB_LAUNCH(cuda, dropout_kernel<T>, bb_cuda_grid(cuda, out->count, BLOCK * 4),
-                           BLOCK, 0, (generator{(uint64_t)a->seed, (uint64_t)a->offset}),
-                           (float)a->p, (bb_real<T>)(1 / (1 - a->p)), out->count,
+                           bb_cuda_block(out->count / 2 + 1, BLOCK), 0,
+                           (generator{(uint64_t)a->seed, (uint64_t)a->offset}), (float)a->p,
+                           (bb_real<T>)(1 / (1 - a->p)), out->count,
                            bb_aligned16(y) && bb_aligned16(from), y, from);
     });
     return status;

@@ -4,10 +4,10 @@
  *     dlogits = w (exp(x - logsumexp) - onehot(target))           0 where ignored
  *
  * Forward reads the logits once (online sum) and writes two numbers a row: 2^k lanes of a warp for
- * rows up to 1024, a block beyond. Losses are added in f64, PART rows a block and then the blocks in
- * order. Backward reads and writes each logit once, element by element, since logsumexp was saved:
- * no barrier, no shared memory, rows of any length cut into strips. 16 bytes at a time where rows
- * are aligned.
+ * rows up to 1024, a block beyond. Losses are added in f64, PART rows a block and then the blocks
+ * in order. Backward reads and writes each logit once, element by element, since logsumexp was
+ * saved: no barrier, no shared memory, rows of any length cut into strips. 16 bytes at a time where
+ * rows are aligned.
  *
  * Where nobody needs the logits any more their gradient could be written over them: each thread
  * reads a logit before it writes the same place, so the kernel would allow it and save a buffer of
@@ -49,7 +49,7 @@ targets targets_of(const bb_call *call) {
 template <typename T>
 __global__ void __launch_bounds__(MOST)
     rows_kernel(const job j, const targets target, const bb_guard guard, const T *x,
-                            bb_real<T> *loss, T *rounded, bb_real<T> *logsumexp) {
+                bb_real<T> *loss, T *rounded, bb_real<T> *logsumexp) {
     typedef bb_real<T> R;
     BB_SHARED(R, slots, 2 * BB_WARP);
     const int me = (int)threadIdx.x % j.width;
@@ -70,9 +70,8 @@ __global__ void __launch_bounds__(MOST)
     const R log_sum = bb_log(s.sum);
     R value = 0;
     if (wanted != target.ignore)
-        value = bb_in_range(guard, wanted, row)
-                    ? log_sum + (s.max - widen(line[wanted * j.x.step]))
-                    : (R)NAN;
+        value = bb_in_range(guard, wanted, row) ? log_sum + (s.max - widen(line[wanted * j.x.step]))
+                                                : (R)NAN;
     if (loss) loss[row] = value;
     if (rounded) rounded[row] = narrow<T>(value);
     if (logsumexp) logsumexp[row] = s.max + log_sum;
@@ -127,16 +126,14 @@ template <typename T> __global__ void join_kernel(const double *pairs, int n, co
     if (threadIdx.x == 0) to.put(sum, count);
 }
 
-unsigned parts_of(int64_t rows) {
-    return rows <= PART ? 1u : (unsigned)((rows + PART - 1) / PART);
-}
+unsigned parts_of(int64_t rows) { return rows <= PART ? 1u : (unsigned)((rows + PART - 1) / PART); }
 
 template <typename T>
 bb_status total(bb_cuda *cuda, const targets &target, int64_t rows, const bb_real<T> *loss,
                 double *pairs, const result<T> &to) {
     const unsigned parts = parts_of(rows);
-    bb_status status = BB_LAUNCH(cuda, (total_kernel<T>), parts, MOST, 0, target, rows, loss,
-                                 pairs, to);
+    bb_status status =
+        BB_LAUNCH(cuda, (total_kernel<T>), parts, MOST, 0, target, rows, loss, pairs, to);
     if (!status && parts > 1)
         status = BB_LAUNCH(cuda, (join_kernel<T>), 1, BB_WARP, 0,
                            static_cast<const double *>(pairs), (int)parts, to);
@@ -191,8 +188,7 @@ __global__ void __launch_bounds__(BLOCK)
     const int64_t wanted = target.list[row], n = j.x.n;
     const bool ignored = wanted == target.ignore || wanted < 0 || wanted >= n;
     const R w = weight ? *weight : widen(dy[dy_at.start(row)]), shift = logsumexp[row];
-    const int64_t strip =
-        (int64_t)STRIP_STEPS * j.width * (j.packed ? (int)bb_pack<T>::N : 1);
+    const int64_t strip = (int64_t)STRIP_STEPS * j.width * (j.packed ? (int)bb_pack<T>::N : 1);
     const int64_t first = blockIdx.y * strip, count = min(strip, n - first);
     T *to = dx + row * n + first;
     bb_walk_line(x + j.x.start(row) + first * j.x.step, j.x.step, count, j.packed, me, j.width,
@@ -209,8 +205,8 @@ __global__ void __launch_bounds__(BLOCK)
 template <typename T> bb_status backward(bb_cuda *cuda, const bb_grad_call *grad) {
     typedef bb_real<T> R;
     const bb_call *call = grad->call;
-    const bool mean = static_cast<const bb_cross_entropy_attrs *>(call->attrs)->reduction ==
-                      BB_REDUCE_MEAN;
+    const bool mean =
+        static_cast<const bb_cross_entropy_attrs *>(call->attrs)->reduction == BB_REDUCE_MEAN;
     const bb_tensor *logits = call->in[0];
     const int64_t rows = call->in[1]->count;
     const T *x = reinterpret_cast<const T *>(logits->data),
@@ -236,9 +232,8 @@ template <typename T> bb_status backward(bb_cuda *cuda, const bb_grad_call *grad
                           result<T>{true, dy, nullptr, weight});
     }
     if (!status)
-        status = BB_LAUNCH(cuda, (backward_kernel<T>),
-                           dim3((unsigned)row_blocks, (unsigned)strips), BLOCK, 0, j, target,
-                           bb_lines_of(grad->grad_out[0], -1), dy,
+        status = BB_LAUNCH(cuda, (backward_kernel<T>), dim3((unsigned)row_blocks, (unsigned)strips),
+                           BLOCK, 0, j, target, bb_lines_of(grad->grad_out[0], -1), dy,
                            static_cast<const R *>(weight),
                            reinterpret_cast<const R *>(call->out[1]->data), x, dx);
     bb_cuda_release(cuda, scratch);
@@ -250,9 +245,8 @@ template <typename T> bb_status backward(bb_cuda *cuda, const bb_grad_call *grad
 bb_status bb_cuda_cross_entropy(bb_call *call) {
     bb_cuda *cuda = bb_cuda_begin(call);
     bb_status status = BB_OK;
-    bb_float_dtype(call->in[0]->dtype, [&](auto tag) {
-        status = forward<typename decltype(tag)::type>(cuda, call);
-    });
+    bb_float_dtype(call->in[0]->dtype,
+                   [&](auto tag) { status = forward<typename decltype(tag)::type>(cuda, call); });
     return status;
 }
 

@@ -91,6 +91,11 @@ static inline unsigned bb_cuda_grid(const bb_cuda *cuda, int64_t n, int64_t per_
     return blocks < 1 ? 1u : (unsigned)blocks;
 }
 
+/* Threads of a block for n items, one each: whole warps, at most `most`. */
+static inline unsigned bb_cuda_block(int64_t n, unsigned most) {
+    return n >= most ? most : n <= BB_WARP ? (unsigned)BB_WARP : ((unsigned)n + 31) / 32 * 32;
+}
+
 /* Multiprocessors left after the context's sm_margin, at least 1. */
 static inline int bb_cuda_sms(const bb_cuda *cuda) {
     int left = cuda->info.multiprocessors - cuda->base.ctx->sm_margin;

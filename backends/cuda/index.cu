@@ -4,10 +4,10 @@
  *     gather                    y[i, j] = x[index[i, j], j]        a thread an element
  *     index_select, embedding   y[o, i, :] = x[o, index[i], :]     whole rows, as bytes
  *
- * Rows move in the widest pieces that addresses and the length of a row allow, up to 16 bytes, whatever
- * the dtype; up to 256 threads a row, several rows a block where they are short, strips of long rows.
- * Bytes moved: the rows picked and the output, once. An index out of range is left as a fault
- * (cuda.h), and zeros stand in its place. */
+ * Rows move in the widest pieces that addresses and the length of a row allow, up to 16 bytes,
+ * whatever the dtype; up to 256 threads a row, several rows a block where they are short, strips of
+ * long rows. Bytes moved: the rows picked and the output, once. An index out of range is left as a
+ * fault (cuda.h), and zeros stand in its place. */
 #include "backends/cuda/copy.h"
 #include "backends/cuda/index_list.h"
 #include "backends/cuda/kernels.h"

@@ -1,6 +1,6 @@
-/* cat, stack and pad: each input is copied to its place in the output, a view of it (copy.cu). Bytes
- * moved: each input once, the output once; pad writes under its input twice, which is the smaller
- * evil beside a kernel of its own for an op that no training step has. */
+/* cat, stack and pad: each input is copied to its place in the output, a view of it (copy.cu).
+ * Bytes moved: each input once, the output once; pad writes under its input twice, which is the
+ * smaller evil beside a kernel of its own for an op that no training step has. */
 #include "backends/cuda/copy.h"
 #include "backends/cuda/kernels.h"
 

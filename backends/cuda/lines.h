@@ -66,17 +66,42 @@ template <typename T> struct bb_single {
     T v[1];
 };
 
-/* f(i, pack) for the elements from i on that thread `me` of `width` takes of a line: packs of 16
+template <typename T>
+static __device__ inline void bb_get(const T *line, int64_t, int64_t i, bb_pack<T> *pack) {
+    *pack = bb_load16(line + i);
+}
+template <typename T>
+static __device__ inline void bb_get(const T *line, int64_t step, int64_t i, bb_single<T> *one) {
+    one->v[0] = line[i * step];
+}
+
+/* Four loads are under way at once: with 1024 threads on a multiprocessor, 64 KiB. */
+template <typename P, typename T, typename F>
+static __device__ inline void bb_walk_pieces(const T *line, int64_t step, int64_t n, int me,
+                                             int width, F f) {
+    enum { IN_FLIGHT = 4 };
+    const int64_t turn = (int64_t)width * P::N;
+    int64_t i = (int64_t)me * P::N;
+    for (; i + (IN_FLIGHT - 1) * turn < n; i += IN_FLIGHT * turn) {
+        P piece[IN_FLIGHT];
+        for (int k = 0; k < IN_FLIGHT; k++) bb_get(line, step, i + k * turn, &piece[k]);
+        for (int k = 0; k < IN_FLIGHT; k++) f(i + k * turn, piece[k]);
+    }
+    for (; i < n; i += turn) {
+        P piece;
+        bb_get(line, step, i, &piece);
+        f(i, piece);
+    }
+}
+/* f(i, piece) for the elements from i on that thread `me` of `width` takes of a line: packs of 16
  * bytes, or single elements `step` apart. */
 template <typename T, typename F>
 static __device__ inline void bb_walk_line(const T *line, int64_t step, int64_t n, bool packed,
                                            int me, int width, F f) {
-    if (packed) {
-        for (int64_t i = (int64_t)me * bb_pack<T>::N; i < n; i += (int64_t)width * bb_pack<T>::N)
-            f(i, bb_load16(line + i));
-    } else {
-        for (int64_t i = me; i < n; i += width) f(i, bb_single<T>{{line[i * step]}});
-    }
+    if (packed)
+        bb_walk_pieces<bb_pack<T>>(line, step, n, me, width, f);
+    else
+        bb_walk_pieces<bb_single<T>>(line, step, n, me, width, f);
 }
 /* Writes a pack or a single element to a line without gaps. */
 template <typename T> static __device__ inline void bb_put(T *at, const bb_pack<T> &pack) {

@@ -122,18 +122,20 @@ static bb_status bb_map_launch(bb_cuda *cuda, const F &f, const bb_tensor *out,
         if (aligned && w.rank == 1) {
             const unsigned spread = (0u | ... | ((unsigned)(w.stride[I + 1][0] == 0) << I));
             return BB_LAUNCH(cuda, (bb_map_flat<N, F, Y, X...>),
-                             bb_cuda_grid(cuda, w.count, BLOCK * N), BLOCK, 0, f, w.count, spread,
-                             y, reinterpret_cast<const X *>(in[I]->data)...);
+                             bb_cuda_grid(cuda, w.count, BLOCK * N),
+                             bb_cuda_block(w.count / N + 1, BLOCK), 0, f, w.count, spread, y,
+                             reinterpret_cast<const X *>(in[I]->data)...);
         }
         if (aligned && w.size[0] % N == 0) {
             bb_index_widen(&w, N);
             return BB_LAUNCH(cuda, (bb_map_strided<N, F, Y, X...>),
-                             bb_cuda_grid(cuda, w.count, BLOCK), BLOCK, 0, f, w, y,
-                             reinterpret_cast<const X *>(in[I]->data)...);
+                             bb_cuda_grid(cuda, w.count, BLOCK), bb_cuda_block(w.count, BLOCK), 0,
+                             f, w, y, reinterpret_cast<const X *>(in[I]->data)...);
         }
     }
     return BB_LAUNCH(cuda, (bb_map_strided<1, F, Y, X...>), bb_cuda_grid(cuda, w.count, BLOCK),
-                     BLOCK, 0, f, w, y, reinterpret_cast<const X *>(in[I]->data)...);
+                     bb_cuda_block(w.count, BLOCK), 0, f, w, y,
+                     reinterpret_cast<const X *>(in[I]->data)...);
 }
 
 /* out = f(in[0], in[1], ...), the inputs broadcast to out's shape; Y and X... are the element

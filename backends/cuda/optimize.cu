@@ -164,10 +164,10 @@ bb_status launch(bb_cuda *cuda, const adamw_arguments &a, bb_tensor *const *in, 
     bb_real<T> *v = reinterpret_cast<bb_real<T> *>(in[3]->data);
     const int64_t n = in[0]->count;
     if (vectors<T>(p, g, m, v))
-        return BB_LAUNCH(cuda, (adamw_kernel<N, T>), bb_cuda_grid(cuda, n, BLOCK * N), BLOCK, 0, a,
-                         n, p, g, m, v);
-    return BB_LAUNCH(cuda, (adamw_kernel<1, T>), bb_cuda_grid(cuda, n, BLOCK), BLOCK, 0, a, n, p, g,
-                     m, v);
+        return BB_LAUNCH(cuda, (adamw_kernel<N, T>), bb_cuda_grid(cuda, n, BLOCK * N),
+                         bb_cuda_block(n / N + 1, BLOCK), 0, a, n, p, g, m, v);
+    return BB_LAUNCH(cuda, (adamw_kernel<1, T>), bb_cuda_grid(cuda, n, BLOCK),
+                     bb_cuda_block(n, BLOCK), 0, a, n, p, g, m, v);
 }
 template <typename T>
 bb_status launch(bb_cuda *cuda, const sgd_arguments &a, bb_tensor *const *in, const void *grad) {
@@ -177,10 +177,10 @@ bb_status launch(bb_cuda *cuda, const sgd_arguments &a, bb_tensor *const *in, co
     bb_real<T> *velocity = a.momentum != 0 ? reinterpret_cast<bb_real<T> *>(in[2]->data) : nullptr;
     const int64_t n = in[0]->count;
     if (vectors<T>(p, g, velocity, nullptr))
-        return BB_LAUNCH(cuda, (sgd_kernel<N, T>), bb_cuda_grid(cuda, n, BLOCK * N), BLOCK, 0, a, n,
-                         p, g, velocity);
-    return BB_LAUNCH(cuda, (sgd_kernel<1, T>), bb_cuda_grid(cuda, n, BLOCK), BLOCK, 0, a, n, p, g,
-                     velocity);
+        return BB_LAUNCH(cuda, (sgd_kernel<N, T>), bb_cuda_grid(cuda, n, BLOCK * N),
+                         bb_cuda_block(n / N + 1, BLOCK), 0, a, n, p, g, velocity);
+    return BB_LAUNCH(cuda, (sgd_kernel<1, T>), bb_cuda_grid(cuda, n, BLOCK),
+                     bb_cuda_block(n, BLOCK), 0, a, n, p, g, velocity);
 }
 
 template <typename A> bb_status run(bb_call *call, const A &arguments) {

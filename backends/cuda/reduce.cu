@@ -15,36 +15,16 @@
  * length, and one f64 addition in 64 bytes does not show even where f64 runs at 1/64 speed. All
  * cuts depend on shape and alignment alone, so results do not depend on the device's size. */
 #include "backends/cuda/kernels.h"
+#include "backends/cuda/reduce_plan.h"
 
 namespace {
 
-enum { THREADS = 256, IN_FLIGHT = 4, ROW_CHUNK = 1 << 14, COLUMN_CHUNK = 32, FEW = 1024 };
 enum fold { SUM, SQUARES, MAX }; /* a minimum is a maximum of what is flipped over */
-
-struct axis {
-    int64_t size, x, y; /* strides in input and output; y unused on reduced axes */
-};
-
-struct plan {
-    int kept_count, gone_count;
-    axis kept[BB_MAX_RANK], gone[BB_MAX_RANK];
-    int64_t outputs, n;    /* n elements fold into each output */
-    int64_t chunk, chunks; /* elements of a chunk; chunks of an output */
-    int64_t strips;        /* columns: blocks along the innermost kept axis */
-    int width;             /* threads along an output's elements (rows), along outputs (columns) */
-    bool packed, flip;
-    int to;
-    double divisor;
-};
 
 /* ---- What elements become: f32 for a few, f64 beyond; i64 for integers */
 
-template <typename T> struct running {
-    typedef int64_t type, total;
-};
-template <> struct running<double> {
-    typedef double type, total;
-};
+template <typename T> struct running { typedef int64_t type, total; };
+template <> struct running<double> { typedef double type, total; };
 template <> struct running<float> {
     typedef float type;
     typedef double total;
@@ -168,8 +148,7 @@ __device__ inline total_t<T> fold_share(const plan &p, const T *x, int64_t begin
         for (int k = 1; k < IN_FLIGHT; k++) part = join<FOLD>(part, term<FOLD>(p, v[k]));
         total = join<FOLD>(total, (A)part);
     }
-    for (; j < end; j += p.width)
-        total = join<FOLD>(total, (A)term<FOLD>(p, x[gone_offset(p, j)]));
+    for (; j < end; j += p.width) total = join<FOLD>(total, (A)term<FOLD>(p, x[gone_offset(p, j)]));
     return total;
 }
 
@@ -235,7 +214,7 @@ __device__ inline void fold_rows(const plan &p, const T *x, int64_t begin, int64
 template <typename T, int FOLD, int N>
 __global__ void __launch_bounds__(THREADS) columns_kernel(const plan p, const T *x, void *y) {
     typedef total_t<T> A;
-    BB_SHARED(A, slots, THREADS *N);
+    BB_SHARED(A, slots, THREADS * N);
     const axis strip = p.kept[p.kept_count - 1];
     const int me = (int)threadIdx.x % p.width, share = (int)threadIdx.x / p.width,
               shares = THREADS / p.width;
@@ -256,114 +235,16 @@ __global__ void __launch_bounds__(THREADS) columns_kernel(const plan p, const T 
         __syncthreads();
         if (share < s)
             for (int i = 0; i < N; i++)
-                total[i] =
-                    join<FOLD>(total[i], slots[i * THREADS + threadIdx.x + s * p.width]);
+                total[i] = join<FOLD>(total[i], slots[i * THREADS + threadIdx.x + s * p.width]);
     }
     if (!mine || share) return;
     for (int i = 0; i < N; i++) {
         const int64_t output = line * strip.size + column + i;
-        put(p, y, p.chunks > 1 ? output * p.chunks + chunk : to + (column + i) * strip.y,
-            total[i]);
+        put(p, y, p.chunks > 1 ? output * p.chunks + chunk : to + (column + i) * strip.y, total[i]);
     }
 }
 
-/* ---- Planning */
-
-/* Inserts by falling stride; a broadcast axis counts as the outermost. */
-void insert(axis *list, int *count, axis a) {
-    int at = (*count)++;
-    for (; at > 0 && list[at - 1].x != 0 && (a.x == 0 || list[at - 1].x < a.x); at--)
-        list[at] = list[at - 1];
-    list[at] = a;
-}
-
-void merge(axis *list, int *count, bool with_y) {
-    int last = 0;
-    for (int i = 1; i < *count; i++) {
-        axis *outer = &list[last];
-        if (outer->x == list[i].x * list[i].size &&
-            (!with_y || outer->y == list[i].y * list[i].size))
-            *outer = axis{outer->size * list[i].size, list[i].x, list[i].y};
-        else
-            list[++last] = list[i];
-    }
-    if (*count) *count = last + 1;
-    if (*count == 0) list[(*count)++] = axis{1, 1, 1};
-}
-
-plan plan_of(const bb_tensor *x, unsigned mask) {
-    plan p;
-    memset(&p, 0, sizeof p);
-    int64_t y_stride = 1;
-    p.n = p.outputs = 1;
-    for (int i = x->rank - 1; i >= 0; i--) {
-        if (mask >> i & 1u) {
-            p.n *= x->size[i];
-            if (x->size[i] != 1) insert(p.gone, &p.gone_count, axis{x->size[i], x->stride[i], 0});
-        } else {
-            p.outputs *= x->size[i];
-            if (x->size[i] != 1)
-                insert(p.kept, &p.kept_count, axis{x->size[i], x->stride[i], y_stride});
-            y_stride *= x->size[i];
-        }
-    }
-    merge(p.kept, &p.kept_count, true);
-    merge(p.gone, &p.gone_count, false);
-    return p;
-}
-
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
-int power_of_two(int64_t at_least, int most) {
-    int p = 1;
-    while (p < at_least && p < most) p *= 2;
-    return p;
-}
-/* Whether every offset that these axes lead to keeps x on 16 bytes. */
-template <typename T> bool aligned(const axis *list, int count, const void *x) {
-    bool all = (uintptr_t)x % 16 == 0;
-    for (int i = 0; i < count; i++) all &= list[i].x % bb_pack<T>::N == 0;
-    return all;
-}
-
-/* Chunks, if `blocks` is few for a device and the elements make several. */
-void cut(plan *p, int64_t blocks, int64_t chunk) {
-    p->chunks = blocks < FEW && p->n > 2 * chunk ? ceil_div(p->n, chunk) : 1;
-    p->chunk = p->chunks > 1 ? chunk : p->n;
-}
-
-/* Narrow strips of short columns would leave most of a block idle. */
-bool by_columns(const plan &p) {
-    const axis *strip = &p.kept[p.kept_count - 1], *run = &p.gone[p.gone_count - 1];
-    return strip->x == 1 && strip->size > 1 && (run->x != 1 || run->size == 1) &&
-           (strip->size >= BB_WARP || strip->size * p.n >= 4 * THREADS);
-}
-
-template <typename T> int64_t plan_columns(plan *p, const void *x) {
-    const axis strip = p->kept[p->kept_count - 1];
-    const int N = bb_pack<T>::N;
-    p->packed = sizeof(T) > 1 && strip.size % N == 0 &&
-                aligned<T>(p->kept, p->kept_count - 1, x) && aligned<T>(p->gone, p->gone_count, x);
-    const int64_t threads = p->packed ? strip.size / N : strip.size;
-    const int shares = power_of_two(ceil_div(p->n, IN_FLIGHT), THREADS / BB_WARP);
-    p->width = power_of_two(threads, THREADS / shares);
-    p->strips = ceil_div(threads, p->width);
-    const int64_t blocks = p->outputs / strip.size * p->strips;
-    cut(p, blocks, (int64_t)COLUMN_CHUNK * (THREADS / p->width));
-    return blocks * p->chunks;
-}
-
-template <typename T> int64_t plan_rows(plan *p, const void *x) {
-    const int N = bb_pack<T>::N;
-    p->packed = p->gone_count == 1 && p->gone[0].x == 1 && p->n % N == 0 &&
-                aligned<T>(p->kept, p->kept_count, x);
-    /* Where outputs lie side by side and their elements do not, a thread takes an output alone. */
-    const bool alone = p->kept[p->kept_count - 1].x == 1 && p->gone[p->gone_count - 1].x != 1;
-    p->width = alone                    ? 1
-               : p->n > 64 * BB_WARP ? (int)THREADS
-                                     : power_of_two(ceil_div(p->n, 8), BB_WARP);
-    cut(p, p->width == THREADS ? p->outputs : (int64_t)FEW, ROW_CHUNK);
-    return ceil_div(p->outputs * p->chunks, THREADS / p->width);
-}
+/* ---- Launching */
 
 template <typename T, int FOLD>
 bb_status launch(bb_cuda *cuda, const plan &p, bool columns, int64_t blocks, const T *x, void *y) {
@@ -400,8 +281,8 @@ bb_status run(bb_cuda *cuda, plan p, const T *x, void *y, int to, double divisor
         stride *= p.kept[a].size;
     }
     if (!status)
-        status = run<A, FOLD == MAX ? MAX : SUM>(cuda, p, static_cast<const A *>(scratch->data), y,
-                                                 to, divisor);
+        status = run < A,
+        FOLD == MAX ? MAX : SUM > (cuda, p, static_cast<const A *>(scratch->data), y, to, divisor);
     bb_cuda_release(cuda, scratch);
     return status;
 }

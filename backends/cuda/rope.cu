@@ -95,13 +95,15 @@ bool runs_of(int n, const rotation &w, int64_t width, const void *x, const void 
 template <int N, typename T>
 bb_status launch(bb_cuda *cuda, rotation w, int64_t width, bool interleaved, T *y, const T *x) {
     w.items = w.half / N + (width - 2 * w.half) / N;
-    const int64_t blocks = (w.rows * w.items + BLOCK - 1) / BLOCK;
-    int64_t shares = (int64_t)cuda->info.multiprocessors * THREADS_PER_SM / (blocks * BLOCK);
+    const int64_t threads = w.rows * w.items;
+    const unsigned block = bb_cuda_block(threads, BLOCK);
+    const int64_t blocks = (threads + block - 1) / block;
+    int64_t shares = (int64_t)cuda->info.multiprocessors * THREADS_PER_SM / (blocks * block);
     if (shares > w.batch.count) shares = w.batch.count;
     if (shares > 65535) shares = 65535;
     const dim3 grid((unsigned)blocks, shares < 1 ? 1u : (unsigned)shares);
-    if (interleaved) return BB_LAUNCH(cuda, (rope_kernel<N, true, T>), grid, BLOCK, 0, w, y, x);
-    return BB_LAUNCH(cuda, (rope_kernel<N, false, T>), grid, BLOCK, 0, w, y, x);
+    if (interleaved) return BB_LAUNCH(cuda, (rope_kernel<N, true, T>), grid, block, 0, w, y, x);
+    return BB_LAUNCH(cuda, (rope_kernel<N, false, T>), grid, block, 0, w, y, x);
 }
 
 bb_status rotate(const bb_call *call, const bb_tensor *x, int direction, bb_tensor *y) {

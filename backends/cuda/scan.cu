@@ -1,13 +1,14 @@
 /* cumsum and argmax: one line of an axis at a time.
  *
- *     y_i = x_0 + ... + x_i            running sums in f64 (i64 for integers), rounded at each element
- *     argmax = the first index of the largest; a NaN is larger than everything, the first one counts
+ *     y_i = x_0 + ... + x_i            running sums in f64 (i64 for integers), rounded at each
+ * element argmax = the first index of the largest; a NaN is larger than everything, the first one
+ * counts
  *
  * cumsum, two maps: a thread goes along a line where lines are short, or many and side by side
  * (neighbouring threads then read neighbouring elements); else a block goes along it in tiles of
  * 1024, each thread four elements, a scan over the warps, and what came before carried along.
- * argmax: a thread, 2^k lanes or a block a line by the same rule. Bytes moved: x once, y once. A single
- * long line uses a single block: right, not fast; nothing in a training step has one. */
+ * argmax: a thread, 2^k lanes or a block a line by the same rule. Bytes moved: x once, y once. A
+ * single long line uses a single block: right, not fast; nothing in a training step has one. */
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/lines.h"
 
@@ -15,12 +16,8 @@ namespace {
 
 enum { BLOCK = 256, ITEMS = 4, SHORT = 64, MANY = 4096 };
 
-template <typename T> struct sum_of {
-    typedef double type;
-};
-template <> struct sum_of<int64_t> {
-    typedef int64_t type;
-};
+template <typename T> struct sum_of { typedef double type; };
+template <> struct sum_of<int64_t> { typedef int64_t type; };
 template <> struct sum_of<int32_t> : sum_of<int64_t> {};
 template <> struct sum_of<uint8_t> : sum_of<int64_t> {};
 

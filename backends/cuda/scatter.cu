@@ -1,18 +1,20 @@
-/* Adding by index, without atomics and in a fixed order: scatter_add, and the backward of embedding.
+/* Adding by index, without atomics and in a fixed order: scatter_add, and the backward of
+ * embedding.
  *
  *     y[o, key[i], :] += g[o, i, :]          for i = 0, 1, ... in this order
  *
- * Positions are sorted by key (sort.cu), stably, so that the rows of g that go to one place stand in
- * a run, in order. Runs are cut where 32 entries are full: a block adds the rows of a chunk, columns
- * side by side and 16 bytes a thread, and writes what begins and ends in it; of a run that goes
- * on it leaves a partial sum. A second launch adds the partial sums of such runs in order. So a
- * token that is a fifth of the text costs no more time than a rare one, and the result depends on the
- * indices alone. f16 and bf16 add in f32 and round once; integers wrap.
+ * Positions are sorted by key (sort.cu), stably, so that the rows of g that go to one place stand
+ * in a run, in order. Runs are cut where 32 entries are full: a block adds the rows of a chunk,
+ * columns side by side and 16 bytes a thread, and writes what begins and ends in it; of a run that
+ * goes on it leaves a partial sum. A second launch adds the partial sums of such runs in order. So
+ * a token that is a fifth of the text costs no more time than a rare one, and the result depends on
+ * the indices alone. f16 and bf16 add in f32 and round once; integers wrap.
  *
  * Bytes moved: y filled or copied, g read once, the rows of y that occur read and written, 1/16 of
  * g's rows as partial sums at most. scatter_add whose index differs within a row (not a list spread
  * over the others) has columns of one element, and keys that are offsets in y: right and ordered,
- * but each element is moved by itself. An index out of range is left as a fault and adds nothing. */
+ * but each element is moved by itself. An index out of range is left as a fault and adds nothing.
+ */
 #include "backends/cuda/copy.h"
 #include "backends/cuda/index_list.h"
 #include "backends/cuda/kernels.h"
@@ -22,15 +24,9 @@ namespace {
 
 enum { BLOCK = 256, CHUNK = 32, IN_FLIGHT = 4 };
 
-template <typename T> struct sum_of {
-    typedef int64_t type;
-};
-template <> struct sum_of<double> {
-    typedef double type;
-};
-template <> struct sum_of<float> {
-    typedef float type;
-};
+template <typename T> struct sum_of { typedef int64_t type; };
+template <> struct sum_of<double> { typedef double type; };
+template <> struct sum_of<float> { typedef float type; };
 template <> struct sum_of<bb_half> : sum_of<float> {};
 template <> struct sum_of<bb_bfloat> : sum_of<float> {};
 template <typename T> using sum_t = typename sum_of<T>::type;
@@ -79,9 +75,7 @@ struct runs {
 };
 
 /* N elements at once, 16 bytes or one. */
-template <typename T, int N> struct strip {
-    T v[N];
-};
+template <typename T, int N> struct strip { T v[N]; };
 template <typename T, int N> __device__ inline strip<T, N> load(const T *at) {
     strip<T, N> s;
     if (N > 1) {
@@ -92,21 +86,19 @@ template <typename T, int N> __device__ inline strip<T, N> load(const T *at) {
     }
     return s;
 }
-template <typename T, int N>
-__device__ inline void add_to(T *at, const sum_t<T> (&sum)[N]) {
+template <typename T, int N> __device__ inline void add_to(T *at, const sum_t<T> (&sum)[N]) {
     const strip<T, N> old = load<T, N>(at);
     if (N > 1) {
         bb_pack<T> pack;
-        for (int i = 0; i < N; i++)
-            pack.v[i] = result_of<T>(plus(value_of(old.v[i]), sum[i]));
+        for (int i = 0; i < N; i++) pack.v[i] = result_of<T>(plus(value_of(old.v[i]), sum[i]));
         bb_store16(at, pack);
     } else {
         at[0] = result_of<T>(plus(value_of(old.v[0]), sum[0]));
     }
 }
 
-/* Partial sums of chunk c: [2 c] of the run that came into it, [2 c + 1] of the one that begins in it
- * and goes on. */
+/* Partial sums of chunk c: [2 c] of the run that came into it, [2 c + 1] of the one that begins in
+ * it and goes on. */
 template <typename T, int N>
 __global__ void __launch_bounds__(BLOCK)
     add_runs(const runs r, const T *g, T *y, sum_t<T> *partial) {
@@ -149,8 +141,7 @@ __global__ void __launch_bounds__(BLOCK)
 
 /* The run that begins in a chunk and goes on: its partial sums, in order. */
 template <typename T, int N>
-__global__ void __launch_bounds__(BLOCK)
-    join_runs(const runs r, T *y, const sum_t<T> *partial) {
+__global__ void __launch_bounds__(BLOCK) join_runs(const runs r, T *y, const sum_t<T> *partial) {
     const int me = (int)threadIdx.x % r.width;
     const int64_t chunk = (int64_t)blockIdx.x * (BLOCK / r.width) + threadIdx.x / r.width,
                   column = ((int64_t)blockIdx.y * r.width + me) * N;
@@ -201,8 +192,7 @@ bb_status add(bb_cuda *cuda, const bb_call *call, const work &w, const void *row
     runs r = w.r;
     r.chunks = (r.n + CHUNK - 1) / CHUNK;
     const size_t sort_bytes = bb_sort_bytes(r.n),
-                 partial_bytes =
-                     (size_t)(w.outer * 2 * r.chunks * r.columns) * sizeof(sum_t<T>);
+                 partial_bytes = (size_t)(w.outer * 2 * r.chunks * r.columns) * sizeof(sum_t<T>);
     bb_storage *scratch = bb_cuda_scratch(cuda, sort_bytes + partial_bytes);
     if (!scratch) return cuda->base.ctx->status;
     bb_sort sort = bb_sort_in(scratch->data, r.n);

@@ -74,7 +74,7 @@ static __device__ inline void bb_fma_scores(bb_fma_tile<R> &s, const bb_fma_rows
         bb_fma_stage<tile::DEPTH, LD>(left, a, from);
         bb_fma_stage<tile::DEPTH, LD>(right, b, from);
         __syncthreads();
-#pragma unroll 2
+#pragma unroll 1
         for (int k = 0; k < tile::DEPTH; k += N) {
             bb_pack<R> l[N], r[N];
 #pragma unroll
@@ -126,7 +126,7 @@ static __device__ inline void bb_fma_accumulate(bb_fma_sums<R, C> &out, const R 
         __syncthreads();
         bb_fma_stage<tile::SIZE, LD>(pieces, b, c * tile::SIZE);
         __syncthreads();
-#pragma unroll 2
+#pragma unroll 1
         for (int k = 0; k < tile::SIZE; k += N) {
             bb_pack<R> l[N];
 #pragma unroll

@@ -93,6 +93,31 @@ static __device__ inline bool bb_sdpa_open(const bb_sdpa_corner &c, int queries,
            c.distance + queries - 1 <= c.most;
 }
 
+/* Adds a float mask, or puts -inf where a bool mask says false. Column by column, so that few
+ * addresses are alive at a time: this is the rare case, and its registers are everybody's. */
+template <bool BY_KEYS, typename T, typename S>
+static __device__ inline void bb_sdpa_add_mask(const bb_sdpa_job<T> &j, const void *mask,
+                                               const bb_sdpa_corner &c, S &s) {
+    typedef bb_real<T> R;
+    const int64_t row_stride = BY_KEYS ? j.mask.key : j.mask.query,
+                  column_stride = BY_KEYS ? j.mask.query : j.mask.key,
+                  corner = c.query * j.mask.query + c.key * j.mask.key;
+    const int rows = BY_KEYS ? c.keys : c.queries, columns = BY_KEYS ? c.queries : c.keys;
+#pragma unroll
+    for (int x = 0; x < S::COLUMNS; x++) {
+        const int64_t at = corner + s.column(x) * column_stride;
+#pragma unroll
+        for (int r = 0; r < S::ROWS; r++) {
+            if (s.column(x) >= columns || s.row(r) >= rows) continue;
+            if (j.mask.kind == BB_SDPA_FLOAT_MASK)
+                s.at(r, x) +=
+                    widen(static_cast<const T *>(mask)[at + s.row(r) * row_stride]) * (R)BB_LOG2_E;
+            else if (!static_cast<const uint8_t *>(mask)[at + s.row(r) * row_stride])
+                s.at(r, x) = -(R)INFINITY;
+        }
+    }
+}
+
 /* Scales the products of queries and keys to scores; -inf where a key is not seen. BY_KEYS: the
  * tile's rows are keys and its columns queries. mask: the head's own. */
 template <bool BY_KEYS, typename T, typename S>
@@ -101,28 +126,19 @@ static __device__ inline void bb_sdpa_score(const bb_sdpa_job<T> &j, const void 
     typedef bb_real<T> R;
     const R scale = j.scale * (R)BB_LOG2_E;
 #pragma unroll
-    for (int r = 0; r < S::ROWS; r++)
+    for (int x = 0; x < S::COLUMNS; x++)
 #pragma unroll
-        for (int x = 0; x < S::COLUMNS; x++) s.at(r, x) *= scale;
-    const bool open = bb_sdpa_open(c, queries, keys);
-    if (open && j.mask.kind == BB_SDPA_NO_MASK) return;
+        for (int r = 0; r < S::ROWS; r++) s.at(r, x) *= scale;
+    if (j.mask.kind != BB_SDPA_NO_MASK) bb_sdpa_add_mask<BY_KEYS>(j, mask, c, s);
+    if (bb_sdpa_open(c, queries, keys)) return;
 #pragma unroll
-    for (int r = 0; r < S::ROWS; r++)
+    for (int x = 0; x < S::COLUMNS; x++)
 #pragma unroll
-        for (int x = 0; x < S::COLUMNS; x++) {
+        for (int r = 0; r < S::ROWS; r++) {
             const int t = BY_KEYS ? s.column(x) : s.row(r), k = BY_KEYS ? s.row(r) : s.column(x);
             const int distance = c.distance + t - k;
-            R &score = s.at(r, x);
-            if (t >= c.queries || k >= c.keys || distance < c.least || distance > c.most) {
-                score = -(R)INFINITY;
-                continue;
-            }
-            if (j.mask.kind == BB_SDPA_NO_MASK) continue;
-            const int64_t at = (c.query + t) * j.mask.query + (c.key + k) * j.mask.key;
-            if (j.mask.kind == BB_SDPA_FLOAT_MASK)
-                score += widen(static_cast<const T *>(mask)[at]) * (R)BB_LOG2_E;
-            else if (!static_cast<const uint8_t *>(mask)[at])
-                score = -(R)INFINITY;
+            if (t >= c.queries || k >= c.keys || distance < c.least || distance > c.most)
+                s.at(r, x) = -(R)INFINITY;
         }
 }
 template <typename T>

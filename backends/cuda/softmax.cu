@@ -4,12 +4,11 @@
  *     y = exp(x - max) / sum           dx = y (dy - sum(y dy))
  *     y = x - max - log(sum)           dx = dy - exp(y) sum(dy)
  *
- * Bytes moved: a row is read once and written once (backward: y and dy read, dx written), up to what
- * stays on chip. Two maps:
- *   up to 1024     2^k lanes of a warp a row, 8 or 32 elements each in registers; no barrier. Rows of
- *                  less than 256 elements share a warp, so that it still reads 512 bytes at a time.
- *   longer         a block of 256 to 1024 threads a row. The first pass leaves the row in shared
- *                  memory as it came (no wider) and sums online; the second writes. Rows that do not
+ * Bytes moved: a row is read once and written once (backward: y and dy read, dx written), up to
+ * what stays on chip. Two maps: up to 1024     2^k lanes of a warp a row, 8 or 32 elements each in
+ * registers; no barrier. Rows of less than 256 elements share a warp, so that it still reads 512
+ * bytes at a time. longer         a block of 256 to 1024 threads a row. The first pass leaves the
+ * row in shared memory as it came (no wider) and sums online; the second writes. Rows that do not
  *                  fit are read twice: on 227 KiB, above 116000 elements of 16 bits.
  * 16 bytes at a time where rows are aligned, else single elements; a row's elements may be any
  * distance apart. Each row is summed by one warp or block in a fixed order. */
@@ -148,14 +147,6 @@ __global__ void __launch_bounds__(LONG_BLOCK) long_forward(const job j, const T 
                  });
 }
 
-/* The same pack or element of another line. */
-template <typename T> __device__ inline void take(const T *at, bb_pack<T> *pack) {
-    *pack = bb_load16(at);
-}
-template <typename T> __device__ inline void take(const T *at, bb_single<T> *single) {
-    single->v[0] = *at;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(LONG_BLOCK)
     long_backward(const job j, const T *grad, const T *y, T *dx) {
@@ -169,7 +160,7 @@ __global__ void __launch_bounds__(LONG_BLOCK)
     R sum = 0;
     bb_walk_line(row, j.x.step, n, j.packed, me, width, [&](int64_t i, const auto &dy) {
         auto pack = dy;
-        if (j.held || !j.logarithm) take(out + i, &pack);
+        if (j.held || !j.logarithm) bb_get(out, 1, i, &pack);
         if (j.held) {
             bb_put(held + i, dy);
             bb_put(held_out + i, pack);
@@ -182,7 +173,7 @@ __global__ void __launch_bounds__(LONG_BLOCK)
     bb_walk_line(j.held ? held : row, j.held ? 1 : j.x.step, n, j.packed, me, width,
                  [&](int64_t i, auto dy) {
                      auto pack = dy;
-                     take(from + i, &pack);
+                     bb_get(from, 1, i, &pack);
                      for (int k = 0; k < decltype(dy)::N; k++) {
                          const R d = widen(dy.v[k]), v = widen(pack.v[k]);
                          pack.v[k] = narrow<T>(j.logarithm ? d - bb_exp(v) * sum : v * (d - sum));

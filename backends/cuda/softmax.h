@@ -1,6 +1,6 @@
-/* What softmax.cu, log_softmax.cu and cross_entropy.cu share: the maximum of a row and the sum of its
- * exp(x - max) in one pass (Milakov, Gimelshein, "Online normalizer calculation for softmax", 2018),
- * and the rows of the two softmaxes, whose kernels are in softmax.cu.
+/* What softmax.cu, log_softmax.cu and cross_entropy.cu share: the maximum of a row and the sum of
+ * its exp(x - max) in one pass (Milakov, Gimelshein, "Online normalizer calculation for softmax",
+ * 2018), and the rows of the two softmaxes, whose kernels are in softmax.cu.
  *
  * The maximum is that of the numbers, as if NaN were not there; the sum is NaN where the row holds
  * NaN or +inf, and 0 where it is -inf throughout. */
@@ -34,8 +34,8 @@ template <typename R> struct bb_online {
         sum = sum * bb_exp(max - shift(m)) + part;
         max = m;
     }
-    /* Over 2^k lanes of a warp; the same bits in each of them, because maxima are exact and the sums
-     * are then added as a butterfly. */
+    /* Over 2^k lanes of a warp; the same bits in each of them, because maxima are exact and the
+     * sums are then added as a butterfly. */
     __device__ void join(int lanes) {
         const R m = bb_warp_max(max, lanes);
         sum = bb_warp_sum(sum * bb_exp(max - shift(m)), lanes);

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(BLOCK)
     place_kernel(const uint64_t *key, const int64_t *value, int64_t n, int shift, int64_t tiles,
                  const int64_t *offsets, uint64_t *key_to, int64_t *value_to) {
     BB_SHARED(int, count, WARPS *DIGITS);
-    BB_SHARED(int64_t, next, WARPS *DIGITS); /* free place of a digit for a warp's entries */
+    BB_SHARED(int64_t, next, WARPS * DIGITS); /* free place of a digit for a warp's entries */
     const int warp = threadIdx.x / BB_WARP, lane = threadIdx.x % BB_WARP;
     const int64_t first = (int64_t)blockIdx.x * TILE + warp * STRIP;
     for (int w = 0; w < WARPS; w++) count[w * DIGITS + threadIdx.x] = 0;
@@ -124,15 +124,15 @@ bb_status bb_cuda_sort(bb_cuda *cuda, bb_sort *s, uint64_t limit) {
     const int64_t tiles = tiles_of(s->n);
     for (int shift = 0; shift < 64 && limit > 1 && (limit - 1) >> shift; shift += 8) {
         const uint64_t *key = s->key[s->current];
-        bb_status status = BB_LAUNCH(cuda, count_kernel, (unsigned)tiles, BLOCK, 0, key, s->n, shift,
-                                     tiles, s->counts);
+        bb_status status = BB_LAUNCH(cuda, count_kernel, (unsigned)tiles, BLOCK, 0, key, s->n,
+                                     shift, tiles, s->counts);
         if (!status)
             status = BB_LAUNCH(cuda, offsets_kernel, 1, SCAN_BLOCK, 0, s->counts, tiles * DIGITS);
         if (!status)
             status = BB_LAUNCH(cuda, place_kernel, (unsigned)tiles, BLOCK, 0, key,
                                static_cast<const int64_t *>(s->value[s->current]), s->n, shift,
-                               tiles, static_cast<const int64_t *>(s->counts),
-                               s->key[!s->current], s->value[!s->current]);
+                               tiles, static_cast<const int64_t *>(s->counts), s->key[!s->current],
+                               s->value[!s->current]);
         if (status) return status;
         s->current = !s->current;
     }

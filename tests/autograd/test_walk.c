@@ -209,6 +209,30 @@ static void test_memory(test *t) {
     bb_close(ctx);
 }
 
+/* A gradient that comes from several places is gathered in one buffer: no addition makes a new one.
+ */
+static void test_gathers_in_place(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(4), (double[]){1, 2, 3, 4}), *h = bb_square(x), *part[6];
+    for (int i = 0; i < 6; i++) part[i] = bb_mul_scalar(h, i + 1);
+    bb_tensor *loss = bb_sum_all(bb_cat(part, 6, 0));
+    FILE *trace = tmpfile();
+    char line[256];
+    bool added = false, traced = false;
+    bb_set_trace(ctx, trace);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    bb_set_trace(ctx, NULL);
+    rewind(trace);
+    while (fgets(line, sizeof line, trace)) {
+        traced |= strstr(line, "mul_scalar") != NULL;
+        added |= strstr(line, "add") != NULL;
+    }
+    fclose(trace);
+    CHECK(t, traced && !added);
+    check_grad(t, x, 4, (double[]){42, 84, 126, 168});
+    bb_close(ctx);
+}
+
 /* A variadic op with more inputs than most. */
 static void test_variadic(test *t) {
     bb_context *ctx = test_open();
@@ -217,6 +241,64 @@ static void test_variadic(test *t) {
     y = bb_square(bb_cat(x, 40, 0));
     CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
     for (int i = 0; i < 40; i++) check_grad(t, x[i], 1, (double[]){2 * i});
+    /* The rule's results and the nodes it puts on the tape must not share memory. */
+    bb_tensor *first[40], *second[40];
+    y = bb_square(bb_square(bb_cat(x, 40, 0)));
+    CHECK_INT(t, bb_gradients(bb_sum_all(y), NULL, x, 40, true, first), BB_OK);
+    CHECK_INT(t, bb_gradients(bb_sum_all(bb_cat(first, 40, 0)), NULL, x, 40, true, second), BB_OK);
+    for (int i = 0; i < 40; i++) {
+        CHECK_NEAR(t, bb_item(first[i]), 4.0 * i * i * i, 1e-9);
+        CHECK_NEAR(t, bb_item(second[i]), 12.0 * i * i, 1e-9);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Two results, x^2 and x^3, of which a loss may use one: the other's gradient is zero, not whatever
+ * lay in its buffer. */
+static bb_status powers_infer(bb_call *call) {
+    for (int i = 0; i < 2; i++)
+        call->meta[i] = (bb_meta){bb_dtype_of(call->in[0]), bb_shape_of(call->in[0])};
+    return BB_OK;
+}
+static bb_status powers_kernel(bb_call *call) {
+    const double *x = bb_data(call->in[0]);
+    double *square = bb_data(call->out[0]), *cube = bb_data(call->out[1]);
+    for (int64_t i = 0; i < bb_count(call->in[0]); i++) {
+        square[i] = x[i] * x[i];
+        cube[i] = square[i] * x[i];
+    }
+    return BB_OK;
+}
+static bb_status powers_gradient(const bb_grad_call *grad) {
+    bb_tensor *x = grad->call->in[0];
+    bb_tensor *from_square = bb_mul(grad->grad_out[0], bb_mul_scalar(x, 2));
+    bb_tensor *from_cube = bb_mul(grad->grad_out[1], bb_mul_scalar(bb_square(x), 3));
+    grad->grad_in[0] = bb_add(from_square, from_cube);
+    return bb_error(grad->call->ctx);
+}
+static const bb_op powers = {.name = "powers",
+                             .inputs = {"x"},
+                             .outputs = {"square", "cube"},
+                             .saves_inputs = 1u,
+                             .infer = powers_infer,
+                             .gradient = powers_gradient};
+
+static void test_unused_output(test *t) {
+    bb_context *ctx = test_open();
+    CHECK_INT(t, bb_register_op(ctx, &powers), BB_OK);
+    bb_kernel kernel = {.op = "powers", .forward = powers_kernel};
+    CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, &kernel), BB_OK);
+    for (int used = 1; used < 4; used++) {
+        bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -3}), *out[BB_MAX_OUTPUTS] = {NULL};
+        CHECK_INT(t, bb_apply(ctx, &powers, &x, 1, NULL, out), BB_OK);
+        bb_tensor *loss = used == 1 ? out[0] : used == 2 ? out[1] : bb_add(out[0], out[1]);
+        CHECK_INT(t, bb_backward(bb_sum_all(loss), NULL), BB_OK);
+        double square = used & 1, cube = used >> 1;
+        check_grad(t, x, 2, (double[]){4 * square + 12 * cube, -6 * square + 27 * cube});
+        bb_end_step(ctx);
+    }
+    CHECK_OK(t, ctx);
     bb_close(ctx);
 }
 
@@ -233,6 +315,8 @@ static const test_row rows[] = {
     {"changed", test_changed},
     {"tape", test_tape},
     {"memory", test_memory},
+    {"gathers in place", test_gathers_in_place},
     {"variadic", test_variadic},
+    {"unused output", test_unused_output},
 };
 TEST_MAIN(rows)

@@ -131,11 +131,11 @@ static void test_add_subdirectory(test *t) {
     scratch_close(&f);
 }
 
-/* The first Python with NumPy: BOBBIN_PYTHON, the project's environment, the system's. */
+/* The first Python with NumPy: BOBBIN_PYTHON, the environment that test.sh makes, the system's. */
 static bool find_python(char python[1024]) {
     const char *chosen = getenv("BOBBIN_PYTHON");
     const char *const candidates[] = {chosen ? chosen : "python3",
-                                      BOBBIN_SOURCE_DIR "/.venv/bin/python", "python3"};
+                                      BOBBIN_SOURCE_DIR "/build-onnx/bin/python", "python3"};
     for (int i = 0; i < 3; i++) {
         char command[1200];
         snprintf(python, 1024, "%s", candidates[i]);

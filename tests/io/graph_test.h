@@ -34,31 +34,34 @@ static inline bool graph_same(bb_tensor *a, bb_tensor *b) {
     return same;
 }
 
-/* A transformer whose norms are not constant. */
-static inline bb_nn_transformer *graph_model(bb_context *ctx, bb_dtype dtype, bool qk_norm,
-                                             bool tied) {
-    bb_nn_config config = {.vocab = 19,
-                           .dim = 24,
-                           .layers = 2,
-                           .heads = 4,
-                           .kv_heads = 2,
-                           .hidden = 40,
-                           .max_seq = 32,
-                           .qk_norm = qk_norm,
-                           .tie_embeddings = tied,
-                           .dtype = dtype};
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &config);
+/* A transformer with other values than its initial ones, so that no norm is constant. */
+static inline bb_nn_transformer *graph_model_of(bb_context *ctx, const bb_nn_config *config) {
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, config);
     for (int i = 0; model && i < bb_params_count(model->params); i++) {
         bb_tensor *p = bb_params_at(model->params, i);
         double values[4096];
         int64_t n = bb_count(p);
         bb_read_f64(p, values, n);
         for (int64_t k = 0; k < n; k++) values[k] += 0.05 * sin((double)(k * 37 + i));
-        bb_tensor *fresh = bb_from_f64(ctx, dtype, bb_shape_of(p), values);
-        size_t bytes = (size_t)n * bb_dtype_bytes(dtype);
-        bb_write(p, bb_data(fresh), bytes);
+        bb_tensor *fresh = bb_from_f64(ctx, config->dtype, bb_shape_of(p), values);
+        bb_write(p, bb_data(fresh), (size_t)n * bb_dtype_bytes(config->dtype));
     }
     return model;
+}
+
+static inline bb_nn_transformer *graph_model(bb_context *ctx, bb_dtype dtype, bool qk_norm,
+                                             bool tied) {
+    const bb_nn_config config = {.vocab = 19,
+                                 .dim = 24,
+                                 .layers = 2,
+                                 .heads = 4,
+                                 .kv_heads = 2,
+                                 .hidden = 40,
+                                 .max_seq = 32,
+                                 .qk_norm = qk_norm,
+                                 .tie_embeddings = tied,
+                                 .dtype = dtype};
+    return graph_model_of(ctx, &config);
 }
 
 static inline bb_status graph_forward(void *user, bb_tensor *const *in, bb_tensor **out) {

@@ -175,6 +175,63 @@ static void test_runs(test *t) {
     scratch_close(&s);
 }
 
+/* What other architectures are made of: shared norms of heads, biases, windows, zero-centred
+ * scales, scaled embeddings, GELU. */
+static void test_architectures(test *t) {
+    static const bb_nn_config configs[] = {{.vocab = 19,
+                                            .dim = 24,
+                                            .layers = 2,
+                                            .heads = 4,
+                                            .kv_heads = 1,
+                                            .head_dim = 8,
+                                            .hidden = 40,
+                                            .max_seq = 32,
+                                            .zero_centered_norm = true,
+                                            .embed_scale = 4.9,
+                                            .activation = BB_NN_GELU_TANH,
+                                            .tie_embeddings = true,
+                                            .dtype = BB_F32},
+                                           {.vocab = 19,
+                                            .dim = 24,
+                                            .layers = 2,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 40,
+                                            .max_seq = 32,
+                                            .qk_norm_shared = true,
+                                            .qkv_bias = true,
+                                            .out_bias = true,
+                                            .mlp_bias = true,
+                                            .window = 3,
+                                            .window_from = 1,
+                                            .dtype = BB_F32}};
+    static const int64_t sizes[][2] = {{1, 1}, {3, 11}, {2, 5}};
+    scratch s = scratch_open();
+    for (int i = 0; i < 2; i++) {
+        bb_context *ctx = test_open();
+        bb_nn_transformer *model = graph_model_of(ctx, &configs[i]);
+        bb_graph *g = model ? graph_of_model(model) : NULL;
+        for (int m = 0; g && m < 3; m++) {
+            char name[64];
+            const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
+            snprintf(name, sizeof name, "%d_%s.onnx", i, modes[m]);
+            CHECK_INT(t, bb_onnx_save(g, scratch_path(&s, name), &how), BB_OK);
+            name[strlen(name) - 5] = 0;
+            for (int k = 0; k < 3; k++) {
+                bb_tensor *ids = graph_ids(ctx, sizes[k][0], sizes[k][1], 19), *logits;
+                logits = bb_nn_transformer_forward(model, ids);
+                onnx_expect(ctx, &s, name, k, ids_name, &ids, 1, logits_name, &logits, 1, "1e-5",
+                            false);
+            }
+        }
+        CHECK_OK(t, ctx);
+        bb_graph_free(g);
+        bb_close(ctx);
+    }
+    onnx_run_all(t, &s);
+    scratch_close(&s);
+}
+
 /* ---- Traps */
 
 typedef struct trap {
@@ -384,6 +441,38 @@ static void test_external_data(test *t) {
     scratch_close(&s);
 }
 
+/* Beyond 2 GiB parameters go beside the model unasked. The first write fails, so nothing of that
+ * size is ever touched. */
+static void test_too_large(test *t) {
+    scratch s = scratch_open();
+    bb_context *ctx = bb_open(NULL);
+    const bb_shape shape = BB_SHAPE(600000000);
+    bb_tensor *w = bb_tensor_context(ctx, BB_CPU, BB_F32, &shape), *x;
+    if (!w) {
+        test_skip(t, "no 2.4 GB of address space here");
+        bb_close(ctx);
+        scratch_close(&s);
+        return;
+    }
+    x = bb_ones(ctx, BB_F32, BB_SHAPE(3));
+    bb_graph *g = bb_graph_begin(ctx);
+    bb_graph_input(g, "x", x);
+    bb_graph_param(g, "w", w);
+    bb_tensor *few = bb_narrow(w, 0, 0, 3);
+    bb_write(few, (float[]){1, 2, 3}, 12);
+    bb_graph_output(g, "y", bb_add(x, few));
+    bb_graph_end(g);
+    fault f;
+    fault_init(&f, 1, EIO, 0);
+    const bb_onnx_options how = {.calls = &f.calls};
+    bb_onnx_save(g, scratch_path(&s, "m.onnx"), &how);
+    CHECK_ERROR(t, ctx, BB_ERR_IO, "m.onnx.data: cannot write");
+    CHECK_INT(t, scratch_count(&s), 0);
+    bb_graph_free(g);
+    bb_close(ctx);
+    scratch_close(&s);
+}
+
 /* ---- Failures */
 
 static bb_graph *small_graph(bb_context *ctx, bb_tensor *(*fn)(bb_tensor *x)) {
@@ -488,6 +577,7 @@ static void test_memory(test *t) {
 static const test_row rows[] = {
     {"a composite model", test_composite_model}, {"modes", test_modes},
     {"runs at other sizes", test_runs},          {"traps", test_traps},
+    {"architectures", test_architectures},       {"too large", test_too_large},
     {"external data", test_external_data},       {"no form, no file", test_no_form},
     {"writer failures", test_writer_failures},   {"memory", test_memory}};
 TEST_MAIN(rows)

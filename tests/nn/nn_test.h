@@ -33,6 +33,15 @@ static inline bb_tensor *random_tensor(bb_context *ctx, bb_dtype dtype, bb_shape
     return x;
 }
 
+/* Writes from's elements into `to`, wherever both live and of whichever contexts. */
+static inline void overwrite(test *t, bb_tensor *to, bb_tensor *from) {
+    size_t bytes = (size_t)bb_count(from) * bb_dtype_bytes(bb_dtype_of(from));
+    void *values = malloc(bytes + 1);
+    CHECK(t, values && bb_read(from, values, bytes) == BB_OK);
+    CHECK_INT(t, bb_write(to, values, bytes), BB_OK);
+    free(values);
+}
+
 /* Gives every parameter other numbers than its initial ones; those that start as ones stay around
  * one. */
 static inline void scramble(test *t, bb_params *params, uint64_t *state) {
@@ -42,8 +51,7 @@ static inline void scramble(test *t, bb_params *params, uint64_t *state) {
         double shift = bb_count(p) && v[0] == 1 ? 1 : 0;
         for (int64_t k = 0; k < bb_count(p); k++) v[k] = shift + 0.5 * number(state);
         bb_tensor *x = bb_from_f64(bb_context_of(p), bb_dtype_of(p), bb_shape_of(p), v);
-        CHECK_INT(t, bb_write(p, bb_data(x), (size_t)bb_count(p) * bb_dtype_bytes(bb_dtype_of(p))),
-                  BB_OK);
+        overwrite(t, p, x);
         free(v);
     }
 }

@@ -9,7 +9,7 @@ typedef struct pair {
 } pair;
 
 static pair make(test *t, bb_context *ctx, bb_dtype dtype, uint64_t seed) {
-    pair p = {bb_params_new(ctx, BB_CPU, dtype), NULL, NULL};
+    pair p = {bb_params_new(ctx, bb_get_device(ctx), dtype), NULL, NULL};
     p.scale = bb_params_add(p.params, "scale", BB_SHAPE(S), BB_INIT_ONES, 0);
     p.w = bb_params_add(p.params, "w", BB_SHAPE(2, 3), BB_INIT_NORMAL, 1);
     bb_params_build(p.params);
@@ -86,7 +86,7 @@ static void master(test *t) {
         if (step == 100) { /* one element from outside */
             double *now = values_of(t, p.w);
             now[0] = 7;
-            bb_write(p.w, bb_data(bb_from_f64(ctx, BB_BF16, BB_SHAPE(2, 3), now)), W * 2);
+            overwrite(t, p.w, bb_from_f64(ctx, BB_BF16, BB_SHAPE(2, 3), now));
             free(now);
         }
         emulate(w, mw, vw, gw, W, step, 1e-4, &attrs, 0.1);
@@ -156,11 +156,9 @@ static void resume(test *t) {
         if (step == 3) {
             int n = 0;
             const bb_named *from = bb_adamw_state(o, &n), *to = bb_adamw_state(r, &n);
-            for (int i = 0; i < n; i++)
-                bb_write(to[i].tensor, bb_data(from[i].tensor),
-                         (size_t)bb_count(from[i].tensor) * 4);
-            bb_write(q.w, bb_data(p.w), W * 4);
-            bb_write(q.scale, bb_data(p.scale), S * 4);
+            for (int i = 0; i < n; i++) overwrite(t, to[i].tensor, from[i].tensor);
+            overwrite(t, q.w, p.w);
+            overwrite(t, q.scale, p.scale);
         }
         for (int i = 0; i < W; i++) gw[i] = -0.7 * gw[i];
         backward(t, &p, gw, gs);

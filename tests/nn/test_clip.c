@@ -7,7 +7,7 @@ typedef struct pair {
 } pair;
 
 static pair make(bb_context *ctx, bb_dtype dtype) {
-    pair p = {bb_params_new(ctx, BB_CPU, dtype), NULL, NULL};
+    pair p = {bb_params_new(ctx, bb_get_device(ctx), dtype), NULL, NULL};
     p.a = bb_params_add(p.params, "a", BB_SHAPE(2, 2), BB_INIT_NORMAL, 1);
     p.b = bb_params_add(p.params, "b", BB_SHAPE(3), BB_INIT_ONES, 0);
     bb_params_build(p.params);

@@ -10,7 +10,7 @@ static void against_emulation(test *t) {
         bb_context *ctx = test_open();
         uint64_t state = 20;
         bb_sgd_attrs a = kinds[k];
-        bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+        bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
         bb_tensor *w = bb_params_add(params, "w", BB_SHAPE(3, 2), BB_INIT_NORMAL, 1);
         bb_tensor *b = bb_params_add(params, "b", BB_SHAPE(N), BB_INIT_ZEROS, 0);
         bb_sgd *o = bb_sgd_new(params, &a); /* builds */
@@ -49,7 +49,7 @@ static void against_emulation(test *t) {
 
 static void refusals(test *t) {
     bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_params_add(params, "w", BB_SHAPE(3), BB_INIT_ONES, 0);
     CHECK(t, !bb_sgd_new(params, &(bb_sgd_attrs){0, 0, true}));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "momentum > 0 with nesterov");

@@ -159,7 +159,7 @@ static void test_blind_rows(test *t) {
     for (int i = 0; i < T * N; i++) add[i] = allow[i] != 0 ? 0 : -INFINITY;
     for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
         for (int form = 0; form < 2; form++) {
-            bb_context *ctx = bb_open(&(bb_options){.seed = 5});
+            bb_context *ctx = test_open();
             bb_t q = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(1, T, D)), true);
             bb_t k = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(1, N, D)), true);
             bb_t v = bb_randn(ctx, BB_F32, BB_SHAPE(1, N, D));
@@ -200,7 +200,7 @@ static void test_nan_spreads(test *t) {
 /* A training step of attention over long rows: far less memory than one matrix of scores. */
 static void test_memory(test *t) {
     enum { T = 2048, D = 16 };
-    bb_context *ctx = bb_open(NULL);
+    bb_context *ctx = test_open();
     bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(2, T, D)), true);
     size_t before = bb_memory_stats(ctx).bytes_peak;
     bb_backward(bb_sum_all(bb_sdpa(x, x, x, NULL, &causal)), NULL);

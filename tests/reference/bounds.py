@@ -54,6 +54,7 @@ TABLE.update({
     "scatter_add": (0, 1, 0, 1),
     # The contract's order for narrow types rounds xhat, then the product: twice.
     "RMSNormImpl": (4, 2, 6, 4),
+    "AddRMSNorm": (4, 2, 6, 4),
     # Backward reads the rounded output, as PyTorch's does.
     "softmax": (4, 1, 6, 3),
     "log_softmax": (4, 1, 6, 3),

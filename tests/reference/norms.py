@@ -89,6 +89,28 @@ class RMSNorm(Spec):
         return sizes
 
 
+class AddRMSNorm(RMSNorm):
+    """Its first result; gradients, of two results at once, are in tests/ops/test_add_rms_norm.c."""
+    forward_only = True
+
+    def draw(self, d):
+        inputs, attrs = super().draw(d)
+        x, scale = inputs["input"], inputs["scale"]
+        if scale.dim() > x.dim():
+            scale = d.values([1], "normal", scale.dtype, odd=False)
+        return {"input": x, "residual": d.values(list(x.shape), "wide", odd=False), "scale": scale}, attrs
+
+    def summed(self, x):
+        return {"input": rounded(x["input"].detach() + x["residual"].detach(), self.dtype),
+                "scale": x["scale"].detach()}
+
+    def compute(self, x, attrs):
+        return super().compute(self.summed(x), attrs)
+
+    def terms(self, x, attrs, y, dy, grads):
+        return super().terms(self.summed(x), attrs, y, None, grads)
+
+
 class LayerNorm(Spec):
     def draw(self, d):
         x, attrs, scale = draw_norm(d)

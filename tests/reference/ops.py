@@ -575,6 +575,7 @@ class Randn(Create):
 add("randn", Randn(normal, random_attrs, FLOATS))
 
 add("RMSNormImpl", norms.RMSNorm(FLOATS))
+add("AddRMSNorm", norms.AddRMSNorm(FLOATS))
 add("LayerNorm", norms.LayerNorm(FLOATS))
 add("RoPE", rope(FLOATS))
 add("SDPA", sdpa(FLOATS))

@@ -73,7 +73,7 @@ def make_case(op, entry, seed, dtype, small=False, zero_size=None):
         d.zero_size = zero_size
     inputs, attrs = SPECS[op].draw(d)
     case = Case(op, dtype, inputs, attrs)
-    if entry["gradient"] != "no" and d.chance(0.85):
+    if entry["gradient"] != "no" and not SPECS[op].forward_only and d.chance(0.85):
         shape, out = SPECS[op].shape_and_dtype(case)
         if out in FLOATS and any(t.dtype in FLOATS for t in inputs.values()):
             g = torch.randn(shape, generator=d.generator, dtype=torch.float64)

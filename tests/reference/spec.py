@@ -29,6 +29,8 @@ class Expected:
 
 
 class Spec:
+    forward_only = False
+
     def __init__(self, dtypes):
         self.dtypes = dtypes
 

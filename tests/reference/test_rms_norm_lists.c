@@ -183,6 +183,9 @@ static void test_layer_list(test *t) {
 static void test_composite_list(test *t) {
     /* clang-format off: a table reads by rows */
     const list_case cases[] = {
+        /* Longer than the kernel's buffer, which f16 and strided rows pass through. */
+        ROW("long rows (5, 2500)", SH(5, 2500), SH(2500), 1e-5, NORMAL),
+        {"long rows, transposed", SH(5, 2500), SH(2500), 1e-5, NORMAL, true, false, false},
         ROW("(2, 32)", SH(2, 32), SH(32), 1e-5, NORMAL),
         ROW("8 heads: (2, 8, 16, 32)", SH(2, 8, 16, 32), SH(8, 1, 32), 1e-5, NORMAL),
         ROW("rows of 423", SH(24, 31, 423), SH(423), 1e-5, NORMAL),

@@ -3,8 +3,13 @@
 
 #include <stdarg.h>
 
-/* The header keeps a block's size, to check it on release, and 64-byte alignment. */
+/* Before each block: its size, to check it on release, and its neighbours in the list of all. 64
+ * bytes, to keep the alignment. */
 enum { HEADER = 64, MANY_CALLS = 20000 };
+struct test_block {
+    size_t bytes;
+    struct test_block *prev, *next;
+};
 
 static void *allocate(void *user, size_t bytes) {
     test_allocator *a = user;
@@ -14,22 +19,25 @@ static void *allocate(void *user, size_t bytes) {
         return NULL;
     }
     size_t whole = (bytes + HEADER + 63) / 64 * 64;
-    char *block = aligned_alloc(64, whole);
+    struct test_block *block = aligned_alloc(64, whole);
     if (!block) return NULL;
     memset(block, 0xa5, whole); /* nobody may count on zeros */
-    memcpy(block, &bytes, sizeof bytes);
+    *block = (struct test_block){.bytes = bytes, .next = a->blocks};
+    if (a->blocks) a->blocks->prev = block;
+    a->blocks = block;
     a->live++;
-    return block + HEADER;
+    return (char *)block + HEADER;
 }
 
 static void release(void *user, void *block, size_t bytes) {
     test_allocator *a = user;
     if (!block) return;
-    size_t allocated;
-    memcpy(&allocated, (char *)block - HEADER, sizeof allocated);
-    if (allocated != bytes) a->misuses++;
+    struct test_block *head = (struct test_block *)(void *)((char *)block - HEADER);
+    if (head->bytes != bytes) a->misuses++;
+    *(head->prev ? &head->prev->next : &a->blocks) = head->next;
+    if (head->next) head->next->prev = head->prev;
     a->live--;
-    free((char *)block - HEADER);
+    free(head);
 }
 
 void test_allocator_init(test_allocator *a) {
@@ -79,6 +87,7 @@ bool alloc_run_failing(const alloc_subject *subject, int64_t n, bool for_good,
     bb_close(ctx);
     if (a.live) say(problem, "%lld blocks leaked", (long long)a.live);
     if (a.misuses) say(problem, "%lld blocks released with a wrong size", (long long)a.misuses);
+    while (a.blocks) release(&a, (char *)a.blocks + HEADER, a.blocks->bytes); /* the canary's */
     return a.failures > 0;
 }
 

@@ -6,13 +6,14 @@
 
 /* An allocator that fails its Nth call, once or from then on, and counts what is not given back. */
 typedef struct test_allocator {
-    bb_allocator base; /* for bb_options.allocator */
-    int64_t calls;     /* so far */
-    int64_t fail_at;   /* 1: the first call fails; 0: none does */
-    bool for_good;     /* all calls after that one fail too */
-    int64_t failures;  /* injected */
-    int64_t live;      /* blocks not released */
-    int64_t misuses;   /* released with another size than allocated */
+    bb_allocator base;         /* for bb_options.allocator */
+    int64_t calls;             /* so far */
+    int64_t fail_at;           /* 1: the first call fails; 0: none does */
+    bool for_good;             /* all calls after that one fail too */
+    int64_t failures;          /* injected */
+    int64_t live;              /* blocks not released */
+    struct test_block *blocks; /* those */
+    int64_t misuses;           /* released with another size than allocated */
 } test_allocator;
 void test_allocator_init(test_allocator *a);
 

@@ -115,18 +115,19 @@ static void left_out(test *t) {
     CHECK(t, !c.tie_embeddings && !c.qkv_bias && !c.mlp_bias && !c.window && !c.has_padding);
     snprintf(full, sizeof full, text, "mistral", "");
     CHECK_INT(t, bb_model_config_parse(ctx, "c", full, strlen(full), &c), BB_OK);
-    CHECK(t, c.kv_heads == 8 && c.window == 4096 && c.window_from == 0);
+    CHECK(t, c.kv_heads == 8 && c.window == 4096 && c.window_from == 0 && c.norm_eps == 1e-6);
     snprintf(full, sizeof full, text, "mistral", ", \"sliding_window\": null");
     CHECK_INT(t, bb_model_config_parse(ctx, "c", full, strlen(full), &c), BB_OK);
     CHECK_INT(t, c.window, 0);
     snprintf(full, sizeof full, text, "qwen3", ", \"sliding_window\": 7");
     CHECK_INT(t, bb_model_config_parse(ctx, "c", full, strlen(full), &c), BB_OK);
-    CHECK(t, c.kv_heads == 32 && c.head_dim == 128 && c.qk_norm_shared && c.window == 0);
+    CHECK(t, c.kv_heads == 32 && c.head_dim == 128 && c.qk_norm_shared && c.window == 0 &&
+                 c.norm_eps == 1e-6 && c.rope_base == 1e4);
     snprintf(full, sizeof full, text, "gemma", "");
     CHECK_INT(t, bb_model_config_parse(ctx, "c", full, strlen(full), &c), BB_OK);
     CHECK(t, c.kv_heads == 16 && c.head_dim == 256 && c.tie_embeddings && c.zero_centered_norm);
-    CHECK(t,
-          c.has_padding && c.padding == 0 && c.embed_scale == 8 && c.activation == BB_NN_GELU_TANH);
+    CHECK(t, c.has_padding && c.padding == 0 && c.embed_scale == 8 &&
+                 c.activation == BB_NN_GELU_TANH && c.norm_eps == 1e-6 && c.rope_base == 1e4);
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
