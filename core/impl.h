@@ -52,7 +52,7 @@ struct bb_tensor {
 /* What a device must offer. Calls are stream-ordered; synchronize waits. copy moves between tensors
  * of the same shape, any strides, any dtypes, where at least one lives on this device and the other
  * on this device or the host. */
-enum { BB_BACKEND_ABI = 2 };
+enum { BB_BACKEND_ABI = 3 };
 typedef struct bb_backend {
     uint32_t abi;
     const char *name; /* "cpu" */
@@ -74,6 +74,13 @@ typedef struct bb_backend {
     void *(*capture_end)(struct bb_backend *self);
     bb_status (*replay)(struct bb_backend *self, void *graph);
     void (*graph_free)(struct bb_backend *self, void *graph);
+    /* What memory gives: reads each of `from` once (1 to 3 buffers of so many bytes, 16-byte
+     * aligned) and writes each of `to` (1 or 2, no more than are read). For benchmarks. NULL: none.
+     */
+    bb_status (*bandwidth)(struct bb_backend *self, const void *const *from, int reads,
+                           void *const *to, int writes, size_t bytes);
+    const char *hardware;     /* what it runs on, for reports; NULL: the host */
+    bool simulated;           /* nothing measured on it says anything of real hardware */
     const bb_kernel *kernels; /* ended by a row without a name */
     void (*close)(struct bb_backend *self);
     bb_context *ctx; /* set at attachment */
@@ -189,8 +196,8 @@ struct bb_context {
     bb_device capture_device;
     bool capturing; /* what runs is recorded for a replay: values must not go to or come from the
                        host */
-    int exports;   /* tensors that other libraries hold (dlpack.c) */
-    bool closing;  /* closed by its owner; freed with the last export */
+    int exports;    /* tensors that other libraries hold (dlpack.c) */
+    bool closing;   /* closed by its owner; freed with the last export */
 };
 
 /* ---- core/memory.c: host bytes, counted */

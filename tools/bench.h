@@ -44,6 +44,7 @@ int bb_threads_used(const bb_bench_options *options);
 
 /* The benchmarks, each one an entry of cmd_bench.c's table. They return an exit code. */
 int bb_bench_rms_norm(const bb_bench_options *options);
+int bb_bench_gpu(const bb_bench_options *options);
 int bb_bench_train(const bb_bench_options *options);
 int bb_bench_op(const bb_bench_options *options);
 int bb_bench_start(const bb_bench_options *options);

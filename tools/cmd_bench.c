@@ -15,6 +15,7 @@ static const struct benchmark {
 } benchmarks[] = {{"start", bb_bench_start},
                   {"op", bb_bench_op},
                   {"rms_norm", bb_bench_rms_norm},
+                  {"gpu", bb_bench_gpu},
                   {"train", bb_bench_train}};
 enum { BENCHMARKS = sizeof benchmarks / sizeof benchmarks[0] };
 
@@ -22,7 +23,7 @@ enum { BENCHMARKS = sizeof benchmarks / sizeof benchmarks[0] };
 /* clang-format off */
 static const bb_flag flags[] = {
     {.name = "what", .type = BB_FLAG_TEXT, AT(what), .positional = true, .value = "WHAT",
-     .help = "start, op, rms_norm or train; left out: all of them"},
+     .help = "start, op, rms_norm, gpu or train; left out: all of them"},
     {.name = "model", .type = BB_FLAG_TEXT, AT(model), .value = "tiny|small|baby",
      .help = "of train; left out: all of them"},
     {.name = "steps", .type = BB_FLAG_INT, AT(steps), .fallback = "20", .min = 1, .max = 4000,
@@ -56,6 +57,6 @@ int bb_cmd_bench(int argc, char **argv) {
         code = benchmarks[i].run(&o);
     }
     if (!found)
-        return bb_usage_error("bench", "expected start, op, rms_norm or train, got '%s'", o.what);
+        return bb_usage_error("bench", "expected start, op, rms_norm, gpu or train, got '%s'", o.what);
     return code;
 }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/cuda/bandwidth.h"
 #include "backends/cuda/blas.h"
 #include "backends/cuda/copy.h"
 
@@ -230,6 +231,9 @@ bb_module_open(const bb_host *host, bb_context *ctx, const char **why) {
     b->capture_end = capture_end;
     b->replay = replay;
     b->graph_free = graph_free;
+    b->bandwidth = bb_cuda_bandwidth;
+    b->hardware = cuda->info.name;
+    b->simulated = cuda->info.simulated;
     b->kernels = bb_cuda_kernels;
     b->close = close;
     b->ctx = ctx;

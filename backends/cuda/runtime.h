@@ -14,6 +14,7 @@ struct bb_device_info {
     int multiprocessors, major, minor;
     size_t shared_bytes; /* a block may ask for */
     size_t memory_bytes;
+    bool simulated;
 };
 
 /* Opens the first device. NULL: *why says what is missing (static text or one that lives in the

@@ -37,17 +37,26 @@ static void each_benchmark(test *t) {
     check_rows(t, "train --model tiny --steps 3 --dtype bf16", 1, train);
 }
 
+/* In simulation the calls run, and the rows say that nothing was measured. */
+static void gpu_in_simulation(test *t) {
+    static const char *const parts[] = {"\"what\": \"bobbin ",
+                                        "\"rows\": ", "\"not_measured\": \"a simulation", NULL};
+    check_rows(t, "gpu --device cuda-sim", 12, parts);
+}
+
 static void wrong_use(test *t) {
     scratch_folder f;
     if (!scratch_open(t, &f)) return;
     check_refused(t, &f, program_run(&f, "bench speed"), 2, "'speed'");
     check_refused(t, &f, program_run(&f, "bench train --model huge"), 2, "'huge'");
+    check_refused(t, &f, program_run(&f, "bench gpu"), 2, "expected --device cuda");
     check_refused(t, &f, program_run(&f, "bench op --rounds 0"), 2, "--rounds");
     scratch_close(&f);
 }
 
 static const test_row rows[] = {
     {"each_benchmark", each_benchmark},
+    {"gpu_in_simulation", gpu_in_simulation},
     {"wrong_use", wrong_use},
 };
 TEST_MAIN(rows)

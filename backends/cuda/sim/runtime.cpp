@@ -59,6 +59,7 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
                          : number < 90  ? 101376
                                         : 232448;
     info->memory_bytes = r->limit;
+    info->simulated = true;
     return r;
 }
 
