@@ -9,6 +9,9 @@
  * saved: no barrier, no shared memory, rows of any length cut into strips. 16 bytes at a time where
  * rows are aligned.
  *
+ * Registers on sm_90, no spills: forward 62, backward 48 (bf16); 64 KiB of loads are under way on a
+ * multiprocessor in either.
+ *
  * Where nobody needs the logits any more their gradient could be written over them: each thread
  * reads a logit before it writes the same place, so the kernel would allow it and save a buffer of
  * (rows, classes). The contract does not: the walk (autograd/walk.c) hands a backward kernel fresh
@@ -47,7 +50,7 @@ targets targets_of(const bb_call *call) {
 
 /* loss: of each row, in the compute type or (rounded) in the logits'. */
 template <typename T>
-__global__ void __launch_bounds__(MOST)
+__global__ void __launch_bounds__(MOST, 1)
     rows_kernel(const job j, const targets target, const bb_guard guard, const T *x,
                 bb_real<T> *loss, T *rounded, bb_real<T> *logsumexp) {
     typedef bb_real<T> R;
@@ -95,7 +98,7 @@ template <typename T> struct result {
 
 /* Sum of losses (if there are any to sum) and number of targets not ignored, in part blockIdx.x. */
 template <typename T>
-__global__ void __launch_bounds__(MOST)
+__global__ void __launch_bounds__(MOST, 1)
     total_kernel(const targets target, int64_t rows, const bb_real<T> *loss, double *pairs,
                  const result<T> to) {
     BB_SHARED(double, slots, 2 * BB_WARP);

@@ -115,9 +115,10 @@ static inline bb_status bb_cuda_launch(bb_cuda *cuda, const char *name,
                                        void (*kernel)(Parameters...), dim3 grid, dim3 block,
                                        size_t shared_bytes, Arguments... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return BB_OK;
-    /* More than 48 KiB of shared memory must be asked for. */
+    /* More than 48 KiB of shared memory must be asked for, static arrays included: no kernel has
+     * more than 16 KiB of those beside dynamic memory. */
     cudaError_t error =
-        shared_bytes > 48 * 1024
+        shared_bytes > 32 * 1024
             ? cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                    cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes)
             : cudaSuccess;

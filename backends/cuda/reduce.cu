@@ -11,6 +11,9 @@
  * small f64 (or i64) tensor, which is folded as rows in turn: two launches up to half a billion
  * elements, three beyond.
  *
+ * Registers on sm_90, no spills: rows 60, columns 80 (bf16, eight outputs a thread, 16 KiB of
+ * shared memory) and 72 (f32): 48 to 64 KiB of loads are under way on a multiprocessor.
+ *
  * f32, f16 and bf16 add up a few dozen values in f32 and those sums in f64: full accuracy for any
  * length, and one f64 addition in 64 bytes does not show even where f64 runs at 1/64 speed. All
  * cuts depend on shape and alignment alone, so results do not depend on the device's size. */
@@ -153,7 +156,7 @@ __device__ inline total_t<T> fold_share(const plan &p, const T *x, int64_t begin
 }
 
 template <typename T, int FOLD>
-__global__ void __launch_bounds__(THREADS) rows_kernel(const plan p, const T *x, void *y) {
+__global__ void __launch_bounds__(THREADS, 2) rows_kernel(const plan p, const T *x, void *y) {
     typedef total_t<T> A;
     BB_SHARED(A, slots, THREADS / BB_WARP);
     const int group = (int)threadIdx.x / p.width, me = (int)threadIdx.x % p.width;
@@ -212,7 +215,7 @@ __device__ inline void fold_rows(const plan &p, const T *x, int64_t begin, int64
 }
 
 template <typename T, int FOLD, int N>
-__global__ void __launch_bounds__(THREADS) columns_kernel(const plan p, const T *x, void *y) {
+__global__ void __launch_bounds__(THREADS, 2) columns_kernel(const plan p, const T *x, void *y) {
     typedef total_t<T> A;
     BB_SHARED(A, slots, THREADS * N);
     const axis strip = p.kept[p.kept_count - 1];

@@ -7,8 +7,10 @@
  * in a run, in order. Runs are cut where 32 entries are full: a block adds the rows of a chunk,
  * columns side by side and 16 bytes a thread, and writes what begins and ends in it; of a run that
  * goes on it leaves a partial sum. A second launch adds the partial sums of such runs in order. So
- * a token that is a fifth of the text costs no more time than a rare one, and the result depends on
- * the indices alone. f16 and bf16 add in f32 and round once; integers wrap.
+ * a token that is a fifth of the text costs a thread a few hundred additions, not thousands, and
+ * the result depends on the indices alone. f16 and bf16 add in f32 and round once; integers wrap.
+ *
+ * Registers on sm_90, no spills: 64 (bf16, eight columns a thread) and 56 (f32).
  *
  * Bytes moved: y filled or copied, g read once, the rows of y that occur read and written, 1/16 of
  * g's rows as partial sums at most. scatter_add whose index differs within a row (not a list spread
@@ -50,7 +52,7 @@ template <typename T> __device__ inline T result_of(sum_t<T> a) {
 
 /* ---- Keys */
 
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, 2)
     keys_kernel(const bb_index_list index, const bb_lines beside, int64_t axis_stride,
                 const bb_guard guard, int64_t n, uint64_t *key, int64_t *position) {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
@@ -100,7 +102,7 @@ template <typename T, int N> __device__ inline void add_to(T *at, const sum_t<T>
 /* Partial sums of chunk c: [2 c] of the run that came into it, [2 c + 1] of the one that begins in
  * it and goes on. */
 template <typename T, int N>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, 2)
     add_runs(const runs r, const T *g, T *y, sum_t<T> *partial) {
     const int me = (int)threadIdx.x % r.width;
     const int64_t chunk = (int64_t)blockIdx.x * (BLOCK / r.width) + threadIdx.x / r.width,
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(BLOCK)
 
 /* The run that begins in a chunk and goes on: its partial sums, in order. */
 template <typename T, int N>
-__global__ void __launch_bounds__(BLOCK) join_runs(const runs r, T *y, const sum_t<T> *partial) {
+__global__ void __launch_bounds__(BLOCK, 2) join_runs(const runs r, T *y, const sum_t<T> *partial) {
     const int me = (int)threadIdx.x % r.width;
     const int64_t chunk = (int64_t)blockIdx.x * (BLOCK / r.width) + threadIdx.x / r.width,
                   column = ((int64_t)blockIdx.y * r.width + me) * N;

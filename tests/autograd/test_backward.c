@@ -151,7 +151,7 @@ static void test_higher_order(test *t) {
 }
 
 static void test_detach(test *t) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){3, 4}), *d = bb_detach(bb_square(x));
     CHECK(t, !bb_requires_grad(d));
     CHECK_INT(t, bb_backward(bb_sum_all(bb_mul(x, d)), NULL), BB_OK);

@@ -73,7 +73,7 @@ static bb_tensor *call_wrong(void *user, bb_tensor *const *in, int n) {
 }
 
 static void test_catches(test *t) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     bb_register_op(ctx, &wrong_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"wrong", wrong_forward, NULL, NULL});
     bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(5), (double[]){1, 1, 1, 1, 1}),

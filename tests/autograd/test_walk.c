@@ -285,7 +285,7 @@ static const bb_op powers = {.name = "powers",
                              .gradient = powers_gradient};
 
 static void test_unused_output(test *t) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     CHECK_INT(t, bb_register_op(ctx, &powers), BB_OK);
     bb_kernel kernel = {.op = "powers", .forward = powers_kernel};
     CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, &kernel), BB_OK);

@@ -79,7 +79,7 @@ static void against_reference(test *t) {
             bb_context *ctx = test_open();
             bb_set_path(ctx, (bb_path)path);
             bb_nn_config c = config_of(kind);
-            bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+            bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
             bb_nn_attention layer = bb_nn_attention_new(params, "attn", &c);
             bb_params_build(params);
             CHECK_INT(t, bb_params_count(params), 2 + c.qk_norm);
@@ -106,7 +106,7 @@ static void cache(test *t) {
     for (int kind = 0; kind < KINDS; kind++) {
         bb_context *ctx = test_open();
         bb_nn_config c = config_of(kind);
-        bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+        bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
         bb_nn_attention layer = bb_nn_attention_new(params, "attn", &c);
         bb_params_build(params);
         scramble(t, params, &state);
@@ -114,8 +114,8 @@ static void cache(test *t) {
         bb_tensor *x = random_tensor(ctx, BB_F64, BB_SHAPE(B, T, DIM), 2, &state);
         double *whole = values_of(t, bb_nn_attention_forward(&layer, x, NULL, 0));
         bb_shape shape = BB_SHAPE(B, c.kv_heads, T + 2, D); /* longer than what is used of it */
-        bb_nn_layer_cache kept = {bb_tensor_context(ctx, BB_CPU, BB_F64, &shape),
-                                  bb_tensor_context(ctx, BB_CPU, BB_F64, &shape)};
+        bb_nn_layer_cache kept = {bb_tensor_context(ctx, bb_get_device(ctx), BB_F64, &shape),
+                                  bb_tensor_context(ctx, bb_get_device(ctx), BB_F64, &shape)};
         bb_tensor *part[3];
         const int from[4] = {0, 1, 4, 5};
         for (int i = 0; i < 3; i++)
@@ -132,7 +132,7 @@ static void cache(test *t) {
 static void errors(test *t) {
     bb_context *ctx = test_open();
     bb_nn_config c = config_of(0);
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
     bb_nn_attention layer = bb_nn_attention_new(params, "attn", &c);
     bb_params_build(params);
     CHECK(t, !bb_nn_attention_forward(&layer, bb_ones(ctx, BB_F64, BB_SHAPE(T, DIM)), NULL, 0));

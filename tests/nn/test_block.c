@@ -16,7 +16,7 @@ static const bb_nn_config config = {.vocab = 5,
 static void halves(test *t) {
     bb_context *ctx = test_open();
     uint64_t state = 7;
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_block block = bb_nn_block_new(params, "blocks.0", &config);
     bb_params_build(params);
     scramble(t, params, &state);
@@ -46,7 +46,7 @@ static void halves(test *t) {
 static void storage(test *t) {
     bb_context *ctx = test_open();
     uint64_t state = 8;
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_block block = bb_nn_block_new(params, "b", &config);
     bb_params_build(params);
     bb_tensor *x = random_tensor(ctx, BB_F32, BB_SHAPE(2, 8, 16), 1, &state);

@@ -82,7 +82,7 @@ static void refused(test *t) {
         CHECK_INT(t, bb_nn_config_check(ctx, &c[i]), BB_ERR_ARGUMENT);
         CHECK(t, c[i].kv_heads == before.kv_heads); /* left as it was */
         CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, part[i]);
-        CHECK(t, !bb_nn_transformer_new(ctx, BB_CPU, &before));
+        CHECK(t, !bb_nn_transformer_new(ctx, bb_get_device(ctx), &before));
         CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, part[i]);
     }
     CHECK_INT(t, bb_nn_config_check(NULL, &c[0]), BB_ERR_ARGUMENT);

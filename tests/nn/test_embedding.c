@@ -3,7 +3,7 @@
 
 static void rows_by_index(test *t) {
     bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
     bb_nn_embedding layer = bb_nn_embedding_new(params, "embed", 5, 3, 0.5);
     bb_params_build(params);
     CHECK_INT(t, bb_params_count(params), 1);
@@ -30,7 +30,7 @@ static void rows_by_index(test *t) {
 
 static void default_std(test *t) {
     bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_embedding layer = bb_nn_embedding_new(params, "e", 100, 100, 0);
     bb_params_build(params);
     CHECK_NEAR(t, sqrt(bb_item(bb_mean_all(bb_square(layer.weight)))), 1, 0.03);

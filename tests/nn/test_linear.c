@@ -6,7 +6,7 @@ static void forward(test *t) {
     bb_context *ctx = test_open();
     uint64_t state = 3;
     for (int bias = 0; bias < 2; bias++) {
-        bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+        bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
         bb_nn_linear layer = bb_nn_linear_new(params, "fc", IN, OUT, bias, 0);
         CHECK_INT(t, bb_params_build(params), BB_OK);
         CHECK_INT(t, bb_params_count(params), 1 + bias);
@@ -33,7 +33,7 @@ static void forward(test *t) {
 
 static void start(test *t) {
     bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_linear given = bb_nn_linear_new(params, "given", 100, 100, true, 0.02);
     bb_nn_linear standard = bb_nn_linear_new(params, "default", 100, 100, true, 0);
     bb_params_build(params);

@@ -13,7 +13,7 @@ static void check(test *t, bb_nn_activation activation, bool bias) {
     uint64_t state = 6;
     bb_nn_config c = {
         .dim = DIM, .hidden = HIDDEN, .layers = 2, .activation = activation, .mlp_bias = bias};
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
     bb_nn_mlp layer = bb_nn_mlp_new(params, "mlp", &c);
     bb_params_build(params);
     CHECK_INT(t, bb_params_count(params), bias ? 6 : 3);
@@ -51,7 +51,7 @@ static void against_reference(test *t) {
 static void start(test *t) {
     bb_context *ctx = test_open();
     bb_nn_config c = {.dim = 100, .hidden = 100, .layers = 8};
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_mlp layer = bb_nn_mlp_new(params, "mlp", &c);
     bb_params_build(params);
     CHECK_NEAR(t, sqrt(bb_item(bb_mean_all(bb_square(layer.up.weight)))) / 0.02, 1, 0.03);

@@ -26,8 +26,8 @@ static void shapes(test *t) {
                 {"self_attn.o_proj", 12, 24}, {"post_attention_layernorm", 12, 0},
                 {"mlp.gate_proj", 20, 12},    {"mlp.up_proj", 20, 12},
                 {"mlp.down_proj", 12, 20}};
-    bb_context *ctx = test_open();
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &grouped);
+    bb_context *ctx = test_open_host();
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &grouped);
     int n = 0;
     const bb_named *list = bb_nn_transformer_named(model, &n);
     CHECK_INT(t, n, 3 + 2 * 9);
@@ -58,8 +58,8 @@ static void shapes(test *t) {
 /* Row 0 of k_proj is row heads * head_dim of the fused weight, and writing it is seen by the model.
  */
 static void views(test *t) {
-    bb_context *ctx = test_open();
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &grouped);
+    bb_context *ctx = test_open_host();
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &grouped);
     int n = 0;
     const bb_named *list = bb_nn_transformer_named(model, &n);
     bb_tensor *k = find(list, n, "model.layers.1.self_attn.k_proj.weight"),
@@ -83,7 +83,7 @@ static void variants(test *t) {
     bb_context *ctx = test_open();
     bb_nn_config c = grouped;
     c.tie_embeddings = c.qk_norm = true;
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &c);
     int n = 0;
     const bb_named *list = bb_nn_transformer_named(model, &n);
     CHECK_INT(t, n, 2 + 2 * 10);

@@ -4,7 +4,7 @@
 
 static void names(test *t) {
     bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_tensor *a = bb_params_add(params, "a.weight", BB_SHAPE(3, 5), BB_INIT_NORMAL, 0.5);
     bb_tensor *b = bb_params_add(params, "a.bias", BB_SHAPE(3), BB_INIT_ZEROS, 0);
     CHECK_INT(t, bb_params_count(params), 2);
@@ -27,8 +27,8 @@ static void names(test *t) {
  * blocks. */
 static void blocks(test *t) {
     enum { N = 37 };
-    bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_context *ctx = test_open_host();
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_tensor *handle[N];
     char name[32];
     for (int i = 0; i < N; i++) {
@@ -69,7 +69,7 @@ static void blocks(test *t) {
 
 static void initial_values(test *t) {
     bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_tensor *normal = bb_params_add(params, "n", BB_SHAPE(200, 100), BB_INIT_NORMAL, 0.25);
     bb_tensor *ones = bb_params_add(params, "o", BB_SHAPE(7), BB_INIT_ONES, 0);
     bb_tensor *zeros = bb_params_add(params, "z", BB_SHAPE(5), BB_INIT_ZEROS, 0);
@@ -88,7 +88,7 @@ static void initial_values(test *t) {
                *seeded = bb_open(&(bb_options){.seed = 99});
     bb_context *both[2] = {again, seeded};
     for (int i = 0; i < 2; i++) {
-        bb_params *p = bb_params_new(both[i], BB_CPU, BB_F32);
+        bb_params *p = bb_params_new(both[i], bb_get_device(both[i]), BB_F32);
         bb_tensor *x = bb_params_add(p, "n", BB_SHAPE(200, 100), BB_INIT_NORMAL, 0.25);
         bb_params_build(p);
         CHECK_INT(t, same_bytes(x, normal), i == 0);
@@ -99,8 +99,8 @@ static void initial_values(test *t) {
 }
 
 static void gradients(test *t) {
-    bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+    bb_context *ctx = test_open_host();
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
     bb_tensor *a = bb_params_add(params, "a", BB_SHAPE(3), BB_INIT_ONES, 0);
     bb_params_build(params);
     for (int round = 0; round < 2;
@@ -125,9 +125,9 @@ static void errors(test *t) {
     char longest[BB_NAME_BYTES + 1];
     memset(longest, 'x', BB_NAME_BYTES);
     longest[BB_NAME_BYTES] = 0;
-    CHECK(t, !bb_params_new(ctx, BB_CPU, BB_I64));
+    CHECK(t, !bb_params_new(ctx, bb_get_device(ctx), BB_I64));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "expected f64, f32, f16 or bf16, got i64");
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     CHECK(t, !bb_params_add(params, longest, BB_SHAPE(1), BB_INIT_ONES, 0));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "expected 1 to 127 bytes, got 128");
     CHECK(t, !bb_params_add(params, "", BB_SHAPE(1), BB_INIT_ONES, 0));
@@ -159,8 +159,8 @@ static void errors(test *t) {
 /* A set without parameters or with parameters without elements. */
 static void empty(test *t) {
     bb_context *ctx = test_open();
-    bb_params *none = bb_params_new(ctx, BB_CPU, BB_F32),
-              *hollow = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *none = bb_params_new(ctx, bb_get_device(ctx), BB_F32),
+              *hollow = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     CHECK_INT(t, bb_params_build(none), BB_OK);
     bb_tensor *x = bb_params_add(hollow, "x", BB_SHAPE(0, 3), BB_INIT_NORMAL, 1);
     CHECK_INT(t, bb_params_build(hollow), BB_OK);
@@ -172,7 +172,7 @@ static void empty(test *t) {
 
 static void layer_names(test *t) {
     bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     static const char *const cases[][2] = {
         {"norm", "norm"},           {"blocks.0.attn_norm", "attn_norm"},
         {"blocks.12", "blocks.12"}, {"model.blocks.12", "blocks.12"},
@@ -185,7 +185,7 @@ static void layer_names(test *t) {
 }
 
 static void build_all(bb_context *ctx) {
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_linear_new(params, "a", 5, 7, true, 0);
     bb_nn_rms_norm_new(params, "b", 5, 1e-5, 2);
     bb_params_build(params);

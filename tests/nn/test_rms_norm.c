@@ -3,8 +3,8 @@
 
 static void parameter(test *t) {
     bb_context *ctx = test_open();
-    bb_params *plain = bb_params_new(ctx, BB_CPU, BB_F32),
-              *heads = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *plain = bb_params_new(ctx, bb_get_device(ctx), BB_F32),
+              *heads = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_rms_norm a = bb_nn_rms_norm_new(plain, "", 6, 1e-5, 0),
                    b = bb_nn_rms_norm_new(heads, "norm", 6, 1e-6, 4);
     bb_params_build(plain), bb_params_build(heads);
@@ -26,7 +26,7 @@ static void parameter(test *t) {
 static void forward(test *t) {
     bb_context *ctx = test_open();
     uint64_t state = 1;
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F64);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
     bb_nn_rms_norm layer = bb_nn_rms_norm_new(params, "norm", 5, 0.3, 0);
     bb_params_build(params);
     scramble(t, params, &state);
@@ -46,8 +46,8 @@ static void forward(test *t) {
 
 /* 1 + weight, with a weight that starts at zero: a bf16 weight is added to 1 in f32. */
 static void zero_centered(test *t) {
-    bb_context *ctx = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_BF16);
+    bb_context *ctx = test_open_host();
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_BF16);
     bb_nn_rms_norm layer = bb_nn_rms_norm_zero_centered_new(params, "norm", 2, 0, 0);
     bb_params_build(params);
     CHECK_TEXT(t, bb_params_name(params, 0), "norm.weight");
@@ -74,10 +74,10 @@ static void zero_centered(test *t) {
  * gradients. */
 static void heads(test *t) {
     enum { Q = 3, K = 2, D = 8 };
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     uint64_t state = 2;
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32),
-              *apart = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32),
+              *apart = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_nn_rms_norm both = bb_nn_rms_norm_new(params, "qk", D, 1e-5, Q + K);
     bb_nn_rms_norm queries = bb_nn_rms_norm_new(apart, "q", D, 1e-5, Q),
                    keys = bb_nn_rms_norm_new(apart, "k", D, 1e-5, K);

@@ -30,7 +30,7 @@ static bb_tensor *ids_of(bb_context *ctx, int64_t batch, int64_t length, uint64_
 static void shapes(test *t) {
     bb_context *ctx = test_open();
     bb_nn_config c = with(false, false, BB_F32, 3);
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &c);
     bb_tensor *logits = bb_nn_transformer_forward(model, ids_of(ctx, 2, 5, 1));
     bb_shape want = BB_SHAPE(2, 5, 7), got = bb_shape_of(logits);
     CHECK(t, bb_shape_equal(&want, &got));
@@ -50,9 +50,9 @@ static void shapes(test *t) {
 
 /* Every element of every parameter, by central differences. */
 static void check_gradient(test *t, int kind, const bb_nn_config *c, bool again) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     uint64_t state = 30;
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, c);
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), c);
     scramble(t, model->params, &state);
     model->recompute = again;
     bb_tensor *ids = bb_keep(ids_of(ctx, 2, 4, 3)), *targets = bb_keep(ids_of(ctx, 2, 4, 4));
@@ -110,7 +110,7 @@ static void windows(test *t) {
         bb_nn_config c = with(false, false, BB_F64, 2);
         c.window = 1;
         c.window_from = kind;
-        bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+        bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &c);
         int32_t ids[5] = {1, 2, 3, 4, 5};
         bb_tensor *y[2];
         for (int i = 0; i < 2; i++, ids[0] = 6)
@@ -130,7 +130,7 @@ static void padding(test *t) {
         bb_nn_config c = with(false, false, BB_F64, 1);
         c.has_padding = i == 1;
         c.padding = 3;
-        bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+        bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &c);
         const int32_t ids[6] = {3, 1, 2, 3, 0, 5};
         bb_tensor *input = bb_from(ctx, BB_I32, BB_SHAPE(2, 3), ids);
         CHECK_INT(t, bb_backward(bb_nn_transformer_loss(model, input, input), NULL), BB_OK);
@@ -153,7 +153,7 @@ static void recompute(test *t) {
     for (int i = 0; i < 2; i++) {
         ctx[i] = test_open();
         bb_nn_config c = with(true, false, BB_F32, 3);
-        bb_nn_transformer *model = bb_nn_transformer_new(ctx[i], BB_CPU, &c);
+        bb_nn_transformer *model = bb_nn_transformer_new(ctx[i], bb_get_device(ctx[i]), &c);
         model->recompute = i == 1;
         bb_tensor *loss =
             bb_nn_transformer_loss(model, ids_of(ctx[i], 4, 5, 5), ids_of(ctx[i], 4, 5, 6));
@@ -175,7 +175,7 @@ static void sampling(test *t) {
         bb_context *ctx = test_open();
         uint64_t state = 40;
         bb_nn_config c = kind < 2 ? with(kind, kind, BB_F64, 2) : with_options(kind - 2);
-        bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+        bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &c);
         scramble(t, model->params, &state);
         bb_nn_cache *cache = bb_nn_cache_new(model, 1, TOTAL);
         int32_t ids[TOTAL + 1] = {1, 4, 2};
@@ -225,7 +225,7 @@ static void training(test *t) {
     for (int kind = 0; kind < 4; kind++) {
         bb_context *ctx = test_open();
         bb_nn_config c = with(kind & 1, kind & 1, dtypes[kind / 2], 2);
-        bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+        bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &c);
         bb_adamw *o = bb_adamw_new(model->params, NULL);
         model->recompute = kind == 1;
         double first = train_step(ctx, model, o, 50), last = first;
@@ -248,7 +248,7 @@ static void repeats(test *t) {
     bb_tensor *values[2];
     for (int i = 0; i < 2; i++) {
         bb_nn_config c = with(true, false, BB_F32, 2);
-        bb_nn_transformer *model = bb_nn_transformer_new(ctx[i], BB_CPU, &c);
+        bb_nn_transformer *model = bb_nn_transformer_new(ctx[i], bb_get_device(ctx[i]), &c);
         bb_adamw *o = bb_adamw_new(model->params, NULL);
         for (uint64_t step = 0; step < 5; step++) train_step(ctx[i], model, o, step);
         values[i] = bb_params_values(model->params);
@@ -260,7 +260,7 @@ static void repeats(test *t) {
 
 static void errors(test *t) {
     bb_context *ctx = test_open();
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &little);
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &little);
     CHECK(t, !bb_nn_transformer_forward(model,
                                         bb_from(ctx, BB_I32, BB_SHAPE(1), (const int32_t[]){1})));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "transformer: ids: expected (B, T), got rank 1");
@@ -277,7 +277,7 @@ static void errors(test *t) {
                 "expected (2, 1 to 4) for this cache (0 of 4 positions used), got (1, 1)");
     CHECK(t, bb_grad_enabled(ctx));
     CHECK(t, !bb_nn_transformer_new(NULL, BB_CPU, &little) &&
-                 !bb_nn_transformer_new(ctx, BB_CPU, NULL));
+                 !bb_nn_transformer_new(ctx, bb_get_device(ctx), NULL));
     CHECK(t, !bb_nn_transformer_forward(NULL, NULL) && !bb_nn_transformer_loss(NULL, NULL, NULL) &&
                  !bb_nn_cache_new(NULL, 1, 1));
     CHECK_OK(t, ctx);
@@ -286,7 +286,7 @@ static void errors(test *t) {
 
 static void whole_life(bb_context *ctx) {
     bb_nn_config c = with(true, false, BB_F32, 1);
-    bb_nn_transformer *model = bb_nn_transformer_new(ctx, BB_CPU, &c);
+    bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &c);
     if (!model) return;
     bb_adamw *o = bb_adamw_new(model->params, NULL);
     bb_tensor *loss = bb_nn_transformer_loss(model, ids_of(ctx, 1, 2, 1), ids_of(ctx, 1, 2, 2));

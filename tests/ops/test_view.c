@@ -189,7 +189,7 @@ static void test_alias(test *t) {
 }
 
 static void test_sharing(test *t) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     bb_t x = bb_arange(ctx, BB_F32, 0, 24, 1);
     bb_t m = bb_reshape(x, BB_SHAPE(2, 3, 4));
     CHECK(t, bb_data(m) == bb_data(x));

@@ -94,13 +94,18 @@ int test_main(int argc, char **argv, const test_row *rows, int count) {
     return failed ? 1 : 0;
 }
 
-bb_context *test_open(void) {
+bb_context *test_open_host(void) {
     bb_context *ctx = bb_open(NULL);
     if (!ctx) {
         fprintf(stderr, "bb_open failed\n");
         exit(1);
     }
     ctx->poison = true;
+    return ctx;
+}
+
+bb_context *test_open(void) {
+    bb_context *ctx = test_open_host();
     const char *device = getenv("BOBBIN_TEST_DEVICE");
     if (device && strcmp(device, "cuda") == 0 && bb_set_device(ctx, BB_CUDA)) {
         fprintf(stderr, "BOBBIN_TEST_DEVICE: %s\n", bb_error_message(ctx));

@@ -64,5 +64,8 @@ void test_error(test *t, bb_context *ctx, bb_status status, const char *part, co
  * BOBBIN_TEST_DEVICE names
  * ("cuda"; the CPU otherwise). */
 bb_context *test_open(void);
+/* The same on the CPU whatever the variable says, for tests that look at bytes or bring host code
+ * of their own. */
+bb_context *test_open_host(void);
 
 #endif
