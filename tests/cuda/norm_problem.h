@@ -19,7 +19,7 @@ typedef struct norm_problem {
     norm_kind kind;
     norm_layout layout;
     bb_dtype x, scale;
-    int64_t rows, n;
+    int64_t rows, n, heads; /* heads 0: 3 */
 } norm_problem;
 
 enum { NORM_X, NORM_MORE, NORM_SCALE, NORM_BIAS, NORM_DY, NORM_DMORE, NORM_TENSORS };
@@ -29,9 +29,10 @@ typedef struct norm_result {
     double *y, *sum, *rstd, *dx, *dmore, *dscale, *dbias;
 } norm_result;
 
-static inline int64_t norm_scales(const norm_problem *p) {
-    return (p->layout == HEADS ? 3 : 1) * p->n;
+static inline int64_t norm_heads(const norm_problem *p) {
+    return p->layout != HEADS ? 1 : p->heads ? p->heads : 3;
 }
+static inline int64_t norm_scales(const norm_problem *p) { return norm_heads(p) * p->n; }
 static inline int64_t norm_count(const norm_problem *p, int tensor) {
     return tensor == NORM_SCALE || tensor == NORM_BIAS ? norm_scales(p) : p->rows * p->n;
 }
@@ -81,7 +82,8 @@ static inline void norm_solve(const norm_problem *p, double *const value[NORM_TE
     const int64_t n = p->n;
     double *x = norm_doubles(n), *dyg = norm_doubles(n);
     for (int64_t row = 0; row < p->rows; row++) {
-        const int64_t at = row * n, head = p->layout == HEADS ? row / (p->rows / 6) % 3 * n : 0;
+        const int64_t at = row * n, heads = norm_heads(p),
+                      head = p->layout == HEADS ? row / (p->rows / (2 * heads)) % heads * n : 0;
         double mean = 0, squares = 0, c1 = 0, c0 = 0;
         for (int64_t i = 0; i < n; i++) {
             x[i] = value[NORM_X][at + i];
@@ -117,25 +119,25 @@ static inline void norm_solve(const norm_problem *p, double *const value[NORM_TE
 static inline bb_tensor *norm_tensor(bb_context *ctx, const norm_problem *p, int tensor,
                                      const double *value, bb_tensor **leaf) {
     const bb_dtype dtype = norm_dtype(p, tensor);
-    const int64_t n = p->n, rows = p->rows, t = rows / 6;
+    const int64_t n = p->n, rows = p->rows, heads = norm_heads(p), t = rows / (2 * heads);
     if (tensor == NORM_SCALE || tensor == NORM_BIAS)
-        return *leaf = bb_from_f64(ctx, dtype, p->layout == HEADS ? BB_SHAPE(3, 1, n) : BB_SHAPE(n),
-                                   value);
+        return *leaf = bb_from_f64(ctx, dtype,
+                                   p->layout == HEADS ? BB_SHAPE(heads, 1, n) : BB_SHAPE(n), value);
     if (p->layout == PACKED) return *leaf = bb_from_f64(ctx, dtype, BB_SHAPE(rows, n), value);
     const int64_t before = p->layout == SPACED ? 8 : 1, wide = n + 2 * before;
-    const bool heads = p->layout == HEADS;
-    double *buffer = norm_doubles(heads ? 2 * t * 5 * n : rows * wide);
+    const bool cut = p->layout == HEADS;
+    double *buffer = norm_doubles(cut ? 2 * t * (heads + 2) * n : rows * wide);
     for (int64_t i = 0; i < rows * n; i++) {
-        const int64_t row = i / n, b = row / (3 * t), h = row / t % 3;
-        if (heads)
-            buffer[((b * t + row % t) * 5 + h + 1) * n + i % n] = value[i];
+        const int64_t row = i / n, b = row / (heads * t), h = row / t % heads;
+        if (cut)
+            buffer[((b * t + row % t) * (heads + 2) + h + 1) * n + i % n] = value[i];
         else
             buffer[row * wide + before + i % n] = value[i];
     }
     bb_tensor *view;
-    if (heads) {
-        *leaf = bb_from_f64(ctx, dtype, BB_SHAPE(2, t, 5, n), buffer);
-        view = bb_transpose(bb_narrow(*leaf, 2, 1, 3), 1, 2);
+    if (cut) {
+        *leaf = bb_from_f64(ctx, dtype, BB_SHAPE(2, t, heads + 2, n), buffer);
+        view = bb_transpose(bb_narrow(*leaf, 2, 1, heads), 1, 2);
     } else {
         *leaf = bb_from_f64(ctx, dtype, BB_SHAPE(rows, wide), buffer);
         view = bb_narrow(*leaf, 1, before, n);

@@ -13,13 +13,13 @@ static void test_dimensions(test *t) {
     for (int i = 0; i < COUNT(dims); i++) {
         const norm_problem p = {
             LAYER_NORM, PACKED, BB_BF16, i % 2 ? BB_BF16 : BB_F32, dims[i] > 4000 ? 3 : 40,
-            dims[i]};
+            dims[i],    0};
         if (dims[i] > 1) norm_check(t, ctx, &p); /* of one element, all is rounding */
         const norm_problem q = {LAYER_NORM, PACKED, BB_F32, BB_F32, dims[i] > 4000 ? 2 : 37,
-                                dims[i]};
+                                dims[i],    0};
         if (dims[i] > 1) norm_check(t, ctx, &q);
     }
-    const norm_problem wide = {LAYER_NORM, PACKED, BB_F64, BB_F64, 9, 100};
+    const norm_problem wide = {LAYER_NORM, PACKED, BB_F64, BB_F64, 9, 100, 0};
     norm_check(t, ctx, &wide);
     bb_close(ctx);
 }
@@ -29,8 +29,8 @@ static void test_layouts(test *t) {
     bb_context *ctx = test_open();
     for (int i = 0; i < COUNT(dims); i++) {
         for (int way = SPACED; way <= HEADS; way++) {
-            const norm_problem p = {LAYER_NORM, (norm_layout)way,        BB_F16,
-                                    BB_F16,     dims[i] > 1000 ? 6 : 84, dims[i]};
+            const norm_problem p = {
+                LAYER_NORM, (norm_layout)way, BB_F16, BB_F16, dims[i] > 1000 ? 6 : 84, dims[i], 0};
             norm_check(t, ctx, &p);
         }
     }

@@ -19,7 +19,8 @@ static void test_dimensions(test *t) {
     for (int i = 0; i < COUNT(dims); i++) {
         /* More than one step of a strip, where a step is of many rows. */
         const int64_t rows = dims[i] <= 72 ? 270 : dims[i] <= 264 ? 70 : 21;
-        const norm_problem p = {RMS_NORM, PACKED, BB_BF16, i % 2 ? BB_BF16 : BB_F32, rows, dims[i]};
+        const norm_problem p = {RMS_NORM, PACKED,  BB_BF16, i % 2 ? BB_BF16 : BB_F32,
+                                rows,     dims[i], 0};
         norm_check(t, ctx, &p);
     }
     bb_close(ctx);
@@ -29,11 +30,11 @@ static void test_long_rows(test *t) {
     bb_context *ctx = test_open();
     for (int i = 0; i < COUNT(long_dims); i++) {
         const norm_problem p = {
-            RMS_NORM,    PACKED, BB_BF16, i % 2 ? BB_BF16 : BB_F32, long_dims[i] > 5000 ? 3 : 9,
-            long_dims[i]};
+            RMS_NORM,     PACKED, BB_BF16, i % 2 ? BB_BF16 : BB_F32, long_dims[i] > 5000 ? 3 : 9,
+            long_dims[i], 0};
         norm_check(t, ctx, &p);
     }
-    const norm_problem longest = {RMS_NORM, PACKED, BB_F16, BB_F16, 2, 262144};
+    const norm_problem longest = {RMS_NORM, PACKED, BB_F16, BB_F16, 2, 262144, 0};
     norm_check(t, ctx, &longest);
     bb_close(ctx);
 }
@@ -45,10 +46,10 @@ static void test_dtypes(test *t) {
     for (int i = 0; i < COUNT(some); i++) {
         for (int k = 0; k < 9; k++) {
             const norm_problem p = {
-                RMS_NORM, PACKED, types[k / 3], types[k % 3], some[i] > 4000 ? 2 : 19, some[i]};
+                RMS_NORM, PACKED, types[k / 3], types[k % 3], some[i] > 4000 ? 2 : 19, some[i], 0};
             if (some[i] < 4000 || k == 0) norm_check(t, ctx, &p);
         }
-        const norm_problem wide = {RMS_NORM, PACKED, BB_F64, BB_F64, 5, some[i]};
+        const norm_problem wide = {RMS_NORM, PACKED, BB_F64, BB_F64, 5, some[i], 0};
         norm_check(t, ctx, &wide);
     }
     bb_close(ctx);
@@ -60,9 +61,9 @@ static void test_layouts(test *t) {
     for (int i = 0; i < COUNT(some); i++) {
         for (int way = SPACED; way <= HEADS; way++) {
             const int64_t rows = some[i] > 1000 ? 6 : 84; /* HEADS: 3 heads, 2 of a batch */
-            const norm_problem p = {RMS_NORM, (norm_layout)way, BB_BF16, BB_BF16, rows, some[i]};
+            const norm_problem p = {RMS_NORM, (norm_layout)way, BB_BF16, BB_BF16, rows, some[i], 0};
             norm_check(t, ctx, &p);
-            const norm_problem q = {RMS_NORM, (norm_layout)way, BB_F32, BB_F32, rows, some[i]};
+            const norm_problem q = {RMS_NORM, (norm_layout)way, BB_F32, BB_F32, rows, some[i], 0};
             norm_check(t, ctx, &q);
         }
     }
@@ -80,13 +81,14 @@ static void test_addition(test *t) {
                                     BB_BF16,
                                     way == SPACED ? BB_F32 : BB_BF16,
                                     some[i] > 4000 ? 3 : 40,
-                                    some[i]};
+                                    some[i],
+                                    0};
             norm_check(t, ctx, &p);
         }
     }
-    const norm_problem p = {ADD_RMS_NORM, PACKED, BB_F32, BB_F32, 40, 96};
+    const norm_problem p = {ADD_RMS_NORM, PACKED, BB_F32, BB_F32, 40, 96, 0};
     norm_check(t, ctx, &p);
-    const norm_problem wide = {ADD_RMS_NORM, PACKED, BB_F64, BB_F64, 7, 96};
+    const norm_problem wide = {ADD_RMS_NORM, PACKED, BB_F64, BB_F64, 7, 96, 0};
     norm_check(t, ctx, &wide);
     bb_close(ctx);
 }
@@ -98,7 +100,7 @@ static void test_rstd(test *t) {
     bb_context *ctx = test_open(), *cpu = test_open();
     bb_set_device(cpu, BB_CPU);
     for (int i = 0; i < COUNT(some); i++) {
-        const norm_problem p = {RMS_NORM, PACKED, BB_F32, BB_F32, 3, some[i]};
+        const norm_problem p = {RMS_NORM, PACKED, BB_F32, BB_F32, 3, some[i], 0};
         double *value[NORM_TENSORS];
         norm_result a = norm_result_new(&p), b = norm_result_new(&p);
         norm_draw(&p, value);
@@ -122,12 +124,16 @@ static void test_rstd(test *t) {
  * and shuffles its threads anew for every launch. */
 static void test_margins(test *t) {
     static const norm_problem problems[] = {
-        {RMS_NORM, PACKED, BB_BF16, BB_BF16, 1300, 64},
-        {RMS_NORM, HEADS, BB_F32, BB_F32, 600, 32},
-        {RMS_NORM, PACKED, BB_BF16, BB_F32, 90, 520},
-        {RMS_NORM, PACKED, BB_F32, BB_F32, 60, 777},
-        {RMS_NORM, PACKED, BB_BF16, BB_BF16, 6, 9000},
-        {ADD_RMS_NORM, PACKED, BB_F16, BB_F16, 70, 256},
+        {RMS_NORM, PACKED, BB_BF16, BB_BF16, 1300, 64, 0},
+        {RMS_NORM, HEADS, BB_F32, BB_F32, 600, 32, 0},
+        {RMS_NORM, PACKED, BB_BF16, BB_F32, 90, 520, 0},
+        {RMS_NORM, PACKED, BB_F32, BB_F32, 60, 777, 0},
+        {RMS_NORM, PACKED, BB_BF16, BB_BF16, 6, 9000, 0},
+        {ADD_RMS_NORM, PACKED, BB_F16, BB_F16, 70, 256, 0},
+        /* Several steps in each strip; several tiles of long rows for each block. */
+        {RMS_NORM, PACKED, BB_BF16, BB_BF16, 2100, 520, 0},
+        {RMS_NORM, HEADS, BB_BF16, BB_BF16, 19200, 16, 64},
+        {RMS_NORM, PACKED, BB_F32, BB_F32, 40, 1501, 0},
     };
     static const int margins[] = {0, 0, 1, 3, 1000};
     bb_context *ctx = test_open();
@@ -137,6 +143,7 @@ static void test_margins(test *t) {
         double *value[NORM_TENSORS];
         norm_result first = norm_result_new(p), again = norm_result_new(p);
         norm_draw(p, value);
+        norm_check(t, ctx, p);
         for (int m = 0; m < COUNT(margins); m++) {
             norm_result *r = m ? &again : &first;
             bb_set_sm_margin(ctx, margins[m]);
@@ -164,7 +171,7 @@ static void test_wanted(test *t) {
     static const int64_t some[] = {48, 50, 1040, 20000};
     bb_context *ctx = test_open();
     for (int i = 0; i < COUNT(some); i++) {
-        const norm_problem p = {RMS_NORM, PACKED, BB_F32, BB_F32, 7, some[i]};
+        const norm_problem p = {RMS_NORM, PACKED, BB_F32, BB_F32, 7, some[i], 0};
         double *value[NORM_TENSORS];
         norm_result both = norm_result_new(&p), one = norm_result_new(&p);
         norm_draw(&p, value);

@@ -53,6 +53,7 @@ struct block_state {
     std::vector<int> ready;
     const std::function<void()> *kernel;
     const char *name;
+    uint8_t rank[MAX_THREADS / WARP]; /* which warps are ahead of others */
     int count, current, alive;
     uint64_t random;
     bool failed;
@@ -120,6 +121,22 @@ void release_exchange(block_state *s, int i) {
         if ((mask >> lane & 1) && first + lane < s->count) make_ready(s, first + lane);
 }
 
+/* Until the next barrier, warps get ahead of each other: a warp that is far ahead, or far behind, is
+ * what shows that a barrier is missing, and threads that all take equal turns never are. */
+void rank_warps(block_state *s) {
+    for (uint8_t &r : s->rank) r = (uint8_t)next_random(s);
+}
+
+/* A thread that can run: of four drawn at random, one of the warp with the highest rank. */
+size_t pick_ready(block_state *s) {
+    size_t best = next_random(s) % s->ready.size();
+    for (int i = 0; i < 3; i++) {
+        const size_t other = next_random(s) % s->ready.size();
+        if (s->rank[s->ready[other] / WARP] > s->rank[s->ready[best] / WARP]) best = other;
+    }
+    return best;
+}
+
 /* Nobody can run. Either everybody waits at one barrier, or something is wrong. */
 void release_barrier(block_state *s) {
     const sim_thread *waiting = nullptr;
@@ -143,6 +160,7 @@ void release_barrier(block_state *s) {
     }
     if (s->failed) return;
     s->counts.barriers++;
+    rank_warps(s);
     for (int i = 0; i < s->count; i++) make_ready(s, i);
 }
 
@@ -194,6 +212,7 @@ void run_block(block_state *s) {
     s->count = (int)(size.x * size.y * size.z);
     s->alive = s->count;
     s->ready.clear();
+    rank_warps(s);
     poison_shared(s);
     for (int i = 0; i < s->count; i++) {
         sim_thread *t = &s->threads[i];
@@ -209,7 +228,7 @@ void run_block(block_state *s) {
             release_barrier(s);
             continue;
         }
-        const size_t pick = next_random(s) % s->ready.size();
+        const size_t pick = pick_ready(s);
         const int i = s->ready[pick];
         s->ready[pick] = s->ready.back();
         s->ready.pop_back();
