@@ -36,7 +36,8 @@ cmake --build --preset "$preset" -j "${BOBBIN_JOBS:-2}" || stop "the build faile
 
 # Programs run side by side: threads that wait must not spin.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
-export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1}"
+# Not detect_stack_use_after_return: GCC 12 gives it stack frames too loosely aligned for AVX-512.
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:strict_string_checks=1}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
 export LSAN_OPTIONS="${LSAN_OPTIONS:-suppressions=$PWD/tests/support/leaks.supp:print_suppressions=0}"
 ctest --test-dir "$build" -j "${BOBBIN_JOBS:-2}" -R "${match:-.}" --output-on-failure --no-tests=error

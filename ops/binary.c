@@ -7,7 +7,7 @@
  *   div  x / y    dx = dz / y  dy = -(dz / y)(x / y)        dz/2 each
  *
  * The records want equal dtypes; the C functions promote first, with a bb_cast that the tape sees.
- * Kernels: backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
+ * Kernels: backends/cpu/elementwise.c, backends/cuda/binary.cu. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"

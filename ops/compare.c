@@ -4,7 +4,7 @@
  *   where               condition ? x : y;  dx = dz where condition, else 0;  dy the reverse.
  *                       An inf or NaN in dz does not leak into the side that was not chosen.
  *
- * Kernels: backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
+ * Kernels: backends/cpu/elementwise.c, backends/cuda/binary.cu. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"

@@ -48,8 +48,7 @@ static bb_status report_fault(bb_cuda *cuda) {
 
 static bb_status synchronize(bb_backend *self) {
     bb_cuda *cuda = cuda_of(self);
-    bb_status status =
-        check(cuda, "waiting for the device", bb_runtime_synchronize(cuda->runtime));
+    bb_status status = check(cuda, "waiting for the device", bb_runtime_synchronize(cuda->runtime));
     return status ? status : report_fault(cuda);
 }
 
@@ -92,6 +91,11 @@ const void *bb_cuda_contiguous_data(bb_cuda *cuda, const bb_tensor *t, bb_storag
     return NULL;
 }
 
+/* Host memory from the pool: a steady step that reads its loss asks the system for nothing. */
+static bb_storage *host_scratch(bb_cuda *cuda, size_t bytes) {
+    return cuda->host->storage_new(cuda->base.ctx, BB_CPU, bytes);
+}
+
 /* Waits, unless the bytes land where the caller wants them: bb_read waits itself. */
 static bb_status to_host(bb_cuda *cuda, const bb_tensor *source, bb_tensor *target) {
     bb_backend *cpu = cuda->base.ctx->backend[BB_CPU];
@@ -100,7 +104,8 @@ static bb_status to_host(bb_cuda *cuda, const bb_tensor *source, bb_tensor *targ
     if (!data) return cuda->base.ctx->status;
     const size_t bytes = bytes_of(source);
     const bool direct = target->contiguous && target->dtype == source->dtype;
-    void *landing = direct ? target->data : cuda->host->allocate(cuda->base.ctx, bytes);
+    bb_storage *host = direct ? NULL : host_scratch(cuda, bytes);
+    void *landing = direct ? target->data : host ? host->data : NULL;
     bb_status status = landing
                            ? check(cuda, "copying to the host",
                                    bb_runtime_copy(cuda->runtime, landing, data, bytes, BB_TO_HOST))
@@ -111,7 +116,7 @@ static bb_status to_host(bb_cuda *cuda, const bb_tensor *source, bb_tensor *targ
         const bb_tensor there = header_over(source, source->dtype, BB_CPU, landing);
         status = cpu->copy(cpu, &there, target);
     }
-    if (!direct && landing) cuda->host->release(cuda->base.ctx, landing, bytes);
+    bb_cuda_release(cuda, host);
     return status;
 }
 
@@ -119,7 +124,8 @@ static bb_status to_device(bb_cuda *cuda, const bb_tensor *source, bb_tensor *ta
     bb_backend *cpu = cuda->base.ctx->backend[BB_CPU];
     const size_t bytes = bytes_of(target);
     const bool ready = source->contiguous && source->dtype == target->dtype;
-    void *staged = ready ? source->data : cuda->host->allocate(cuda->base.ctx, bytes);
+    bb_storage *host = ready ? NULL : host_scratch(cuda, bytes);
+    void *staged = ready ? source->data : host ? host->data : NULL;
     bb_storage *held = NULL;
     bb_status status = staged ? BB_OK : cuda->base.ctx->status;
     if (!status && !ready) {
@@ -139,7 +145,7 @@ static bb_status to_device(bb_cuda *cuda, const bb_tensor *source, bb_tensor *ta
         status = bb_cuda_copy_elements(cuda, &there, target);
     }
     bb_cuda_release(cuda, held);
-    if (!ready && staged) cuda->host->release(cuda->base.ctx, staged, bytes);
+    bb_cuda_release(cuda, host);
     return status;
 }
 
@@ -204,8 +210,8 @@ bb_module_open(const bb_host *host, bb_context *ctx, const char **why) {
     cuda->host = host;
     cuda->runtime = bb_runtime_open(&cuda->info, why);
     if (cuda->runtime) {
-        cuda->fault = static_cast<bb_fault *>(
-            bb_runtime_allocate_shared(cuda->runtime, sizeof *cuda->fault));
+        cuda->fault =
+            static_cast<bb_fault *>(bb_runtime_allocate_shared(cuda->runtime, sizeof *cuda->fault));
         if (!cuda->fault) {
             *why = "out of page-locked memory";
             bb_runtime_close(cuda->runtime);

@@ -62,7 +62,7 @@ bb_status bb_cuda_linear_backward(const bb_grad_call *grad);
 bb_status bb_cuda_adamw(bb_call *call);
 bb_status bb_cuda_sgd(bb_call *call);
 
-/* elementwise.cu */
+/* elementwise.cu, binary.cu */
 bb_status bb_cuda_neg(bb_call *call);
 bb_status bb_cuda_abs(bb_call *call);
 bb_status bb_cuda_sign(bb_call *call);

@@ -34,20 +34,23 @@ __global__ void __launch_bounds__(DELTA_WARPS *BB_WARP) delta_kernel(const bb_sd
 }
 
 /* Scores -> probabilities, dp -> dS without the scale. Statistics are those of rows. */
-template <typename S, typename R>
+template <typename T, typename S, typename R>
 __device__ inline void by_rows(S &s, S &dp, const R *lse, const R *delta) {
 #pragma unroll
     for (int r = 0; r < S::ROWS; r++)
 #pragma unroll
         for (int c = 0; c < S::COLUMNS; c++)
-            dp.at(r, c) = bb_exp2(s.at(r, c) - lse[r]) * (dp.at(r, c) - delta[r]);
+            dp.at(r, c) =
+                bb_sdpa_scores_of<T>::power(s.at(r, c) - lse[r]) * (dp.at(r, c) - delta[r]);
 }
-template <typename S, typename R> __device__ inline void probabilities(S &s, const R *lse) {
+template <typename T, typename S, typename R>
+__device__ inline void probabilities(S &s, const R *lse) {
 #pragma unroll
     for (int c = 0; c < S::COLUMNS; c++) {
         const R base = lse[s.column(c)];
 #pragma unroll
-        for (int r = 0; r < S::ROWS; r++) s.at(r, c) = bb_exp2(s.at(r, c) - base);
+        for (int r = 0; r < S::ROWS; r++)
+            s.at(r, c) = bb_sdpa_scores_of<T>::power(s.at(r, c) - base);
     }
 }
 template <typename S, typename R>
@@ -130,7 +133,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS, 2)
             bb_mma_scores<WIDTH>(s, q + own * LD, k);
             bb_sdpa_score<false>(j, mask, corner, 16, KEYS, s);
             bb_mma_scores<WIDTH>(dp, dout + own * LD, v);
-            by_rows(s, dp, lse, delta);
+            by_rows<T>(s, dp, lse, delta);
             bb_mma_accumulate<WIDTH>(dq, dp, k);
         }
         __syncthreads();
@@ -204,7 +207,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS, 2)
             bb_mma_tile<1, QUERIES / 8> p, dp;
             bb_mma_scores<WIDTH>(p, k + own * LD, q);
             bb_sdpa_score<true>(j, mask, corner, QUERIES, 16, p);
-            probabilities(p, lse);
+            probabilities<T>(p, lse);
             if constexpr (VALUE) bb_mma_accumulate<WIDTH>(dv, p, dout);
             if constexpr (KEY) {
                 bb_mma_scores<WIDTH>(dp, v + own * LD, dout);
@@ -313,7 +316,7 @@ __global__ void __launch_bounds__(BB_FMA_THREADS, 1) dquery_fma(const bb_sdpa_jo
         bb_sdpa_score<false>(j, mask, bb_sdpa_corner_at(j, query, key), SIZE, SIZE, s);
         bb_fma_scores(dp, dout, bb_fma_rows_at(values, j.v.row, key, j.keys, j.value_width),
                       pieces);
-        by_rows(s, dp, lse, delta);
+        by_rows<T>(s, dp, lse, delta);
         bb_fma_share(dp, weights);
         bb_fma_accumulate(dq, weights, k, pieces);
     }
@@ -356,7 +359,7 @@ __global__ void __launch_bounds__(BB_FMA_THREADS, 1) dkey_fma(const bb_sdpa_job<
             __syncthreads();
             bb_fma_scores(p, k, q, pieces);
             bb_sdpa_score<true>(j, mask, bb_sdpa_corner_at(j, query, key), SIZE, SIZE, p);
-            probabilities(p, lse);
+            probabilities<T>(p, lse);
             if (j.dv) {
                 bb_fma_share(p, weights);
                 bb_fma_accumulate(dv, weights, dout, pieces);

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS, 2) forward_mma(const bb_sdpa_j
         if (busy) {
             bb_mma_scores<WIDTH>(s, q + own * shape::LD, k);
             bb_sdpa_score<false>(j, mask, corner, shape::WARP_QUERIES, KEYS, s);
-            bb_sdpa_soften(s, max, sum, decay);
+            bb_sdpa_soften<T>(s, max, sum, decay);
 #pragma unroll
             for (int r = 0; r < 2 * M; r++)
 #pragma unroll
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS, 2) forward_mma(const bb_sdpa_j
 #pragma unroll
     for (int r = 0; r < 2 * M; r++) {
         float lse, factor;
-        bb_sdpa_finish<4>(max[r], sum[r], &lse, &factor);
+        bb_sdpa_finish<4, T>(max[r], sum[r], &lse, &factor);
         const int row = out.row(r);
         if (j.lse && bb_lane() % 4 == 0 && row < left)
             j.lse[head * j.queries + query + own + row] = lse;
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(BB_FMA_THREADS, 1) forward_fma(const bb_sdpa_j
     for (int64_t key = range.first; key < range.last; key += SIZE) {
         bb_fma_scores(s, q, bb_fma_rows_at(keys, j.k.row, key, j.keys, j.width), pieces);
         bb_sdpa_score<false>(j, mask, bb_sdpa_corner_at(j, query, key), SIZE, SIZE, s);
-        bb_sdpa_soften(s, max, sum, decay);
+        bb_sdpa_soften<T>(s, max, sum, decay);
 #pragma unroll
         for (int i = 0; i < C * N * N; i++)
             out.v[i / (N * N)][i / N % N][i % N] *= decay[i / N % N];
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(BB_FMA_THREADS, 1) forward_fma(const bb_sdpa_j
 #pragma unroll
     for (int r = 0; r < N; r++) {
         R lse;
-        bb_sdpa_finish<tile::LANES>(max[r], sum[r], &lse, &factor[r]);
+        bb_sdpa_finish<tile::LANES, T>(max[r], sum[r], &lse, &factor[r]);
         const int64_t row = query + s.row(r);
         if (j.lse && threadIdx.x % BB_FMA_SIDE == 0 && row < j.queries)
             j.lse[head * j.queries + row] = lse;

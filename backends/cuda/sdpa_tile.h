@@ -3,20 +3,32 @@
  * the two kinds of products spread a tile over threads meet here: a tile type S has
  *     ROWS, COLUMNS   elements of this thread       LANES  neighbouring lanes that share its rows
  *     at(r, c)        element                       row(r), column(c)  where it is in the tile
- * Scores are kept times log2(e), so that exp2 does. */
+ */
 #ifndef BOBBIN_BACKENDS_CUDA_SDPA_TILE_H
 #define BOBBIN_BACKENDS_CUDA_SDPA_TILE_H
 
 #include "backends/cuda/sdpa.h"
 
-static __device__ inline float bb_exp2(float x) { return exp2f(x); }
-static __device__ inline double bb_exp2(double x) { return exp2(x); }
-static __device__ inline float bb_log2(float x) { return log2f(x); }
-static __device__ inline double bb_log2(double x) { return log2(x); }
+/* How scores are kept: for f16 and bf16 times log2(e), because exp2 is one instruction; for f32 and
+ * f64 as they are, which rounds once less. */
+template <typename T> struct bb_sdpa_scores_of {
+    typedef bb_real<T> R;
+    static __device__ inline R unit() { return (R)1.4426950408889634074; }
+    static __device__ inline R power(R x) { return exp2f(x); }
+    static __device__ inline R logarithm(R x) { return log2f(x); }
+};
+template <> struct bb_sdpa_scores_of<float> {
+    static __device__ inline float unit() { return 1; }
+    static __device__ inline float power(float x) { return expf(x); }
+    static __device__ inline float logarithm(float x) { return logf(x); }
+};
+template <> struct bb_sdpa_scores_of<double> {
+    static __device__ inline double unit() { return 1; }
+    static __device__ inline double power(double x) { return exp(x); }
+    static __device__ inline double logarithm(double x) { return log(x); }
+};
 static __device__ inline float bb_larger(float a, float b) { return fmaxf(a, b); }
 static __device__ inline double bb_larger(double a, double b) { return fmax(a, b); }
-#define BB_LOG2_E 1.4426950408889634074
-#define BB_LN_2 0.69314718055994530942
 
 /* ---- Where a head's rows are. `group` query heads share what is looked up; head is over all
  * batches. */
@@ -110,8 +122,8 @@ static __device__ inline void bb_sdpa_add_mask(const bb_sdpa_job<T> &j, const vo
         for (int r = 0; r < S::ROWS; r++) {
             if (s.column(x) >= columns || s.row(r) >= rows) continue;
             if (j.mask.kind == BB_SDPA_FLOAT_MASK)
-                s.at(r, x) +=
-                    widen(static_cast<const T *>(mask)[at + s.row(r) * row_stride]) * (R)BB_LOG2_E;
+                s.at(r, x) += widen(static_cast<const T *>(mask)[at + s.row(r) * row_stride]) *
+                              bb_sdpa_scores_of<T>::unit();
             else if (!static_cast<const uint8_t *>(mask)[at + s.row(r) * row_stride])
                 s.at(r, x) = -(R)INFINITY;
         }
@@ -124,7 +136,7 @@ template <bool BY_KEYS, typename T, typename S>
 static __device__ inline void bb_sdpa_score(const bb_sdpa_job<T> &j, const void *mask,
                                             const bb_sdpa_corner &c, int queries, int keys, S &s) {
     typedef bb_real<T> R;
-    const R scale = j.scale * (R)BB_LOG2_E;
+    const R scale = j.scale * bb_sdpa_scores_of<T>::unit();
 #pragma unroll
     for (int x = 0; x < S::COLUMNS; x++)
 #pragma unroll
@@ -150,9 +162,9 @@ static __device__ inline const void *bb_sdpa_head_mask(const bb_sdpa_job<T> &j, 
 }
 
 /* ---- Online softmax (Milakov and Gimelshein 2018; Dao et al., "FlashAttention", 2022). Turns
- * scores into exp2(score - max) and adds this thread's share to sum; max is the row's and grows,
+ * scores into exp(score - max) and adds this thread's share to sum; max is the row's and grows,
  * decay[r] is what older sums of the row shrink by. */
-template <typename R, typename S>
+template <typename T, typename R, typename S>
 static __device__ inline void bb_sdpa_soften(S &s, R *max, R *sum, R *decay) {
 #pragma unroll
     for (int r = 0; r < S::ROWS; r++) {
@@ -163,34 +175,34 @@ static __device__ inline void bb_sdpa_soften(S &s, R *max, R *sum, R *decay) {
         for (int d = S::LANES / 2; d > 0; d /= 2)
             top = bb_larger(top, __shfl_xor_sync(BB_ALL_LANES, top, d));
         const R base = top == -(R)INFINITY ? 0 : top; /* nothing seen: inf - inf is no number */
-        decay[r] = bb_exp2(max[r] - base);
+        decay[r] = bb_sdpa_scores_of<T>::power(max[r] - base);
         max[r] = top;
         sum[r] *= decay[r];
 #pragma unroll
         for (int x = 0; x < S::COLUMNS; x++) {
-            s.at(r, x) = bb_exp2(s.at(r, x) - base);
+            s.at(r, x) = bb_sdpa_scores_of<T>::power(s.at(r, x) - base);
             sum[r] += s.at(r, x);
         }
     }
 }
 /* At the end: sum of the whole row; logsumexp and the factor that makes output of what was summed.
  * A row that saw nothing: -inf and 0. */
-template <int LANES, typename R>
+template <int LANES, typename T, typename R>
 static __device__ inline void bb_sdpa_finish(R max, R sum, R *lse, R *factor) {
 #pragma unroll
     for (int d = LANES / 2; d > 0; d /= 2) sum += __shfl_xor_sync(BB_ALL_LANES, sum, d);
-    *lse = (max + bb_log2(sum)) * (R)BB_LN_2;
+    *lse = (max + bb_sdpa_scores_of<T>::logarithm(sum)) / bb_sdpa_scores_of<T>::unit();
     *factor = sum == 0 ? 0 : 1 / sum;
 }
 
-/* ---- Backward. What a row of probabilities is made again from, times log2(e); +inf where the
- * query sees nothing or is not there, which makes its probabilities 0. */
+/* ---- Backward. What a row of probabilities is made again from, in the unit of scores; +inf where
+ * the query sees nothing or is not there, which makes its probabilities 0. */
 template <typename T>
 static __device__ inline bb_real<T> bb_sdpa_lse(const bb_sdpa_job<T> &j, int64_t head,
                                                 int64_t query) {
     typedef bb_real<T> R;
     const R lse = query < j.queries ? j.lse[head * j.queries + query] : -(R)INFINITY;
-    return lse == -(R)INFINITY ? (R)INFINITY : lse * (R)BB_LOG2_E;
+    return lse == -(R)INFINITY ? (R)INFINITY : lse * bb_sdpa_scores_of<T>::unit();
 }
 template <typename T>
 static __device__ inline bb_real<T> bb_sdpa_delta(const bb_sdpa_job<T> &j, int64_t head,

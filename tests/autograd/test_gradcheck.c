@@ -98,7 +98,7 @@ static void test_catches(test *t) {
 
 /* A fault so small that only tight limits see it. */
 static void test_options(test *t) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     bb_register_op(ctx, &wrong_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"wrong", wrong_forward, NULL, NULL});
     bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(5), (double[]){1, 1, 1, 1, 1}),
@@ -173,7 +173,7 @@ static bb_tensor *call_flat(void *user, bb_tensor *const *in, int n) {
 }
 
 static void test_second(test *t) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     bb_register_op(ctx, &flat_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"flat", wrong_forward, NULL, NULL});
     bb_tensor *x = leaf(ctx, BB_SHAPE(3), (double[]){1, 2, 3});

@@ -93,6 +93,25 @@ static void test_flat(test *t) {
     }
 }
 
+/* Every pair of special values, under op number `columns`. */
+static bb_t special(bb_context *ctx, const situation *s) {
+    static bb_t (*const ops[])(bb_t, bb_t) = {bb_eq, bb_ne, bb_lt,      bb_le,
+                                              bb_gt, bb_ge, bb_maximum, bb_minimum};
+    const double values[] = {NAN, INFINITY, -INFINITY, 0.0, -0.0, 1};
+    bb_t x = bb_from_f64(ctx, s->dtype, BB_SHAPE(6), values);
+    bb_t y = ops[s->columns](bb_unsqueeze(x, 1), x);
+    return s->columns < 6
+               ? y
+               : bb_cat((bb_t[]){bb_cast(bb_ne(y, y), BB_F64), bb_cast(bb_gt(y, x), BB_F64)}, 2, 0);
+}
+static void test_special(test *t) {
+    for (int d = 0; d < FLOATS; d++)
+        for (int64_t op = 0; op < 8; op++) {
+            situation s = {dtypes[d], 0, 0, op};
+            compare(t, special, &s, 0);
+        }
+}
+
 /* (rows, columns) of a wider tensor; a bias of its last axis, a factor of its first. */
 static bb_t rows_and_bias(bb_context *ctx, const situation *s) {
     situation all = {s->dtype, 5 * (s->columns + s->offset), 0, 0};
@@ -253,8 +272,8 @@ static void test_steps(test *t) {
                 }
 }
 
-static const test_row rows[] = {{"flat", test_flat},     {"rows", test_rows},
-                                {"turned", test_turned}, {"across", test_across},
-                                {"random", test_random}, {"fused", test_fused},
-                                {"steps", test_steps}};
+static const test_row rows[] = {{"flat", test_flat},     {"special", test_special},
+                                {"rows", test_rows},     {"turned", test_turned},
+                                {"across", test_across}, {"random", test_random},
+                                {"fused", test_fused},   {"steps", test_steps}};
 TEST_MAIN(rows)

@@ -259,7 +259,7 @@ static void repeats(test *t) {
 }
 
 static void errors(test *t) {
-    bb_context *ctx = test_open();
+    bb_context *ctx = test_open_host();
     bb_nn_transformer *model = bb_nn_transformer_new(ctx, bb_get_device(ctx), &little);
     CHECK(t, !bb_nn_transformer_forward(model,
                                         bb_from(ctx, BB_I32, BB_SHAPE(1), (const int32_t[]){1})));

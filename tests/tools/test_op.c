@@ -87,7 +87,7 @@ static void compare_case(test *t, bb_context *ctx, scratch *s, const bb_op_case 
         for (int k = 0; k < 256; k++) values[k] = (k * 37 % 17 - 8) / 8.0;
         bb_tensor *seed = bb_from_f64(ctx, bb_dtype_of(out[i]), bb_shape_of(out[i]), values);
         add_row(&before, seed, "grad.%s", op->outputs[i], 0);
-        bb_backward(out[i], seed);
+        bb_backward_retain(out[i], seed);
         save(ctx, input, &before);
     }
     if (grad) {
