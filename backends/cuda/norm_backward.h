@@ -295,7 +295,7 @@ static __global__ void __launch_bounds__(NORM_BACKWARD_THREADS, 1) strip_kernel(
 
 /* dot[order] = {c1, c0} of a row, W elements at a time; a.team threads a row. */
 template <bool CENTRED, typename X, typename DY, int W>
-static __global__ void __launch_bounds__(512) row_dots_kernel(bb_norm_args a) {
+static __global__ void __launch_bounds__(512, 2) row_dots_kernel(bb_norm_args a) {
     typedef bb_real<X> R;
     BB_SHARED(R, slots, 2 * 2 * BB_WARP);
     const int lanes = a.team, teams = (int)blockDim.x / lanes;
@@ -352,7 +352,7 @@ static __device__ inline void norm_column_flush(const R (&mine)[W], bool live, R
 /* dx, and partial sums of a strip, of blockDim.x vectors of columns; thread rows take the strip's
  * rows in turns. */
 template <bool CENTRED, typename X, typename DY, int W>
-static __global__ void __launch_bounds__(256, 3) column_kernel(bb_norm_args a) {
+static __global__ void __launch_bounds__(256, CENTRED ? 2 : 3) column_kernel(bb_norm_args a) {
     typedef bb_real<X> R;
     BB_SHARED(R, sums, 256 * W);
     const int columns = (int)blockDim.x, turns = (int)blockDim.y;

@@ -14,10 +14,12 @@
  * - V <= 1024: V/4 threads a row, 4 vectors each, one barrier (LayerNorm: two).
  * - V <= 2048: V/8 threads, 8 vectors, which are 32 registers of raw bits; not with an addition.
  *
- * gamma comes from L1 or L2, before the sum is known, but in the last map, which has no registers
- * for it. Longer rows, and rows that cannot be read 16 bytes at a time, are row_kernel's. It keeps
- * long rows in shared memory, as far as they fit (to 116,000 elements of 16 bits on H100 and H200),
- * and reads the rest again: from its end, which was read last and is still in L2. */
+ * gamma comes from L1 or L2: before the sum is known where a lane's share is 32 bytes, else after
+ * it, because registers are better spent on more blocks, whose rows are then under way. Longer
+ * rows, and rows that cannot be read 16 bytes at a time, are row_kernel's. It keeps long rows in
+ * shared memory, as far as they fit (to 114,000 elements of 16 bits on H100 and H200), and reads
+ * the rest again: from its end, which was read last and is still in L2.
+ */
 #ifndef BOBBIN_BACKENDS_CUDA_NORM_FORWARD_H
 #define BOBBIN_BACKENDS_CUDA_NORM_FORWARD_H
 
@@ -148,7 +150,7 @@ template <bool CENTRED, typename X, typename S, int LANES, int VECTORS, int ROWS
           int BLOCKS>
 static __global__ void __launch_bounds__(THREADS, BLOCKS) held_kernel(bb_norm_args a) {
     typedef bb_real<X> R;
-    enum { W = bb_pack<X>::N, EARLY = VECTORS <= 4 };
+    enum { W = bb_pack<X>::N, EARLY = VECTORS * W * sizeof(S) <= 32 };
     BB_SHARED(R, slots, 4 * BB_WARP); /* of this tile and the one before */
     const int lanes = LANES ? LANES : (int)blockDim.x, teams = (int)blockDim.x / lanes;
     const int lane = (int)threadIdx.x % lanes, team = (int)threadIdx.x / lanes;
@@ -314,14 +316,14 @@ template <bool CENTRED, typename X, typename S>
 static bb_status held_forward(bb_cuda *cuda, bb_norm_plan *plan) {
     const int64_t v = plan->vectors;
     if constexpr (!CENTRED) {
-        if (v <= 8) return launch_held<CENTRED, X, S, 8, 1, 4, 128, 5>(cuda, plan);
-        if (v <= 16) return launch_held<CENTRED, X, S, 16, 1, 4, 128, 5>(cuda, plan);
-        if (v <= 32) return launch_held<CENTRED, X, S, 32, 1, 4, 128, 5>(cuda, plan);
-        if (v <= 64) return launch_held<CENTRED, X, S, 32, 2, 2, 128, 5>(cuda, plan);
+        if (v <= 8) return launch_held<CENTRED, X, S, 8, 1, 4, 128, 7>(cuda, plan);
+        if (v <= 16) return launch_held<CENTRED, X, S, 16, 1, 4, 128, 7>(cuda, plan);
+        if (v <= 32) return launch_held<CENTRED, X, S, 32, 1, 4, 128, 7>(cuda, plan);
+        if (v <= 64) return launch_held<CENTRED, X, S, 32, 2, 2, 128, 7>(cuda, plan);
     }
-    if (v <= 128) return launch_held<CENTRED, X, S, 32, 4, 1, 128, 4>(cuda, plan);
-    if (v <= 1024) return launch_held<CENTRED, X, S, 0, 4, 1, 256, 2>(cuda, plan);
-    return launch_held<CENTRED, X, S, 0, 8, 1, 256, 2>(cuda, plan);
+    if (v <= 128) return launch_held<CENTRED, X, S, 32, 4, 1, 128, 8>(cuda, plan);
+    if (v <= 1024) return launch_held<CENTRED, X, S, 0, 4, 1, 256, 4>(cuda, plan);
+    return launch_held<CENTRED, X, S, 0, 8, 1, 256, 3>(cuda, plan);
 }
 
 /* The scale is of R here. */
