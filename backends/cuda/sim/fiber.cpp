@@ -175,6 +175,5 @@ void bb_fiber_yield() { switch_to_host(host.running); }
 void bb_fiber_exit() {
     bb_fiber *self = host.running;
     self->ended = true;
-    switch_to_host(self);
-    abort(); /* an ended fiber is never resumed */
+    for (;;) switch_to_host(self); /* once is enough: an ended fiber is not resumed */
 }
