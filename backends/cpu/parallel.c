@@ -20,7 +20,8 @@ void bb_cpu_for(const bb_cpu *cpu, int64_t n, int64_t grain, bb_piece_fn body, v
         return;
     }
     int threads = cpu->threads < pieces ? cpu->threads : (int)pieces;
-#pragma omp parallel for schedule(static) num_threads(threads)
+    /* dynamic: pieces are seldom alike (the last column of tiles), and cores seldom equally free */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (int64_t p = 0; p < pieces; p++)
         body(user, p * grain, p + 1 == pieces ? n : (p + 1) * grain);
 }
