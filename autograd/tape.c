@@ -14,6 +14,8 @@ void bb_tape_release(tape_node *node) {
         bb_storage_unref(node->saved[i].storage);
         node->saved[i].storage = NULL;
     }
+    if (node->op == &bb_op_function && !node->done)
+        bb_function_release(node->out[0]->ctx, node->attrs);
     node->done = true;
 }
 

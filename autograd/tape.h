@@ -1,5 +1,5 @@
-/* The inside of autograd. tape.c records, walk.c walks, recompute.c and gradcheck.c build on them.
- */
+/* The inside of autograd. tape.c records, walk.c walks, recompute.c, function.c and gradcheck.c
+ * build on them. */
 #ifndef BOBBIN_AUTOGRAD_TAPE_H
 #define BOBBIN_AUTOGRAD_TAPE_H
 
@@ -62,6 +62,27 @@ typedef bb_status (*bb_rerun_fn)(void *user, bb_tensor *const *inputs, int n,
 bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
                    const bb_grad_call *grad);
 
+bb_status bb_rerun_composite(void *call, bb_tensor *const *inputs, int n,
+                             bb_tensor *outputs[BB_MAX_OUTPUTS]);
+/* Where the gradient of t may be written: its own bb_grad if the walk adds to leaves and it is one
+ * whose gradient is still empty, else a new tensor. */
+bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t);
+
 extern const bb_op bb_op_recompute;
+
+/* ---- function.c */
+extern const bb_op bb_op_function;
+const char *bb_function_name(const tape_node *node);
+void bb_function_release(bb_context *ctx, const void *attrs);
+bb_status bb_function_backward(const bb_grad_call *grad, const walk *w);
+
+/* For those who run calls outside the tape (core's bb_run_call): gradients of a call whose inputs
+ * and outputs hold what the op saves. grad_in[i] of a wanted input may name where to write, in the
+ * input's shape and dtype; where it is NULL, a new tensor of these comes there. `fused` as
+ * bb_run_call said. */
+bb_status bb_call_backward(const bb_grad_call *grad, bool fused);
+/* Gradients of run's first output, which is run again; grad->call gives ctx, in and n_in. */
+bb_status bb_segment_backward(bb_context *ctx, bb_rerun_fn run, void *user,
+                              const bb_grad_call *grad);
 
 #endif
