@@ -7,6 +7,7 @@
 #include "autograd/autograd.h"
 #include "core/core.h"
 #include "io/io.h"
+#include "nn/fusible.h"
 #include "nn/nn.h"
 #include "ops/ops.h"
 

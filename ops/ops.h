@@ -128,6 +128,8 @@ BB_API bb_t bb_rope(bb_t input, const bb_rope_attrs *attrs); /* (..., T, D); NUL
 BB_API bb_t bb_sdpa(bb_t query, bb_t key, bb_t value, bb_t attn_mask, const bb_sdpa_attrs *attrs);
 BB_API bb_t bb_linear(bb_t input, bb_t weight,
                       bb_t bias); /* input weight^T + bias; bias may be NULL */
+BB_API bb_t bb_linear_add(bb_t input, bb_t weight, bb_t bias,
+                          bb_t residual); /* the same + residual, rounded once (LinearAdd) */
 
 /* ---- Optimizer steps in place (ops/optimize.c); nn/ wraps them. No outputs, no gradient.
  * lr, step, grad_scale: f32 tensors of one element on the same device, or f64 ones where param is

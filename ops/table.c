@@ -83,6 +83,7 @@ const bb_op *const bb_builtin_ops[] = {
     &bb_op_rope,
     &bb_op_sdpa,
     &bb_op_linear,
+    &bb_op_linear_add,
     /* optimizer steps, in place */
     &bb_op_adamw,
     &bb_op_sgd,

@@ -28,6 +28,7 @@ const bb_kernel bb_cpu_kernels[] = {
     {"RoPE", bb_cpu_rope, bb_cpu_rope_backward, NULL},
     {"SDPA", bb_cpu_sdpa, bb_cpu_sdpa_backward, bb_cpu_sdpa_supports},
     {"linear", bb_cpu_linear, bb_cpu_linear_backward, NULL},
+    {"LinearAdd", bb_cpu_linear, bb_cpu_linear_backward, NULL},
     {"adamw_", bb_cpu_adamw, NULL, NULL},
     {"sgd_", bb_cpu_sgd, NULL, NULL},
     {"full", bb_cpu_full, NULL, NULL},
