@@ -1,4 +1,5 @@
-/* Loops of RMSNormImpl; loops/norm.h says what a run is, loops/layer_norm.c is the sibling.
+/* Loops of RMSNormImpl and AddRMSNorm; loops/norm.h says what a run is, loops/layer_norm.c is the
+ * sibling.
  *
  * Rows of f32 or bf16 that lie contiguous are read where they lie. While a row is written, the next
  * one is summed: the loop that writes waits for memory, the one that sums for its own additions, so
@@ -61,6 +62,14 @@ static inline float scaled(int dtype, bool round_first, float x, float rstd, flo
     return xhat * scale;
 }
 
+/* y = scale x rstd of a tile */
+static inline void tile_scale(int dtype, bool round_first, int64_t n, const void *restrict x,
+                              float rstd, const float *restrict scale, void *restrict y) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        put(dtype, y, i, scaled(dtype, round_first, get(dtype, x, i), rstd, scale[i]));
+}
+
 /* y = scale x rstd of a tile; lanes += the squares of the tile at `next`. */
 static inline void tile_write(int dtype, bool round_first, int64_t n, const void *restrict x,
                               float rstd, const float *restrict scale, void *restrict y,
@@ -104,6 +113,50 @@ static inline void rms_rows(const bb_norm_run *run, int dtype, bool round_first)
             tile_write(dtype, round_first, m, tile_at(dtype, run->x, r * run->x_row + at), rstd,
                        scale + at, run->stream ? buffer : y,
                        tile_at(dtype, run->x, next * run->x_row + at), lane);
+            if (run->stream) stream_bytes(y, buffer, (size_t)(m * tile_bytes(dtype)));
+        }
+    }
+    if (run->stream) stream_end();
+}
+
+/* sum = x + more of a tile; lanes += its squares. */
+static inline void tile_add(int dtype, int64_t n, const void *restrict x, const void *restrict more,
+                            void *restrict sum, float lane[LANES]) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+#pragma omp simd
+        for (int k = 0; k < LANES; k++) {
+            float s = get(dtype, x, i + k) + get(dtype, more, i + k);
+            if (dtype == BB_BF16) s = bb_f32_via_bf16(s);
+            put(dtype, sum, i + k, s);
+            lane[k] += square(s);
+        }
+    }
+    for (int k = 0; i + k < n; k++) {
+        float s = get(dtype, x, i + k) + get(dtype, more, i + k);
+        put(dtype, sum, i + k, s);
+        lane[k] += square(get(dtype, sum, i + k));
+    }
+}
+
+/* All rows contiguous, of one dtype, f32 or bf16. The sum stays in a cache until it is scaled. */
+static inline void rms_add_rows(const bb_norm_run *run, int dtype, bool round_first) {
+    uint32_t buffer[TILE];
+    const float *scale = run->scale;
+    int64_t n = run->n;
+    for (int64_t r = 0; r < run->rows; r++) {
+        float lane[LANES] = {0};
+        void *sum = tile_writable(dtype, run->sum, r * run->y_row);
+        for (int64_t at = 0; at < n; at += TILE)
+            tile_add(dtype, tile_length(at, n, TILE), tile_at(dtype, run->x, r * run->x_row + at),
+                     tile_at(dtype, run->more, r * run->y_row + at), tile_writable(dtype, sum, at),
+                     lane);
+        float rstd = statistic(run, r, lanes_sum(lane));
+        for (int64_t at = 0; at < n; at += TILE) {
+            int64_t m = tile_length(at, n, TILE);
+            void *y = tile_writable(dtype, run->y, r * run->y_row + at);
+            tile_scale(dtype, round_first, m, tile_at(dtype, sum, at), rstd, scale + at,
+                       run->stream ? buffer : y);
             if (run->stream) stream_bytes(y, buffer, (size_t)(m * tile_bytes(dtype)));
         }
     }
@@ -154,10 +207,21 @@ static void rms_buffered(const bb_norm_run *run) {
     }
 }
 
+static void rms_add(const bb_norm_run *run) {
+    if (run->x_dtype == BB_F32)
+        rms_add_rows(run, BB_F32, false);
+    else if (run->round_first)
+        rms_add_rows(run, BB_BF16, true);
+    else
+        rms_add_rows(run, BB_BF16, false);
+}
+
 static void rms_f32(const bb_norm_run *run) {
     bool plain = run->x_step == 1 && run->x_dtype == run->y_dtype;
     if (run->rows == 0) return;
-    if (plain && run->x_dtype == BB_F32)
+    if (run->sum)
+        rms_add(run);
+    else if (plain && run->x_dtype == BB_F32)
         rms_rows(run, BB_F32, false);
     else if (plain && run->x_dtype == BB_BF16 && run->round_first)
         rms_rows(run, BB_BF16, true);
@@ -192,10 +256,17 @@ static inline void tile_backward_sums(int dtype, int64_t n, const void *restrict
     }
 }
 
-/* dx = rstd (dy g - back x) of a tile */
+/* dx = rstd (dy g - back x), and more where there is some, of a tile */
 static inline void tile_backward_write(int dtype, int64_t n, const void *restrict x,
                                        const void *restrict dy, const float *restrict g, float rstd,
-                                       float back, void *restrict dx) {
+                                       float back, const void *restrict more, void *restrict dx) {
+    if (more) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            put(dtype, dx, i,
+                get(dtype, more, i) + rstd * (get(dtype, dy, i) * g[i] - back * get(dtype, x, i)));
+        return;
+    }
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         put(dtype, dx, i, rstd * (get(dtype, dy, i) * g[i] - back * get(dtype, x, i)));
@@ -220,8 +291,12 @@ static inline void rms_backward_rows(const bb_norm_run *run, int dtype) {
         for (int64_t at = 0; run->y && at < n; at += TILE) {
             int64_t m = tile_length(at, n, TILE);
             void *dx = tile_writable(dtype, run->y, r * run->y_row + at);
+            const void *more = run->more ? tile_at(dtype, run->more, r * run->y_row + at) : NULL;
             tile_backward_write(dtype, m, tile_at(dtype, x, at), tile_at(dtype, dy, at), g + at,
-                                rstd, back, run->stream ? buffer : dx);
+                                rstd, back, more, run->stream ? buffer : dx);
+            if (run->sum)
+                memcpy(tile_writable(dtype, run->sum, r * run->y_row + at),
+                       run->stream ? buffer : dx, (size_t)(m * tile_bytes(dtype)));
             if (run->stream) stream_bytes(dx, buffer, (size_t)(m * tile_bytes(dtype)));
         }
     }
@@ -258,7 +333,7 @@ static void rms_backward_buffered(const bb_norm_run *run) {
             }
             void *target = tile_writable(run->x_dtype, run->y, r * run->y_row + at);
             float *dx = tile_target(run->x_dtype, target, dx_buffer);
-            tile_backward_write(BB_F32, m, x, dy, g + at, rstd, back, dx);
+            tile_backward_write(BB_F32, m, x, dy, g + at, rstd, back, NULL, dx);
             tile_store(run->x_dtype, m, dx, target);
         }
     }
