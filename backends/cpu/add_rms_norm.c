@@ -1,4 +1,4 @@
-/* AddRMSNorm on the CPU, fused, f32 and bf16. Math: ops/add_rms_norm.c; rows: norm.c; loops:
+/* AddRMSNorm on the CPU, fused. Math: ops/add_rms_norm.c; rows: norm.c; loops:
  * loops/rms_norm.c.
  *
  * Rows passed through memory, beside the composed form: forward 4 against 5; backward 5 against 6,
@@ -12,15 +12,15 @@ enum { INPUT = 0, RESIDUAL, SCALE, OUTPUT = 0, SUM, RSTD };
 bool bb_cpu_add_rms_norm_supports(const bb_call *call) {
     const bb_rms_norm_attrs *a = call->attrs;
     const bb_tensor *input = call->in[INPUT];
-    return (input->dtype == BB_F32 || input->dtype == BB_BF16) && input->contiguous &&
-           call->in[RESIDUAL]->contiguous && call->meta[OUTPUT].dtype == (bb_dtype)input->dtype &&
+    return input->contiguous && call->in[RESIDUAL]->contiguous &&
            bb_cpu_norm_fits(input, &a->axes, call->in[SCALE]);
 }
 
 bb_status bb_cpu_add_rms_norm(bb_call *call) {
     const bb_rms_norm_attrs *a = call->attrs;
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->rms_norm;
     bb_norm_pass pass = {
-        .loop = bb_cpu_of(call->ctx)->loops->rms_norm->forward_f32,
+        .loop = call->in[INPUT]->dtype == BB_F64 ? loops->forward_f64 : loops->forward_f32,
         .x = call->in[INPUT],
         .more = call->in[RESIDUAL],
         .scale = call->in[SCALE],
@@ -41,9 +41,10 @@ bb_status bb_cpu_add_rms_norm_backward(const bb_grad_call *grad) {
                     *given[2] = {grad->grad_out[OUTPUT], grad->grad_out[SUM]};
     bb_tensor *copy[2], *dx = grad->grad_in[INPUT], *twin = grad->grad_in[RESIDUAL];
     for (int i = 0; i < 2; i++)
-        given[i] = bb_cpu_pack(given[i], given[i]->contiguous, (bb_dtype)sum->dtype, &copy[i]);
+        given[i] = bb_cpu_pack(given[i], given[i]->contiguous, (bb_dtype)given[i]->dtype, &copy[i]);
+    const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->rms_norm;
     bb_norm_pass pass = {
-        .loop = bb_cpu_of(call->ctx)->loops->rms_norm->backward_f32,
+        .loop = sum->dtype == BB_F64 ? loops->backward_f64 : loops->backward_f32,
         .x = sum,
         .dy = given[0],
         .more = given[1],
