@@ -8,6 +8,7 @@
 #include "core/core.h"
 #include "io/io.h"
 #include "nn/nn.h"
+#include "nn/quantize.h"
 #include "ops/ops.h"
 
 #define BOBBIN_VERSION "0.1.0"
