@@ -1,5 +1,6 @@
-/* Numbers of eight and four bits, and the scales that go with them. ops/quantize.c says how they are
- * used; this is every bit of it, for both backends: cuda/fp8.h compiles this file for the device.
+/* Numbers of eight and four bits, and the scales that go with them. ops/quantize.c says how they
+ * are used; this is every bit of it, for both backends: cuda/fp8.h compiles this file for the
+ * device.
  *
  *     e4m3   1 sign, 4 exponent, 3 mantissa bits; to 448; no inf, one NaN (0x7f) per sign
  *     e5m2   1, 5, 2; to 57344; inf and NaN as in IEEE 754
@@ -125,8 +126,7 @@ BB_FP8_INLINE bb_block_scale bb_scale_f32(const bb_scale_rule *rule, float amax)
     float a = amax < rule->amax_floor ? rule->amax_floor : amax;
     bool usable = bb_magnitude(a) != 0 && bb_magnitude(a) < BB_F32_INFINITY;
     float scale = usable ? bb_not_infinite(rule->most / a) : 1.0f;
-    if (usable && rule->power_of_two)
-        scale = bb_fp8_float(bb_fp8_bits(scale) & BB_F32_INFINITY);
+    if (usable && rule->power_of_two) scale = bb_fp8_float(bb_fp8_bits(scale) & BB_F32_INFINITY);
     bb_block_scale s;
     s.stored = (uint32_t)bb_fp8_bits(1.0f / scale);
     s.multiplier = scale;

@@ -110,8 +110,8 @@ static const bb_quantizer_kind kinds[BB_RECIPE_COUNT] = {
 
 /* ---- Quantizers */
 
-bb_quantizer *bb_quantizer_of_kind(bb_context *ctx, bb_device device,
-                                   const bb_quantizer_kind *kind, void *user) {
+bb_quantizer *bb_quantizer_of_kind(bb_context *ctx, bb_device device, const bb_quantizer_kind *kind,
+                                   void *user) {
     if (!ctx || ctx->status) return NULL;
     if (!kind || !kind->name || !kind->quantize || !kind->dequantize) {
         bb_fail(ctx, BB_ERR_ARGUMENT,
@@ -289,10 +289,13 @@ bb_tensor *bb_linear_quantized(const bb_quantized *x, const bb_quantized *weight
                                     bb_cast(bb_dequantize(weight), BB_F32), wide_bias);
         return bb_cast(wide, dtype);
     }
-    const bb_quantized_linear_attrs attrs = {
-        (int)a->options.recipe, (int)a->options.format,   (int)b->options.recipe,
-        (int)b->options.format, a->options.square_blocks, b->options.square_blocks,
-        (int)dtype};
+    const bb_quantized_linear_attrs attrs = {(int)a->options.recipe,
+                                             (int)a->options.format,
+                                             (int)b->options.recipe,
+                                             (int)b->options.format,
+                                             a->options.square_blocks,
+                                             b->options.square_blocks,
+                                             (int)dtype};
     const bb_quantized_parts left = {x->data, x->scale_inv, NULL, NULL, x->amax},
                              right = {weight->data, weight->scale_inv, NULL, NULL, weight->amax};
     return bb_quantized_linear(&left, &right, bias, &attrs);

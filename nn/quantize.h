@@ -6,7 +6,8 @@
  *
  * A quantizer belongs to the context, a quantized tensor to the step in which it was made, like a
  * tensor. Formulas, rounding and layouts of the five recipes: ops/quantize.c. fp8 and fp4 bytes are
- * u8 tensors. No gradient goes through quantizing: a layer that quantizes has a backward of its own.
+ * u8 tensors. No gradient goes through quantizing: a layer that quantizes has a backward of its
+ * own.
  *
  * What is quantized is f32, f16 or bf16, of rank 1 or more and any strides, and is seen as a matrix
  * (R, C) of its last size C. mxfp8 wants R and C divisible by 32, nvfp4 by 16; the rest takes any
@@ -72,12 +73,12 @@ BB_API const bb_quantizer_options *bb_quantizer_get_options(const bb_quantizer *
  * from the last of `shape` where a norm goes over several axes. */
 struct bb_quantized {
     bb_quantizer *quantizer;
-    bb_dtype dtype; /* logical: of what was quantized */
-    bb_shape shape; /* logical */
-    int64_t inner;  /* C, the size of a row */
-    bb_tensor *data, *scale_inv;             /* by rows; NULL without that usage */
-    bb_tensor *columns, *columns_scale_inv;  /* by columns; NULL without that usage */
-    bb_tensor *amax;                         /* (1) f32, or NULL where the recipe has none */
+    bb_dtype dtype;                         /* logical: of what was quantized */
+    bb_shape shape;                         /* logical */
+    int64_t inner;                          /* C, the size of a row */
+    bb_tensor *data, *scale_inv;            /* by rows; NULL without that usage */
+    bb_tensor *columns, *columns_scale_inv; /* by columns; NULL without that usage */
+    bb_tensor *amax;                        /* (1) f32, or NULL where the recipe has none */
 };
 
 BB_API bb_quantized *bb_quantize(bb_quantizer *q, bb_tensor *x);
@@ -110,7 +111,8 @@ BB_API bb_tensor *bb_linear_quantized(const bb_quantized *x, const bb_quantized 
  * are not transposed (mxfp8); an error where there are none. */
 BB_API bb_quantized *bb_quantized_transpose(const bb_quantized *x);
 
-/* ---- Kinds of your own ------------------------------------------------------------------------ */
+/* ---- Kinds of your own ------------------------------------------------------------------------
+ */
 
 /* What the recipes are too. Functions return NULL after an error, which they leave in the context.
  */

@@ -140,8 +140,8 @@ typedef struct bb_recipe_form {
     int scale_dtype; /* of scale_inv: f32, or u8 for e8m0 and e4m3 */
 } bb_recipe_form;
 static const bb_recipe_form bb_recipe_forms[BB_RECIPE_COUNT] = {
-    {0, 1, true, false, true, BB_F32},   /* fp8_delayed */
-    {0, 1, true, false, true, BB_F32},   /* fp8_current */
+    {0, 1, true, false, true, BB_F32},    /* fp8_delayed */
+    {0, 1, true, false, true, BB_F32},    /* fp8_current */
     {32, 32, false, false, false, BB_U8}, /* mxfp8 */
     {128, 1, true, false, false, BB_F32}, /* fp8_block */
     {16, 16, true, true, true, BB_U8},    /* nvfp4 */

@@ -1,7 +1,7 @@
 /* Quantize and Dequantize: values as fp8 or fp4 with scales. A tensor is seen as a matrix (R, C) of
- * its last size C. Elements are e4m3 (to 448), e5m2 (to 57344) or e2m1 (to 6): most, below. They are
- * rounded to nearest even and saturate (backends/fp8.h); |x| is measured in f32 and amax is NaN if
- * an element is. All arithmetic below is in f32.
+ * its last size C. Elements are e4m3 (to 448), e5m2 (to 57344) or e2m1 (to 6): most, below. They
+ * are rounded to nearest even and saturate (backends/fp8.h); |x| is measured in f32 and amax is NaN
+ * if an element is. All arithmetic below is in f32.
  *
  *     fp8_delayed  data = fp8(x scale), scale_inv = 1 / scale, amax = max |x|
  *     fp8_current  amax = max |x|, a = max(amax, amax_floor), scale = most / a
@@ -34,8 +34,8 @@
  *
  * and does nothing where amax is inf or NaN: as an optimizer skips such a step.
  *
- * Kernels: backends/cpu/quantize.c, backends/cuda/quantize.cu. From a norm: ops/rms_norm_quantize.c.
- * Objects: nn/quantize.h. */
+ * Kernels: backends/cpu/quantize.c, backends/cuda/quantize.cu. From a norm:
+ * ops/rms_norm_quantize.c. Objects: nn/quantize.h. */
 #include "ops/quantize.h"
 
 #include <math.h>
@@ -201,10 +201,8 @@ static bb_status check_data(bb_call *call, const bb_dequantize_attrs *a, bb_shap
     *shape = turned ? BB_SHAPE(data.size[1], data.size[0]) : data;
     status = check_sizes(call, form, shape);
     if (status) return status;
-    const bb_quantize_attrs made = {.recipe = a->recipe,
-                                    .rows = !a->columns,
-                                    .columns = a->columns,
-                                    .square = a->square};
+    const bb_quantize_attrs made = {
+        .recipe = a->recipe, .rows = !a->columns, .columns = a->columns, .square = a->square};
     describe(call, &made, shape);
     return bb_want_shape(call, 1, call->meta[a->columns ? COLUMNS_SCALE_INV : SCALE_INV].shape);
 }
@@ -269,8 +267,7 @@ static bb_status update_scale_infer(bb_call *call) {
     if (bb_rank(call->in[1]) != 1 || bb_count(call->in[1]) < 1 || !bb_is_contiguous(call->in[1]))
         return bb_fail_input(call, 1, "expected rank 1, contiguous, at least one element");
     if (a->margin < -100 || a->margin > 100)
-        return bb_fail_attr(call, "margin", "expected -100 to 100, got %lld",
-                            (long long)a->margin);
+        return bb_fail_attr(call, "margin", "expected -100 to 100, got %lld", (long long)a->margin);
     return BB_OK;
 }
 

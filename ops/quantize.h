@@ -19,13 +19,8 @@ enum { BB_QUANTIZED_OUTPUTS = 5 }; /* data to amax, outputs 0 to 4 */
          .type = BB_ATTR_CHOICE,                                                                   \
          .offset = offsetof(owner, field format),                                                  \
          .choices = "e4m3|e5m2"},                                                                  \
-        {.name = "rows",                                                                           \
-         .type = BB_ATTR_BOOL,                                                                     \
-         .offset = offsetof(owner, field rows),                                                    \
-         .value = 1},                                                                              \
-        {.name = "columns",                                                                        \
-         .type = BB_ATTR_BOOL,                                                                     \
-         .offset = offsetof(owner, field columns)},                                                \
+        {.name = "rows", .type = BB_ATTR_BOOL, .offset = offsetof(owner, field rows), .value = 1}, \
+        {.name = "columns", .type = BB_ATTR_BOOL, .offset = offsetof(owner, field columns)},       \
         {.name = "square", .type = BB_ATTR_BOOL, .offset = offsetof(owner, field square)},         \
         {.name = "scales",                                                                         \
          .type = BB_ATTR_CHOICE,                                                                   \

@@ -2,8 +2,8 @@
  * input (..., in) and weight (out, in), in f32, rounded once to dtype.
  *
  * A kernel may multiply the bytes and apply the scales afterwards: that rounds less. On the CPU it
- * runs composed, as dequantizing and a product of matrices. Kernel: backends/cuda/quantized_linear.cu
- * (fp8 with one scale each). Formats: ops/quantize.c. */
+ * runs composed, as dequantizing and a product of matrices. Kernel:
+ * backends/cuda/quantized_linear.cu (fp8 with one scale each). Formats: ops/quantize.c. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
@@ -37,8 +37,8 @@ static bb_status infer(bb_call *call) {
     if (bb_rank(call->in[W]) != 2 || inner(call->in[W], a->weight_recipe) != in) {
         char text[BB_SHAPE_TEXT];
         bb_shape shape = bb_shape_of(call->in[W]);
-        return bb_fail_input(call, W, "expected rows of %lld elements, got shape %s",
-                             (long long)in, bb_shape_text(&shape, text));
+        return bb_fail_input(call, W, "expected rows of %lld elements, got shape %s", (long long)in,
+                             bb_shape_text(&shape, text));
     }
     int64_t out = bb_size(call->in[W], 0);
     bb_shape shape = bb_shape_of(call->in[X]);
@@ -55,9 +55,9 @@ static bb_status decompose(bb_call *call) {
                               w = {a->weight_recipe, a->weight_format, a->weight_square, false,
                                    BB_F32};
     bb_t bias = call->in[BIAS] ? bb_cast(call->in[BIAS], BB_F32) : NULL;
-    bb_t y = bb_linear(bb_dequantize_parts(call->in[X], call->in[X_SCALE], call->in[X_AMAX], &x),
-                       bb_dequantize_parts(call->in[W], call->in[W_SCALE], call->in[W_AMAX], &w),
-                       bias);
+    bb_t y =
+        bb_linear(bb_dequantize_parts(call->in[X], call->in[X_SCALE], call->in[X_AMAX], &x),
+                  bb_dequantize_parts(call->in[W], call->in[W_SCALE], call->in[W_AMAX], &w), bias);
     call->out[0] = bb_cast(y, (bb_dtype)a->dtype);
     return bb_error(call->ctx);
 }
@@ -97,13 +97,10 @@ const bb_op bb_op_quantized_linear = {
 
 bb_t bb_quantized_linear(const bb_quantized_parts *x, const bb_quantized_parts *weight, bb_t bias,
                          const bb_quantized_linear_attrs *attrs) {
-    bb_tensor *in[] = {x->data,
-                       x->scale_inv,
-                       attrs->recipe == BB_NVFP4 ? x->amax : NULL,
-                       weight->data,
-                       weight->scale_inv,
-                       attrs->weight_recipe == BB_NVFP4 ? weight->amax : NULL,
-                       bias};
+    bb_tensor *in[] = {
+        x->data,      x->scale_inv,      attrs->recipe == BB_NVFP4 ? x->amax : NULL,
+        weight->data, weight->scale_inv, attrs->weight_recipe == BB_NVFP4 ? weight->amax : NULL,
+        bias};
     bb_context *ctx = bb_context_of(x->data ? x->data : weight->data);
     return bb_apply1(ctx, &bb_op_quantized_linear, in, 7, attrs);
 }

@@ -117,9 +117,8 @@ static void encode_each(int kind, int64_t n, const float *x, const float *multip
 
 /* The loop that a norm before fp8 with a known scale is: each element goes from its dtype to its
  * byte in registers. */
-static inline int32_t norm_encode(int dtype, int round, int kind, int64_t n,
-                                  const void *restrict x, float rstd,
-                                  const float *restrict weight, float multiplier,
+static inline int32_t norm_encode(int dtype, int round, int kind, int64_t n, const void *restrict x,
+                                  float rstd, const float *restrict weight, float multiplier,
                                   uint8_t *restrict codes) {
     int32_t most = 0;
 #pragma omp simd reduction(max : most)
