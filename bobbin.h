@@ -9,6 +9,7 @@
 #include "io/io.h"
 #include "nn/fusible.h"
 #include "nn/nn.h"
+#include "nn/quantize.h"
 #include "ops/ops.h"
 
 #define BOBBIN_VERSION "0.1.0"

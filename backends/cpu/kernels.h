@@ -5,7 +5,10 @@
 
 #include "backends/cpu/cpu.h"
 
-/* rms_norm.c, layer_norm.c, softmax.c, log_softmax.c, cross_entropy.c */
+/* add_rms_norm.c, rms_norm.c, layer_norm.c, softmax.c, log_softmax.c, cross_entropy.c */
+bool bb_cpu_add_rms_norm_supports(const bb_call *call);
+bb_status bb_cpu_add_rms_norm(bb_call *call);
+bb_status bb_cpu_add_rms_norm_backward(const bb_grad_call *grad);
 bool bb_cpu_rms_norm_supports(const bb_call *call);
 bb_status bb_cpu_rms_norm(bb_call *call);
 bb_status bb_cpu_rms_norm_backward(const bb_grad_call *grad);
@@ -57,6 +60,12 @@ bb_status bb_cpu_linear(bb_call *call);
 bb_status bb_cpu_linear_backward(const bb_grad_call *grad);
 bb_status bb_cpu_adamw(bb_call *call);
 bb_status bb_cpu_sgd(bb_call *call);
+
+/* quantize.c, rms_norm_quantize.c */
+bb_status bb_cpu_quantize(bb_call *call);
+bb_status bb_cpu_dequantize(bb_call *call);
+bb_status bb_cpu_update_scale(bb_call *call);
+bb_status bb_cpu_rms_norm_quantize(bb_call *call);
 
 /* elementwise.c */
 bb_status bb_cpu_neg(bb_call *call);

@@ -2,6 +2,7 @@
 #include "backends/cpu/kernels.h"
 
 const bb_kernel bb_cpu_kernels[] = {
+    {"AddRMSNorm", bb_cpu_add_rms_norm, bb_cpu_add_rms_norm_backward, bb_cpu_add_rms_norm_supports},
     {"RMSNormImpl", bb_cpu_rms_norm, bb_cpu_rms_norm_backward, bb_cpu_rms_norm_supports},
     {"LayerNorm", bb_cpu_layer_norm, bb_cpu_layer_norm_backward, bb_cpu_layer_norm_supports},
     {"softmax", bb_cpu_softmax, bb_cpu_softmax_backward, bb_cpu_softmax_supports},
@@ -31,6 +32,10 @@ const bb_kernel bb_cpu_kernels[] = {
     {"LinearAdd", bb_cpu_linear, bb_cpu_linear_backward, NULL},
     {"adamw_", bb_cpu_adamw, NULL, NULL},
     {"sgd_", bb_cpu_sgd, NULL, NULL},
+    {"Quantize", bb_cpu_quantize, NULL, NULL},
+    {"Dequantize", bb_cpu_dequantize, NULL, NULL},
+    {"RMSNormQuantize", bb_cpu_rms_norm_quantize, NULL, NULL},
+    {"update_scale_", bb_cpu_update_scale, NULL, NULL},
     {"full", bb_cpu_full, NULL, NULL},
     {"arange", bb_cpu_arange, NULL, NULL},
     {"rand", bb_cpu_rand, NULL, NULL},

@@ -3,8 +3,8 @@
 #include "tests/support/test.h"
 
 static const char *const public_headers[] = {
-    "bobbin.h", "core/core.h",  "ops/ops.h", "ops/attrs.h", "autograd/autograd.h",
-    "nn/nn.h",  "nn/fusible.h", "io/io.h"};
+    "bobbin.h", "core/core.h",   "ops/ops.h",    "ops/attrs.h", "autograd/autograd.h",
+    "nn/nn.h",  "nn/quantize.h", "nn/fusible.h", "io/io.h"};
 static const char warnings[] = "-Wall -Wextra -Wpedantic -Werror";
 
 typedef struct compiler {
