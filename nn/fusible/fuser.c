@@ -12,6 +12,7 @@
 #define NORM &bb_kind_rms_norm
 #define LINEAR &bb_kind_linear
 #define BIAS &bb_kind_bias
+#define QUANTIZE &bb_kind_quantize
 #define ACT &bb_kind_activation
 
 /* One dtype all through: no cast between addition and norm is left out. */
@@ -37,6 +38,11 @@ static bool adds_to_product(const bb_fusible_run *run) {
     return bb_dtype_of(extra) == dtype && bb_shape_equal(&want, &got);
 }
 
+/* The norm can write what the quantizer makes. */
+static bool is_written_by_norm(const bb_fusible_run *run) {
+    return bb_quantizer_in_norm(run->op[1]->kind->input_quantizer(run->op[1]));
+}
+
 static const bb_fusion fusions[] = {
     {"LinearBiasActivation", 3, {LINEAR, BIAS, ACT}, NULL, bb_fused_linear, NULL},
     {"LinearBiasAdd", 3, {LINEAR, BIAS, ADD}, adds_to_product, bb_fused_linear, NULL},
@@ -49,6 +55,7 @@ static const bb_fusion fusions[] = {
     {"LinearBias", 2, {LINEAR, BIAS}, NULL, bb_fused_linear, NULL},
     {"LinearAdd", 2, {LINEAR, ADD}, adds_to_product, bb_fused_linear, NULL},
     {"AddRMSNorm", 2, {ADD, NORM}, sum_has_dtype, bb_fused_add_rms_norm, NULL},
+    {"RMSNormQuantize", 2, {NORM, QUANTIZE}, is_written_by_norm, bb_fused_rms_norm_quantize, NULL},
     {"BackwardAddRMSNorm", 2, {OUT, NORM}, NULL, NULL, bb_fused_add_rms_norm_backward},
 };
 enum { FUSIONS = sizeof fusions / sizeof fusions[0] };

@@ -44,7 +44,11 @@ bb_status bb_fused_add_rms_norm_backward(bb_fusible_back *back);
 bb_status bb_fused_linear(bb_fusible_run *run);
 
 /* ---- quantize.c */
-bb_quantizer *bb_fusible_quantize_forward(const bb_fusible_op *op);
+
+/* For a backward: handles of our own on what x is made of, which survive scopes and bb_drop until
+ * bb_let_go or the end of the step. NULL in gives NULL. */
+bb_quantized *bb_hold(const bb_quantized *x);
+void bb_let_go(bb_quantized *held);
 
 /* ---- fuser.c */
 typedef struct bb_fusion {

@@ -49,16 +49,25 @@ bb_status bb_fusible_reset_parameters(bb_fusible_op *op) {
 
 /* ---- Links ---------------------------------------------------------------------------------- */
 
-bb_dtype bb_link_dtype(bb_link link) { return bb_dtype_of(link.tensor); }
-bb_shape bb_link_shape(bb_link link) { return bb_shape_of(link.tensor); }
+bb_dtype bb_link_dtype(bb_link link) {
+    return link.quantized ? link.quantized->dtype : bb_dtype_of(link.tensor);
+}
+bb_shape bb_link_shape(bb_link link) {
+    return link.quantized ? link.quantized->shape : bb_shape_of(link.tensor);
+}
 
-bb_tensor *bb_link_tensor(bb_link link, bb_dtype dtype) { return bb_cast(link.tensor, dtype); }
+bb_tensor *bb_link_tensor(bb_link link, bb_dtype dtype) {
+    return bb_cast(link.quantized ? bb_dequantize(link.quantized) : link.tensor, dtype);
+}
 
 /* ---- Contexts ------------------------------------------------------------------------------- */
 
 void bb_op_context_clear(bb_op_context *c) {
     for (int i = 0; i < BB_FUSIBLE_SAVED; i++) bb_unsave(&c->saved[i]);
-    c->quantized[0] = c->quantized[1] = NULL;
+    for (int i = 0; i < 2; i++) {
+        if (c->op && c->step == c->op->ctx->step) bb_let_go(c->quantized[i]);
+        c->quantized[i] = NULL;
+    }
     c->op = NULL;
 }
 
@@ -79,6 +88,7 @@ static bb_status begin(bb_fusible_op *op, bb_op_context *c, bb_link input) {
         c->version[i] = op->param[i]->storage->version;
     }
     c->op = op;
+    c->step = op->ctx->step;
     c->fused = false;
     c->dtype = compute_dtype(op, c, input);
     c->rng = bb_get_rng(op->ctx);
@@ -93,6 +103,9 @@ static bb_status check_context(const bb_fusible_op *op, const bb_op_context *c) 
                        "its forward has filled",
                        c->op ? "that of another op"
                              : "one that is empty (no forward, or a backward before)");
+    if (c->step != ctx->step)
+        return bb_fail(ctx, BB_ERR_STATE,
+                       "%s: backward: expected the step of its forward, which has ended", name);
     if (!c->requires_grad)
         return bb_fail(ctx, BB_ERR_STATE,
                        "%s: backward: expected a context with requires_grad at the forward", name);
@@ -226,6 +239,9 @@ bb_status bb_fusible_run_backward(bb_fusible_back *back,
     bool before = bb_set_grad_enabled(ctx, false);
     bb_status status = backward(back);
     if (!status && !ctx->status) status = check_grads(back);
+    bb_quantizer *wish = back->c[0].prev_op_grad_output_quantizer;
+    if (!ctx->status && wish && kind->quantizes_gradient && back->grad_input.tensor)
+        back->grad_input = (bb_link){NULL, bb_quantize(wish, back->grad_input.tensor)};
     bb_set_grad_enabled(ctx, before);
     if (status && !ctx->status) bb_fail(ctx, status, "%s: backward failed", kind->name);
     if (ctx->status) back->grad_input = (bb_link){NULL, NULL};
