@@ -181,6 +181,21 @@ static bb_status computed_backward(bb_fusible_back *back) {
     return ctx->status;
 }
 
+/* ---- What stays of a run ----------------------------------------------------------------------
+ */
+
+enum { MEMBERS_MAX = 4, RESULTS_MAX = 6 + MEMBERS_MAX * (1 + BB_FUSIBLE_PARAMS) };
+
+static int list_link(bb_link link, bb_tensor **list) {
+    int n = 0;
+    const bb_quantized *q = link.quantized;
+    list[n++] = link.tensor;
+    if (!q) return n;
+    list[n++] = q->data, list[n++] = q->scale_inv, list[n++] = q->columns;
+    list[n++] = q->columns_scale_inv, list[n++] = q->amax;
+    return n;
+}
+
 /* ---- Forward and backward ---------------------------------------------------------------------
  */
 
@@ -203,8 +218,13 @@ bb_status bb_fusible_run_forward(bb_fusible_run *run, bb_status (*forward)(bb_fu
         if (begin(run->op[i], &run->c[i], run->input)) return ctx->status;
     if (!forward) forward = kind->forward ? kind->forward : computed_forward;
     bool before = bb_set_grad_enabled(ctx, false);
+    bb_scope scope = bb_scope_begin(ctx);
     bb_status status = forward(run);
     bb_set_grad_enabled(ctx, before);
+    bb_tensor *result[RESULTS_MAX];
+    int n = list_link(run->output, result);
+    for (int i = 0; i < run->n; i++) result[n++] = run->extra_output[i];
+    bb_scope_end_many(ctx, scope, result, n);
     if (!status && !ctx->status && !run->output.tensor && !run->output.quantized)
         status = bb_fail(ctx, BB_ERR_STATE, "%s: forward: expected a result, got NULL", kind->name);
     if (status && !ctx->status) bb_fail(ctx, status, "%s: forward failed", kind->name);
@@ -237,12 +257,20 @@ bb_status bb_fusible_run_backward(bb_fusible_back *back,
                        back->grad_output.tensor ? "both" : "neither");
     if (!backward) backward = kind->backward ? kind->backward : computed_backward;
     bool before = bb_set_grad_enabled(ctx, false);
+    bb_scope scope = bb_scope_begin(ctx);
     bb_status status = backward(back);
     if (!status && !ctx->status) status = check_grads(back);
     bb_quantizer *wish = back->c[0].prev_op_grad_output_quantizer;
     if (!ctx->status && wish && kind->quantizes_gradient && back->grad_input.tensor)
         back->grad_input = (bb_link){NULL, bb_quantize(wish, back->grad_input.tensor)};
     bb_set_grad_enabled(ctx, before);
+    bb_tensor *result[RESULTS_MAX];
+    int n = list_link(back->grad_input, result);
+    for (int i = 0; i < back->n; i++) {
+        result[n++] = back->grad_extra_input[i];
+        for (int k = 0; k < BB_FUSIBLE_PARAMS; k++) result[n++] = back->grad_param[i][k];
+    }
+    bb_scope_end_many(ctx, scope, result, n);
     if (status && !ctx->status) bb_fail(ctx, status, "%s: backward failed", kind->name);
     if (ctx->status) back->grad_input = (bb_link){NULL, NULL};
     for (int i = 0; i < back->n; i++)
