@@ -3,6 +3,7 @@
 #ifndef BOBBIN_TESTS_NN_FUSIBLE_TEST_H
 #define BOBBIN_TESTS_NN_FUSIBLE_TEST_H
 
+#include "nn/fusible/internal.h"
 #include "tests/nn/nn_test.h"
 
 typedef struct tolerance {
