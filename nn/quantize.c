@@ -242,7 +242,10 @@ bb_quantized *bb_rms_norm_quantize(bb_quantizer *q, bb_tensor *x, bb_tensor *wei
                 axes, bb_shape_text(&shape, a), bb_shape_text(&got, b));
         return NULL;
     }
-    return q->kind->rms_norm(q, x, weight, eps, axes, rstd);
+    bool former = bb_set_grad_enabled(q->ctx, false); /* so that it may run fused */
+    bb_quantized *y = q->kind->rms_norm(q, x, weight, eps, axes, rstd);
+    bb_set_grad_enabled(q->ctx, former);
+    return y;
 }
 
 bb_tensor *bb_dequantize(const bb_quantized *x) {
