@@ -141,6 +141,8 @@ static void check_table(test *t, bb_context *ctx, bool cpu) {
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
+static void table(test *t) { check_table(t, test_open(), false); }
+static void exact_table(test *t) { check_table(t, open_uncontracted(), true); }
 
 /* A fusion is passed over where its operands do not fit, and the chain gives what it gives. */
 static void fits(test *t) {
