@@ -34,7 +34,9 @@ bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
     *model = (bb_nn_transformer){.config = c};
     model->params = bb_params_new(ctx, device, c.dtype);
     model->blocks = bb_nn_allocate(ctx, (size_t)c.layers * sizeof *model->blocks);
-    return model->params && model->blocks && add_layers(model) ? model : NULL;
+    if (!model->params || !model->blocks || !add_layers(model)) return NULL;
+    if (c.fused_chain && !(model->stream = bb_nn_stream_new(model))) return NULL;
+    return model;
 }
 
 static bool check_ids(bb_nn_transformer *model, const bb_tensor *ids) {
@@ -72,6 +74,11 @@ static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache 
     int64_t position = cache ? cache->length : 0;
     bb_scope scope = bb_scope_begin(ctx);
     bb_tensor *x = embed(model, ids);
+    /* A recorded graph has layers where a reader looks for them. */
+    if (model->stream && !cache && !model->recompute && !bb_is_recorded(ctx)) {
+        x = bb_nn_stream_forward(model, x);
+        return bb_scope_end(ctx, scope, bb_nn_linear_forward(&model->head, x));
+    }
     for (int64_t i = 0; i < model->config.layers; i++) {
         bb_tensor *y;
         if (model->recompute && !cache && ctx->grad_enabled)

@@ -251,3 +251,15 @@ bb_status bb_fused_linear(bb_fusible_run *run) {
     run->output = activation.output;
     return run->ctx->status;
 }
+
+bb_status bb_fused_linear_add_rms_norm(bb_fusible_run *run) {
+    bool has_bias = run->op[1]->kind == &bb_kind_bias;
+    bb_tensor *bias = has_bias ? run->op[1]->param[0] : NULL;
+    bb_fusible_run tail = bb_fusible_member(run, 1 + has_bias);
+    tail.n = run->n - 1 - has_bias;
+    tail.input = bb_link_of(product(run->op[0], &run->c[0], run->input, bias, NULL));
+    if (!tail.input.tensor) return run->ctx->status;
+    bb_status status = bb_fused_add_rms_norm(&tail);
+    run->output = tail.output;
+    return status;
+}

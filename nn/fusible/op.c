@@ -184,7 +184,7 @@ static bb_status computed_backward(bb_fusible_back *back) {
 /* ---- What stays of a run ----------------------------------------------------------------------
  */
 
-enum { MEMBERS_MAX = 4, RESULTS_MAX = 6 + MEMBERS_MAX * (1 + BB_FUSIBLE_PARAMS) };
+enum { RESULTS_MAX = 6 + BB_FUSION_MEMBERS * (1 + BB_FUSIBLE_PARAMS) };
 
 static int list_link(bb_link link, bb_tensor **list) {
     int n = 0;

@@ -76,6 +76,10 @@ static const pattern patterns[] = {
     {"LinearBiasAdd", "forward", "LB+", false, false},
     {"LinearBias", "forward", "LB", false, false},
     {"LinearAdd", "forward", "L+", false, false},
+    {"LinearBiasAddRMSNorm", "forward", "LB+oN", false, false},
+    {"LinearAddRMSNorm", "forward", "L+oN", true, false},
+    {"LinearBiasAddRMSNorm", "forward", "LB+N", false, false},
+    {"LinearAddRMSNorm", "forward", "L+N", true, true},
     {"AddRMSNorm", "forward", "+N", true, true},
     {"AddRMSNorm", "forward", "+oN", true, false},
     {"AddRMSNorm", "backward", "+oN", true, false},
@@ -159,7 +163,7 @@ static void fits(test *t) {
     /* The table is well-formed: every row does something, names two members or more. */
     int n = 0;
     for (const bb_fusion *f; (f = bb_fusion_at(n)); n++) {
-        CHECK(t, f->name && f->n >= 2 && f->n <= 4 && (f->forward || f->backward));
+        CHECK(t, f->name && f->n >= 2 && f->n <= 5 && (f->forward || f->backward));
         for (int i = 0; i < f->n; i++) CHECK(t, f->member[i] && f->member[i]->name);
     }
     CHECK(t, n >= 7 && !bb_fusion_at(-1));
