@@ -200,6 +200,8 @@ typedef struct bb_nn_transformer {
  * (bb_params_build, or the first optimizer). */
 BB_API bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
                                                 const bb_nn_config *config);
+/* config.fused_chain for a model that is there. */
+BB_API bb_status bb_nn_transformer_fuse(bb_nn_transformer *model);
 BB_API bb_tensor *bb_nn_transformer_forward(bb_nn_transformer *model,
                                             bb_tensor *ids); /* (B, T) to logits (B, T, vocab) */
 BB_API bb_tensor *bb_nn_transformer_loss(bb_nn_transformer *model, bb_tensor *ids,

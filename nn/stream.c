@@ -50,9 +50,14 @@ bb_tensor *bb_nn_stream_forward(bb_nn_transformer *model, bb_tensor *x) {
     bb_context *ctx = model->params->ctx;
     const bb_nn_stream *stream = model->stream;
     bb_tensor *norm = bb_nn_rms_norm_forward(&model->blocks[0].attn_norm, x);
+    /* A model whose layers are copies in another dtype: the chains cast to it themselves. */
+    bb_dtype dtype = bb_dtype_of(x);
+    bool cast = dtype != model->params->dtype;
     for (int64_t i = 0; i < model->config.layers && norm; i++) {
         const bb_nn_block *b = &model->blocks[i];
         bb_scope scope = bb_scope_begin(ctx);
+        bb_chain_set_autocast(stream->block[i].attn, cast, dtype);
+        bb_chain_set_autocast(stream->block[i].mlp, cast, dtype);
         bb_tensor *mixed = bb_nn_attention_mix(&b->attn, norm, NULL, 0), *middle, *end;
         mixed = bb_chain_forward_with(stream->block[i].attn, mixed, &x, 1, &middle, 1);
         mixed = mixed ? bb_nn_mlp_gate(&b->mlp, mixed) : NULL;

@@ -35,8 +35,13 @@ bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
     model->params = bb_params_new(ctx, device, c.dtype);
     model->blocks = bb_nn_allocate(ctx, (size_t)c.layers * sizeof *model->blocks);
     if (!model->params || !model->blocks || !add_layers(model)) return NULL;
-    if (c.fused_chain && !(model->stream = bb_nn_stream_new(model))) return NULL;
-    return model;
+    return !c.fused_chain || bb_nn_transformer_fuse(model) == BB_OK ? model : NULL;
+}
+
+bb_status bb_nn_transformer_fuse(bb_nn_transformer *model) {
+    if (!model) return BB_ERR_ARGUMENT;
+    if (!model->stream) model->stream = bb_nn_stream_new(model);
+    return model->params->ctx->status;
 }
 
 static bool check_ids(bb_nn_transformer *model, const bb_tensor *ids) {
