@@ -344,7 +344,6 @@ static void training(test *t) {
     double plain = train(t, NULL);
     for (int r = 0; r < 4; r++) {
         double loss = train(t, &recipes[r]);
-        printf("%g %g\n", loss, plain);
         CHECK_MSG(t, fabs(loss - plain) <= 0.02 * plain, "recipe %d: loss %g, %g in bf16",
                   (int)recipes[r].recipe, loss, plain);
     }

@@ -1,0 +1,189 @@
+/* The norm at the sizes, epsilons and tolerances of other suites, against f64: the tables T-1, T-7,
+ * T-9, T-10 to T-12, T-16 and T-17 of nn/FUSIBLE.md. */
+#include "tests/nn/fusible_test.h"
+
+static const bb_dtype types[] = {BB_F32, BB_F16, BB_BF16};
+
+/* y, dx, dw of one case within these tolerances. */
+static void check_case(test *t, bb_context *ctx, bb_dtype dtype, bb_shape shape, double eps,
+                       bool zero, double low, double high, tolerance out, tolerance grads) {
+    bb_shape last = BB_SHAPE(shape.size[shape.rank - 1]);
+    norm_case n = norm_case_open(t, ctx, dtype, shape, last, eps, zero, low, high);
+    bb_op_context c = {.requires_grad = true};
+    bb_tensor *dw = NULL;
+    bb_link y = bb_fusible_forward(n.op, &c, bb_link_of(n.x), NULL, NULL);
+    double *rstd = values_of(t, c.saved[1].tensor), *x = values_of(t, n.x);
+    for (int64_t r = 0; r < n.rows; r += 7) {
+        double squares = 0;
+        for (int64_t j = 0; j < n.inner; j++) squares += x[r * n.inner + j] * x[r * n.inner + j];
+        double want = 1 / sqrt(squares / (double)n.inner + (double)(float)eps);
+        CHECK_NEAR(t, rstd[r], want, 1e-6 + 5e-5 * want);
+    }
+    bb_link dx = bb_fusible_backward(n.op, &c, bb_link_of(n.dy), &dw);
+    check_tensor(t, "y", y.tensor, dtype, shape, n.y, out);
+    check_tensor(t, "dx", dx.tensor, dtype, shape, n.dx, grads);
+    check_tensor(t, "dw", dw, dtype, last, n.dw, grads);
+    free(rstd), free(x);
+    norm_case_close(&n);
+    CHECK_OK(t, ctx);
+    bb_end_step(ctx);
+}
+
+static void t1(test *t) {
+    bb_context *ctx = test_open();
+    static const bb_shape shapes[] = {{1, {19}}, {1, {64}}, {3, {6, 16, 19}}, {3, {6, 16, 64}}};
+    for (int k = 0; k < 4 * 3 * 2; k++) {
+        bb_dtype dtype = types[k % 3];
+        check_case(t, ctx, dtype, shapes[k / 6], 0.3, k / 3 % 2, 0, 1, tolerance_of(dtype),
+                   tolerance_of(dtype));
+    }
+    bb_close(ctx);
+}
+
+/* T-7's shapes and data in (-2, 1); its gradients' tolerance holds for f32, narrow ones are rounded
+ * to their own type. A simulated device takes the small ones. */
+static void t7(test *t) {
+    bb_context *ctx = test_open();
+    bool cpu = bb_get_device(ctx) == BB_CPU;
+    static const bb_shape shapes[] = {
+        {2, {71, 229}}, {2, {29, 541}}, {2, {768, 6144}}, {2, {2048, 12288}}};
+    static const tolerance out[] = {{5e-6, 5e-7}, {1e-3, 1e-5}, {1e-2, 1e-5}};
+    static const tolerance grads[] = {{5e-4, 5e-4}, {1e-3, 5e-4}, {1e-2, 5e-4}};
+    for (int s = 0; s < (cpu ? 4 : 2); s++)
+        for (int k = 0; k < 6; k++) {
+            bool large = s >= 2;
+            if (large && k != (s == 2 ? 5 : 1)) continue; /* one dtype each */
+            bb_shape shape = shapes[s];
+            if (large) shape.size[0] /= 16; /* rows are alike; widths are what counts */
+            check_case(t, ctx, types[k % 3], shape, 1e-5, k / 3, -2, 1, out[k % 3], grads[k % 3]);
+        }
+    bb_close(ctx);
+}
+
+/* T-7 with a type of its own for input and output: x f32 with narrow weights, and the reverse. */
+static void mixed(test *t) {
+    bb_context *ctx = test_open();
+    for (int k = 0; k < 9; k++) {
+        bb_dtype weight = types[k % 3], input = types[k / 3];
+        uint64_t state = 3;
+        bb_fusible_op *op = bb_fusible_rms_norm(set_of(ctx, weight), "", BB_SHAPE(229), NULL);
+        bb_tensor *x = uniform(ctx, input, BB_SHAPE(5, 229), -2, 1, &state), *w, *dw = NULL;
+        bb_fusible_reset_parameters(op);
+        w = bb_fusible_param(op, 0);
+        set_param(t, w, -2, 1, &state);
+        bb_tensor *dy = uniform(ctx, weight, BB_SHAPE(5, 229), -2, 1, &state);
+        bb_op_context c = {.requires_grad = true};
+        bb_link y = bb_fusible_forward(op, &c, bb_link_of(x), NULL, NULL);
+        bb_link dx = bb_fusible_backward(op, &c, bb_link_of(dy), &dw);
+        /* The input as the weight's type has it. */
+        double *xs = values_of(t, bb_cast(x, weight)), *ws = values_of(t, w),
+               *dys = values_of(t, dy);
+        double *ry = doubles(5 * 229), *rdx = doubles(5 * 229), *rdw = doubles(229);
+        norm_reference(5, 229, 1e-5, false, xs, ws, dys, NULL, ry, rdx, rdw);
+        tolerance tol = tolerance_of(weight);
+        tol.absolute = weight == BB_F32 ? 2e-5 : tol.relative / 100;
+        check_tensor(t, "y", y.tensor, weight, BB_SHAPE(5, 229), ry, tol);
+        check_tensor(t, "dx", dx.tensor, weight, BB_SHAPE(5, 229), rdx, tol);
+        check_tensor(t, "dw", dw, weight, BB_SHAPE(229), rdw, tol);
+        free(xs), free(ws), free(dys), free(ry), free(rdx), free(rdw);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* T-9: (tokens, batch, 768), four epsilons; T-16's gradients with zero-centred f16 are among them.
+ * Outputs at one rounding of their type, where that suite allows 2e-3 and 2e-2. */
+static void t9(test *t) {
+    bb_context *ctx = test_open();
+    int64_t tokens = bb_get_device(ctx) == BB_CPU ? 128 : 6;
+    static const double epsilons[] = {1e-1, 1e-3, 1e-5, 1e-7};
+    for (int k = 0; k < 4 * 3 * 2; k++) {
+        bb_dtype dtype = types[k % 3];
+        tolerance out = tolerance_of(dtype), grads = {out.relative, 2e-3};
+        check_case(t, ctx, dtype, BB_SHAPE(tokens, 1 + k % 2, 768), epsilons[k / 6], k / 3 % 2,
+                   -1.7, 1.7, out, grads);
+    }
+    bb_close(ctx);
+}
+
+static void t10(test *t) {
+    bb_context *ctx = test_open();
+    uint64_t state = 2;
+    bb_fusible_op *op = bb_fusible_rms_norm(set_of(ctx, BB_F32), "", BB_SHAPE(128), NULL);
+    bb_tensor *x = bb_transpose(uniform(ctx, BB_F32, BB_SHAPE(128, 256), -1, 1, &state), 0, 1);
+    bb_op_context c = {.requires_grad = false};
+    bb_tensor *y = bb_fusible_forward(op, &c, bb_link_of(x), NULL, NULL).tensor;
+    bb_tensor *z = bb_fusible_forward(op, &c, bb_link_of(bb_contiguous(x)), NULL, NULL).tensor;
+    CHECK(t, y && same_bytes(y, z));
+    bb_close(ctx);
+}
+
+/* T-11: an f32 module under autocast of f16 and bf16: y of that type, leaves' gradients f32. */
+static void t11(test *t) {
+    bb_context *ctx = test_open();
+    for (int d = 1; d < 3; d++) {
+        uint64_t state = 2;
+        bb_fusible_op *op = bb_fusible_rms_norm(set_of(ctx, BB_F32), "", BB_SHAPE(32), NULL);
+        bb_chain *chain = bb_chain_new(ctx, "");
+        bb_chain_append(chain, op);
+        bb_chain_set_autocast(chain, true, types[d]);
+        bb_tensor *x =
+            bb_set_requires_grad(uniform(ctx, BB_F32, BB_SHAPE(4, 32), -1, 1, &state), true);
+        bb_tensor *y = bb_chain_forward(chain, x);
+        bb_backward(y, bb_ones_like(y));
+        CHECK_INT(t, bb_dtype_of(y), types[d]);
+        CHECK_INT(t, bb_dtype_of(bb_grad(x)), BB_F32);
+        CHECK_INT(t, bb_dtype_of(bb_grad(bb_fusible_param(op, 0))), BB_F32);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* T-12: no bytes before, values by the initializer after, the same twice. */
+static void t12(test *t) {
+    bb_context *ctx = test_open();
+    bb_params *params = set_of(ctx, BB_F32);
+    size_t before = bb_memory_stats(ctx).bytes_in_use;
+    bb_fusible_op *op = bb_fusible_linear(params, "linear", 64, 96, 0.05);
+    bb_fusible_op *norm = bb_fusible_rms_norm(params, "norm", BB_SHAPE(1 << 14), NULL);
+    CHECK(t, bb_memory_stats(ctx).bytes_in_use < before + 4 * (1 << 14));
+    for (int again = 0; again < 2; again++) {
+        CHECK_INT(t, bb_fusible_reset_parameters(op), BB_OK);
+        double *w = values_of(t, bb_fusible_param(op, 0)), mean = 0, square = 0;
+        for (int i = 0; i < 64 * 96; i++)
+            mean += w[i] / (64 * 96), square += w[i] * w[i] / (64 * 96);
+        CHECK_NEAR(t, mean, 0, 3e-3);
+        CHECK_NEAR(t, sqrt(square), 0.05, 2e-3);
+        free(w);
+    }
+    double *ones = values_of(t, bb_fusible_param(norm, 0));
+    CHECK(t, ones[0] == 1 && ones[(1 << 14) - 1] == 1);
+    free(ones);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* T-17: 1e-2 and 1e-6, both orientations. */
+static void t17(test *t) {
+    bb_context *ctx = test_open();
+    int64_t rows = bb_get_device(ctx) == BB_CPU ? 256 : 12;
+    for (int k = 0; k < 12; k++) {
+        bb_dtype dtype = types[k % 3];
+        bb_shape shape = k / 3 % 2 ? BB_SHAPE(rows, 128) : BB_SHAPE(rows / 2, 256);
+        tolerance tol = tolerance_of(dtype), grads = {tol.relative, 2e-3};
+        check_case(t, ctx, dtype, shape, k / 6 ? 1e-6 : 1e-2, false, -1, 1, tol, grads);
+    }
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {
+    {"T-1 small and odd widths", t1},
+    {"T-7 sizes of the C++ suite", t7},
+    {"T-7 types of weight and input", mixed},
+    {"T-9 epsilons, T-16 zero-centred f16", t9},
+    {"T-10 not contiguous", t10},
+    {"T-11 autocast", t11},
+    {"T-12 deferred initialization", t12},
+    {"T-17 two orientations", t17},
+};
+TEST_MAIN(rows)
