@@ -1,6 +1,6 @@
 /* The simulation's runtime (runtime.h): device memory is host memory of its own that only kernels
- * may touch; under AddressSanitizer it is poisoned outside of them. Graphs are lists of what was
- * enqueued. */
+ * may touch; under AddressSanitizer it is poisoned but for what the running kernel was given.
+ * Graphs are lists of what was enqueued. */
 #include "backends/cuda/runtime.h"
 
 #include <stdio.h>
@@ -8,7 +8,6 @@
 
 #include <map>
 #include <new>
-#include <set>
 #include <vector>
 
 #include "backends/cuda/cuda.h"
@@ -26,10 +25,20 @@ typedef std::function<const char *()> work;
 struct graph {
     std::vector<work> nodes;
 };
-/* Blocks of all devices of this thread, for the check of pointer arguments, and of those the ones
- * that the host sees too. */
-thread_local std::map<uintptr_t, size_t> owned;
-thread_local std::set<uintptr_t> shared;
+/* Blocks of all devices of this thread, for the check of pointer arguments. */
+struct owned_block {
+    size_t bytes;
+    bool shared; /* with the host */
+};
+thread_local std::map<uintptr_t, owned_block> owned;
+
+/* The block that p points into, or at the end of. */
+std::map<uintptr_t, owned_block>::iterator block_of(const void *p) {
+    auto it = owned.upper_bound((uintptr_t)p);
+    if (it == owned.begin()) return owned.end();
+    --it;
+    return (uintptr_t)p <= it->first + it->second.bytes ? it : owned.end();
+}
 } // namespace
 
 struct bb_runtime {
@@ -70,7 +79,7 @@ void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!p) return nullptr;
     memset(p, 0xFF, bytes);
-    owned[(uintptr_t)p] = bytes;
+    owned[(uintptr_t)p] = {bytes, false};
     r->used += bytes;
     ASAN_POISON_MEMORY_REGION(p, bytes);
     return p;
@@ -79,8 +88,8 @@ void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
 void bb_runtime_free(bb_runtime *r, void *block) {
     auto it = owned.find((uintptr_t)block);
     if (it == owned.end()) return;
-    r->used -= it->second;
-    ASAN_UNPOISON_MEMORY_REGION(block, it->second);
+    r->used -= it->second.bytes;
+    ASAN_UNPOISON_MEMORY_REGION(block, it->second.bytes);
     owned.erase(it);
     free(block);
 }
@@ -88,47 +97,36 @@ void bb_runtime_free(bb_runtime *r, void *block) {
 void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes) {
     void *p = bb_runtime_allocate(r, bytes);
     if (!p) return nullptr;
-    shared.insert((uintptr_t)p);
+    owned[(uintptr_t)p].shared = true;
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
     return p;
 }
 
-void bb_runtime_free_shared(bb_runtime *r, void *block) {
-    shared.erase((uintptr_t)block);
-    bb_runtime_free(r, block);
-}
+void bb_runtime_free_shared(bb_runtime *r, void *block) { bb_runtime_free(r, block); }
 
 const char *bb_sim_pointer_fault(const void *p) {
-    if (!p) return nullptr;
-    auto it = owned.upper_bound((uintptr_t)p);
-    if (it != owned.begin()) {
-        --it;
-        if ((uintptr_t)p <= it->first + it->second) return nullptr;
-    }
-    return "points to memory that is not the device's";
+    return !p || block_of(p) != owned.end() ? nullptr : "points to memory that is not the device's";
 }
 
-namespace {
-/* While work runs, the device's memory is open. */
-struct opened {
-    opened() {
-        for (auto &b : owned) ASAN_UNPOISON_MEMORY_REGION((void *)b.first, b.second);
-    }
-    ~opened() {
-        for (auto &b : owned)
-            if (!shared.count(b.first)) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
-    }
-};
-
-const char *run_or_record(bb_runtime *r, const work &w) {
-    if (r->recording) {
-        r->recording->nodes.push_back(w);
-        return nullptr;
-    }
-    opened o;
-    return w();
+void bb_sim_access::operator()(const void *p) {
+#if defined(__SANITIZE_ADDRESS__)
+    auto it = p ? block_of(p) : owned.end();
+    if (it == owned.end() || it->second.shared) return;
+    blocks.push_back({it->first, it->second.bytes});
+    ASAN_UNPOISON_MEMORY_REGION((void *)it->first, it->second.bytes);
+#else
+    (void)p;
+#endif
 }
-} // namespace
+bb_sim_access::~bb_sim_access() {
+    for (auto &b : blocks) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
+}
+
+static const char *run_or_record(bb_runtime *r, const work &w) {
+    if (!r->recording) return w();
+    r->recording->nodes.push_back(w);
+    return nullptr;
+}
 
 bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, work w) {
     const char *error = run_or_record(cuda->runtime, w);
@@ -153,6 +151,8 @@ const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, siz
     const void *device = direction == BB_TO_DEVICE ? target : source;
     if (const char *fault = bb_sim_pointer_fault(device)) return fault;
     return run_or_record(r, [=]() -> const char * {
+        bb_sim_access open;
+        open(target), open(source);
         memmove(target, source, bytes);
         return nullptr;
     });
@@ -161,6 +161,8 @@ const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, siz
 const char *bb_runtime_set(bb_runtime *r, void *target, int byte, size_t bytes) {
     if (const char *fault = bb_sim_pointer_fault(target)) return fault;
     return run_or_record(r, [=]() -> const char * {
+        bb_sim_access open;
+        open(target);
         memset(target, byte, bytes);
         return nullptr;
     });
@@ -182,7 +184,6 @@ void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
     return g;
 }
 const char *bb_runtime_replay(bb_runtime *r, void *captured) {
-    opened o;
     (void)r;
     for (const work &w : static_cast<graph *>(captured)->nodes)
         if (const char *error = w()) return error;

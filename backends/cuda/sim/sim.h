@@ -27,6 +27,8 @@
 
 #include <functional>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "core/core.h"
 
@@ -38,14 +40,15 @@
 
 struct dim3 {
     unsigned x, y, z;
-    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
 /* Where the running thread is. */
 struct bb_sim_place {
     dim3 thread, block, block_size, grid_size;
 };
-extern thread_local bb_sim_place bb_sim_here;
+/* __thread: known to need no constructor, so reading it is one instruction. */
+extern __thread bb_sim_place bb_sim_here;
 #define threadIdx (bb_sim_here.thread)
 #define blockIdx (bb_sim_here.block)
 #define blockDim (bb_sim_here.block_size)
@@ -167,26 +170,32 @@ const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_by
                        const std::function<void()> &kernel);
 /* NULL, or what is wrong with a pointer that a kernel is given. */
 const char *bb_sim_pointer_fault(const void *p);
-
-/* Arguments: pointers must be the device's; so must those a struct shows through each_pointer(f).
- */
-struct bb_sim_pointer_check {
-    const char *fault = nullptr;
-    void operator()(const void *p) {
-        if (!fault) fault = bb_sim_pointer_fault(p);
-    }
+/* Under AddressSanitizer device memory is poisoned. While one of these lives, the blocks that it
+ * was called with a pointer into are open, and no others: work touches only what it was given. */
+struct bb_sim_access {
+    std::vector<std::pair<uintptr_t, size_t>> blocks;
+    void operator()(const void *p);
+    ~bb_sim_access();
 };
-template <typename T>
-static inline auto bb_sim_argument_fault(const T &x, int)
-    -> decltype(x.each_pointer(*(bb_sim_pointer_check *)nullptr), (const char *)nullptr) {
-    bb_sim_pointer_check check;
-    x.each_pointer(check);
-    return check.fault;
+
+/* f(p) for an argument that is a pointer, and for each one that a struct shows through
+ * each_pointer(f): they must be the device's. */
+template <typename T, typename F>
+static inline auto bb_sim_each_pointer(const T &x, F &f, int)
+    -> decltype(x.each_pointer(f), (void)0) {
+    x.each_pointer(f);
 }
-template <typename T> static inline const char *bb_sim_argument_fault(const T &x, long) {
-    if constexpr (std::is_pointer<T>::value) return bb_sim_pointer_fault((const void *)x);
-    (void)x;
-    return nullptr;
+template <typename T, typename F> static inline void bb_sim_each_pointer(const T &x, F &f, long) {
+    if constexpr (std::is_pointer<T>::value) f((const void *)x);
+    (void)x, (void)f;
+}
+template <typename T> static inline const char *bb_sim_argument_fault(const T &x) {
+    const char *fault = nullptr;
+    auto check = [&fault](const void *p) {
+        if (!fault) fault = bb_sim_pointer_fault(p);
+    };
+    bb_sim_each_pointer(x, check, 0);
+    return fault;
 }
 bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const char *why);
 /* NULL, or why the device cannot run such a block. */
@@ -196,12 +205,14 @@ template <typename... P, typename... A>
 static inline bb_status bb_sim_launch(bb_cuda *cuda, const char *name, void (*kernel)(P...),
                                       dim3 grid, dim3 block, size_t shared_bytes, A... a) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return BB_OK;
-    const char *faults[] = {bb_sim_argument_fault(a, 0)..., nullptr};
+    const char *faults[] = {bb_sim_argument_fault(a)..., nullptr};
     for (int i = 0; i < (int)sizeof...(A); i++)
         if (faults[i]) return bb_sim_refuse(cuda, name, i, faults[i]);
     const char *unfit = bb_sim_device_fault(cuda, shared_bytes);
     return bb_sim_enqueue(cuda, name, [=] {
         if (unfit) return unfit;
+        bb_sim_access open;
+        (bb_sim_each_pointer(a, open, 0), ...);
         return bb_sim_run(name, grid, block, shared_bytes, [=] { kernel((P)a...); });
     });
 }
