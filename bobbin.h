@@ -7,7 +7,9 @@
 #include "autograd/autograd.h"
 #include "core/core.h"
 #include "io/io.h"
+#include "nn/fusible.h"
 #include "nn/nn.h"
+#include "nn/quantize.h"
 #include "ops/ops.h"
 
 #define BOBBIN_VERSION "0.1.0"

@@ -93,6 +93,61 @@ typedef struct bb_offload_report {
 } bb_offload_report;
 BB_API bb_offload_report bb_offload_stats(const bb_context *ctx);
 
+/* ---- A function with a backward of its own (autograd/function.c) ------------------------------
+ * A piece of the forward pass that ran without a tape becomes ONE node, whose gradients the caller
+ * computes:
+ *
+ *     if (bb_function_wanted(ctx, in, n)) ...        (whether to keep what backward will read)
+ *     bool before = bb_set_grad_enabled(ctx, false);
+ *     out[0] = ...                                   (a new tensor; keep what backward reads)
+ *     bb_set_grad_enabled(ctx, before);
+ *     bb_function_record(ctx, &function, state, in, n, out, 1);
+ *
+ * The gradient of its gradient is an error, and so is a second backward, as for any node. */
+typedef struct bb_function_call {
+    bb_context *ctx;
+    void *state;
+    int n_in, n_out;
+    bb_tensor *const *in; /* what the inputs are; their values, where needed, are in the state */
+    bb_tensor *const *grad_out; /* of output i, its shape and dtype; NULL: none reached it */
+    const bool *want;           /* which inputs want a gradient */
+    bb_tensor **grad_in; /* backward's results, as those of a gradient rule (bb_grad_call): any
+                            shape the input broadcasts to, any dtype; NULL means zero */
+    bool again;          /* bb_backward_retain: the state will be read once more */
+} bb_function_call;
+typedef struct bb_function {
+    const char *name; /* for messages */
+    bb_status (*backward)(const bb_function_call *call);
+    /* Called exactly once: when the node has been walked, when the step ends, or at once if there
+     * is no node. NULL: nothing to release. */
+    void (*release)(bb_context *ctx, void *state);
+} bb_function;
+/* Whether bb_function_record will leave a node: gradients are on and an input wants one. */
+BB_API bool bb_function_wanted(const bb_context *ctx, bb_tensor *const *in, int n);
+/* Inputs may be NULL; outputs (at most BB_MAX_OUTPUTS) are new tensors of this step without
+ * history. `function` outlives the step. */
+BB_API bb_status bb_function_record(bb_context *ctx, const bb_function *function, void *state,
+                                    bb_tensor *const *in, int n_in, bb_tensor *const *out,
+                                    int n_out);
+/* Inside backward: where the gradient of wanted input i may be written directly, all of it, once:
+ * a contiguous tensor of its shape and dtype, the leaf's own bb_grad where that is empty. Then
+ * grad_in[i] must be this tensor. NULL after an error. */
+BB_API bb_tensor *bb_function_target(const bb_function_call *call, int i);
+
+/* What a backward of one's own reads: the bytes of a tensor, past its scope and bb_drop, until
+ * bb_unsave or the end of the step. A change in place after bb_save is an error of bb_saved_read,
+ * in which `who` names the reader. All zero: nothing is saved. */
+typedef struct bb_saved {
+    bb_tensor *tensor; /* its own handle; NULL: nothing is saved, or hooks hold the value */
+    uint32_t version;
+    void *packed; /* of the hooks that were pushed */
+    bb_context *ctx;
+    uint64_t step;
+} bb_saved;
+BB_API bb_status bb_save(bb_tensor *t, bb_saved *saved); /* t NULL, or an error: all zero */
+BB_API bb_tensor *bb_saved_read(const bb_saved *saved, bb_context *ctx, const char *who);
+BB_API void bb_unsave(bb_saved *saved); /* twice does no harm */
+
 /* Finite differences against the tape, with a random cotangent. PyTorch's defaults: eps 1e-6, atol
  * 1e-5, rtol 1e-3, f64 inputs. fn must be a pure function of its inputs. */
 typedef struct bb_gradcheck_options {

@@ -85,7 +85,7 @@ static void release_object(bb_context *ctx, const bb_saved_hooks *hooks, void *o
 }
 
 /* Asks the hook. *object NULL afterwards: it leaves the value to the tape, or failed. */
-static bb_status call_pack(bb_context *ctx, const bb_op *op, const packed_value *p, bb_tensor *t,
+static bb_status call_pack(bb_context *ctx, const char *who, const packed_value *p, bb_tensor *t,
                            void **object) {
     bool before = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
@@ -93,10 +93,9 @@ static bb_status call_pack(bb_context *ctx, const bb_op *op, const packed_value 
     bb_status status = p->hooks.pack(p->hooks.user, t, object);
     bb_scope_end(ctx, scope, NULL);
     bb_set_grad_enabled(ctx, before);
-    if (status && !ctx->status)
-        bb_fail(ctx, status, "%s: pack: failed without a message", op->name);
+    if (status && !ctx->status) bb_fail(ctx, status, "%s: pack: failed without a message", who);
     if (!ctx->status && (!t->storage || t->storage->version != p->version))
-        bb_fail(ctx, BB_ERR_STATE, "%s: pack: changed the value that it was to pack", op->name);
+        bb_fail(ctx, BB_ERR_STATE, "%s: pack: changed the value that it was to pack", who);
     if (ctx->status) {
         release_object(ctx, &p->hooks, *object);
         *object = NULL;
@@ -104,34 +103,34 @@ static bb_status call_pack(bb_context *ctx, const bb_op *op, const packed_value 
     return ctx->status;
 }
 
-static bb_status pack(bb_tape *tape, const bb_op *op, bb_tensor *t, saved_value *saved) {
+bb_status bb_pack_value(bb_tape *tape, const char *who, bb_tensor *t, packed_value **packed) {
     bb_context *ctx = tape->ctx;
+    *packed = NULL;
+    if (!tape->hook_count || !tape->hooks[tape->hook_count - 1].pack || bb_is_recorded(ctx))
+        return BB_OK;
     const packed_value wanted = describe(&tape->hooks[tape->hook_count - 1], t);
     packed_value **bucket = bucket_of(tape, wanted.serial);
     for (packed_value *p = *bucket; p; p = p->next)
         if (same_value(p, &wanted)) {
             p->refs++;
-            saved->packed = p;
+            *packed = p;
             return BB_OK;
         }
     packed_value *p = bb_arena_allocate(ctx, &ctx->arena, sizeof *p);
     if (!p) return ctx->status;
     *p = wanted;
-    if (call_pack(ctx, op, &wanted, t, &p->object) || !p->object) return ctx->status;
+    if (call_pack(ctx, who, &wanted, t, &p->object) || !p->object) return ctx->status;
     p->refs = 1;
     p->next = *bucket;
-    *bucket = p;
-    saved->packed = p;
+    *bucket = *packed = p;
     return BB_OK;
 }
 
-bb_status bb_save(bb_tape *tape, const bb_op *op, bb_tensor *t, saved_value *saved) {
+bb_status bb_save_value(bb_tape *tape, const bb_op *op, bb_tensor *t, saved_value *saved) {
     bb_context *ctx = tape->ctx;
     *saved = (saved_value){.storage = NULL};
-    if (tape->hook_count && tape->hooks[tape->hook_count - 1].pack && !bb_is_recorded(ctx)) {
-        if (pack(tape, op, t, saved)) return ctx->status;
-        if (saved->packed) return BB_OK;
-    }
+    if (bb_pack_value(tape, op->name, t, &saved->packed)) return ctx->status;
+    if (saved->packed) return BB_OK;
     if (tape->relaid) { /* a gradient with history reads an unpacked value: its strides pass */
         size_t bytes = sizeof t->stride;
         int64_t *stride = bb_arena_allocate(ctx, &ctx->arena, bytes);
@@ -144,34 +143,46 @@ bb_status bb_save(bb_tape *tape, const bb_op *op, bb_tensor *t, saved_value *sav
     return BB_OK;
 }
 
-void bb_unsave(bb_tape *tape, saved_value *saved) {
-    packed_value *p = saved->packed;
-    bb_storage_unref(saved->storage);
-    *saved = (saved_value){.storage = NULL};
-    if (!p || --p->refs) return;
+void bb_release_packed(bb_tape *tape, packed_value *p) {
+    if (--p->refs) return;
     packed_value **at = bucket_of(tape, p->serial);
     while (*at != p) at = &(*at)->next;
     *at = p->next;
     release_object(tape->ctx, &p->hooks, p->object);
 }
 
+void bb_unsave_value(bb_tape *tape, saved_value *saved) {
+    packed_value *p = saved->packed;
+    bb_storage_unref(saved->storage);
+    *saved = (saved_value){.storage = NULL};
+    if (p) bb_release_packed(tape, p);
+}
+
+void bb_saved_end_step(bb_tape *tape) {
+    for (size_t i = 0; i < sizeof tape->packed / sizeof tape->packed[0]; i++)
+        while (tape->packed[i]) {
+            tape->packed[i]->refs = 1;
+            bb_release_packed(tape, tape->packed[i]);
+        }
+}
+
 /* ---- Lending: a rule reads its inputs and outputs through the handles that it knows -----------
  */
 
-static bb_status check_unpacked(bb_context *ctx, const bb_op *op, const packed_value *p,
+static bb_status check_unpacked(bb_context *ctx, const char *who, const packed_value *p,
                                 const bb_tensor *u) {
     char want[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
     if (ctx->status) return ctx->status;
     if (!u || u->ctx != ctx || !u->storage)
-        return bb_fail(ctx, BB_ERR_STATE, "bb_backward: %s: unpack: expected %s%s, got %s",
-                       op->name, bb_dtype_name(p->dtype), bb_shape_text(&p->shape, want),
+        return bb_fail(ctx, BB_ERR_STATE, "bb_backward: %s: unpack: expected %s%s, got %s", who,
+                       bb_dtype_name(p->dtype), bb_shape_text(&p->shape, want),
                        !u              ? "NULL"
                        : u->ctx != ctx ? "a tensor of another context"
                                        : "a tensor that was dropped");
     bb_shape shape = bb_shape_of_tensor(u);
     if (u->dtype != p->dtype || u->device != p->device || !bb_shape_equal(&shape, &p->shape))
         return bb_fail(ctx, BB_ERR_STATE,
-                       "bb_backward: %s: unpack: expected %s%s on %s, got %s%s on %s", op->name,
+                       "bb_backward: %s: unpack: expected %s%s on %s, got %s%s on %s", who,
                        bb_dtype_name(p->dtype), bb_shape_text(&p->shape, want),
                        ctx->backend[p->device]->name, bb_dtype_name((bb_dtype)u->dtype),
                        bb_shape_text(&shape, got), ctx->backend[u->device]->name);
@@ -179,8 +190,15 @@ static bb_status check_unpacked(bb_context *ctx, const bb_op *op, const packed_v
         return bb_fail(ctx, BB_ERR_STATE,
                        "bb_backward: %s: unpack: gave the value's own bytes, which were changed in "
                        "place after the forward pass",
-                       op->name);
+                       who);
     return BB_OK;
+}
+
+bb_tensor *bb_unpack_value(bb_tape *tape, const char *who, const packed_value *p) {
+    bool before = bb_set_grad_enabled(tape->ctx, false);
+    bb_tensor *u = p->hooks.unpack(p->hooks.user, p->object);
+    bb_set_grad_enabled(tape->ctx, before);
+    return check_unpacked(tape->ctx, who, p, u) ? NULL : u;
 }
 
 /* Puts t over the bytes; the loan owns a reference to them until it is taken back. */
@@ -205,13 +223,10 @@ static void lend_bytes(bb_tape *tape, loan *l, bb_tensor *t, bb_storage *s, size
 
 static bb_status lend_packed(bb_tape *tape, const bb_op *op, const packed_value *p, bb_tensor *t,
                              loan *l) {
-    bb_context *ctx = tape->ctx;
     for (int i = 0; i < l->count; i++)
         if (l->list[i].t == t && l->list[i].packed == p) return BB_OK; /* mul(x, x) */
-    bool before = bb_set_grad_enabled(ctx, false);
-    bb_tensor *u = p->hooks.unpack(p->hooks.user, p->object);
-    bb_set_grad_enabled(ctx, before);
-    if (check_unpacked(ctx, op, p, u)) return ctx->status;
+    bb_tensor *u = bb_unpack_value(tape, op->name, p);
+    if (!u) return tape->ctx->status;
     lend_bytes(tape, l, t, u->storage, (size_t)(u->data - (char *)u->storage->data), u->stride);
     l->list[l->count - 1].packed = p;
     return BB_OK;

@@ -5,7 +5,8 @@
 #include "autograd/tape.h"
 
 void bb_tape_release(bb_tape *tape, tape_node *node) {
-    for (int i = 0; i < node->n_in + node->n_out; i++) bb_unsave(tape, &node->saved[i]);
+    for (int i = 0; i < node->n_in + node->n_out; i++) bb_unsave_value(tape, &node->saved[i]);
+    if (node->op == &bb_op_function && !node->done) bb_function_release(tape->ctx, node->attrs);
     node->done = true;
 }
 
@@ -63,8 +64,8 @@ static bb_status save_values(bb_tape *tape, const bb_call *call, tape_node *node
         bb_tensor *t = i < call->n_in ? call->in[i] : call->out[i - call->n_in];
         bool wanted = i < call->n_in ? t && input_bit(op, names, mask, i)
                                      : op->saves_outputs >> (i - call->n_in) & 1;
-        if (!wanted || bb_save(tape, op, t, &node->saved[i]) == BB_OK) continue;
-        while (i-- > 0) bb_unsave(tape, &node->saved[i]);
+        if (!wanted || bb_save_value(tape, op, t, &node->saved[i]) == BB_OK) continue;
+        while (i-- > 0) bb_unsave_value(tape, &node->saved[i]);
         return tape->ctx->status;
     }
     return BB_OK;
@@ -104,6 +105,7 @@ static bb_status record(bb_recorder *self, const bb_call *call) {
 
 static void end_step(bb_recorder *self) {
     bb_tape_truncate((bb_tape *)self, 0);
+    bb_saved_end_step((bb_tape *)self);
     bb_offload_end_step((bb_tape *)self);
 }
 

@@ -1,5 +1,5 @@
-/* The inside of autograd. tape.c records, walk.c walks, recompute.c and gradcheck.c build on them.
- */
+/* The inside of autograd. tape.c records, walk.c walks, recompute.c, function.c and gradcheck.c
+ * build on them. */
 #ifndef BOBBIN_AUTOGRAD_TAPE_H
 #define BOBBIN_AUTOGRAD_TAPE_H
 
@@ -52,8 +52,13 @@ static inline bb_tape *bb_tape_of(const bb_context *ctx) { return (bb_tape *)ctx
 
 /* ---- saved.c */
 /* Saves t's value for `op`, or hands it to the hooks. */
-bb_status bb_save(bb_tape *tape, const bb_op *op, bb_tensor *t, saved_value *saved);
-void bb_unsave(bb_tape *tape, saved_value *saved);
+bb_status bb_save_value(bb_tape *tape, const bb_op *op, bb_tensor *t, saved_value *saved);
+void bb_unsave_value(bb_tape *tape, saved_value *saved);
+/* The same for those who keep values themselves (bb_save): *packed stays NULL if no hook took t. */
+bb_status bb_pack_value(bb_tape *tape, const char *who, bb_tensor *t, struct packed_value **packed);
+bb_tensor *bb_unpack_value(bb_tape *tape, const char *who, const struct packed_value *packed);
+void bb_release_packed(bb_tape *tape, struct packed_value *packed);
+void bb_saved_end_step(bb_tape *tape); /* releases what nobody did */
 void bb_saved_close(bb_tape *tape);
 /* Lends a node's saved values to their handles while its rule runs. */
 typedef struct lent_value {
@@ -81,13 +86,6 @@ static inline bb_tensor *bb_node_tensor(const tape_node *node, int i) {
     return i < node->n_in ? node->in[i] : node->out[i - node->n_in];
 }
 
-/* Whether somebody records all ops, and not only those with gradients. */
-static inline bool bb_is_recorded(const bb_context *ctx) {
-    for (int r = 0; r < ctx->recorder_count; r++)
-        if (!ctx->recorder[r]->gradients_only) return true;
-    return false;
-}
-
 void bb_tape_release(bb_tape *tape, tape_node *node); /* lets go of what it saved */
 void bb_tape_truncate(bb_tape *tape, int count);      /* forgets the nodes above */
 
@@ -108,6 +106,27 @@ typedef bb_status (*bb_rerun_fn)(void *user, bb_tensor *const *inputs, int n,
 bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
                    const bb_grad_call *grad);
 
+bb_status bb_rerun_composite(void *call, bb_tensor *const *inputs, int n,
+                             bb_tensor *outputs[BB_MAX_OUTPUTS]);
+/* Where the gradient of t may be written: its own bb_grad if the walk adds to leaves and it is one
+ * whose gradient is still empty, else a new tensor. */
+bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t);
+
 extern const bb_op bb_op_recompute;
+
+/* ---- function.c */
+extern const bb_op bb_op_function;
+const char *bb_function_name(const tape_node *node);
+void bb_function_release(bb_context *ctx, const void *attrs);
+bb_status bb_function_backward(const bb_grad_call *grad, const walk *w);
+
+/* For those who run calls outside the tape (core's bb_run_call): gradients of a call whose inputs
+ * and outputs hold what the op saves. grad_in[i] of a wanted input may name where to write, in the
+ * input's shape and dtype; where it is NULL, a new tensor of these comes there. `fused` as
+ * bb_run_call said. */
+bb_status bb_call_backward(const bb_grad_call *grad, bool fused);
+/* Gradients of run's first output, which is run again; grad->call gives ctx, in and n_in. */
+bb_status bb_segment_backward(bb_context *ctx, bb_rerun_fn run, void *user,
+                              const bb_grad_call *grad);
 
 #endif

@@ -140,8 +140,8 @@ static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
     return backend_add(ctx, node->slot[0], view.out[0]);
 }
 
-static bb_status rerun_composite(void *user, bb_tensor *const *inputs, int n,
-                                 bb_tensor *outputs[BB_MAX_OUTPUTS]) {
+bb_status bb_rerun_composite(void *user, bb_tensor *const *inputs, int n,
+                             bb_tensor *outputs[BB_MAX_OUTPUTS]) {
     bb_call call = *(const bb_call *)user;
     call.in = inputs;
     call.n_in = n;
@@ -154,22 +154,22 @@ static bb_status rerun_composite(void *user, bb_tensor *const *inputs, int n,
     return status;
 }
 
-/* Fused backward: allocates what it writes; a leaf whose gradient is still empty is written
- * directly. */
+bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t) {
+    bool direct = !slot_of(tape, t) && leaves && t->grad && t->grad_empty && t->grad->contiguous;
+    if (!direct) return new_like(tape->ctx, t, false);
+    t->grad_empty = false; /* also keeps a second use of this leaf from writing over it */
+    bb_tensor_changed(t->grad);
+    return t->grad;
+}
+
+/* Fused backward: what it writes is made here. */
 static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_fn backward,
                                      const bb_grad_call *grad) {
     bb_context *ctx = tape->ctx;
     const bb_call *call = grad->call;
     for (int i = 0; i < call->n_in; i++) {
-        bb_tensor *t = call->in[i];
         if (!grad->want[i]) continue;
-        bool direct =
-            !slot_of(tape, t) && w->leaves && t->grad && t->grad_empty && t->grad->contiguous;
-        if (direct) {
-            t->grad_empty = false; /* also keeps a second use of this leaf from writing over it */
-            bb_tensor_changed(t->grad);
-        }
-        grad->grad_in[i] = direct ? t->grad : new_like(ctx, t, false);
+        grad->grad_in[i] = bb_gradient_target(tape, w->leaves, call->in[i]);
         if (!grad->grad_in[i]) return ctx->status;
     }
     bb_status status = backward(grad);
@@ -184,12 +184,13 @@ static bb_status run_rule(bb_tape *tape, const walk *w, const bb_grad_call *grad
     const bb_entry *entry = bb_find_entry(ctx, op);
     bb_backward_fn kernel = entry ? entry->kernel[grad->call->device].backward : NULL;
     if (op == &bb_op_recompute) return op->gradient(grad);
+    if (op == &bb_op_function) return bb_function_backward(grad, w);
     if (kernel && !w->create_graph) return run_backward_kernel(tape, w, kernel, grad);
     if (op->gradient) {
         bb_status status = op->gradient(grad);
         return ctx->status ? ctx->status : status;
     }
-    return bb_rerun(tape, w, rerun_composite, (void *)(uintptr_t)grad->call, grad);
+    return bb_rerun(tape, w, bb_rerun_composite, (void *)(uintptr_t)grad->call, grad);
 }
 
 /* A gradient that is also held elsewhere gets a handle of its own. */
@@ -204,6 +205,7 @@ static bb_tensor *own_handle(const tape_node *node, bb_tensor *const *grad_in, i
 }
 
 static bb_status fill_missing_slots(bb_context *ctx, tape_node *node) {
+    if (node->op == &bb_op_function) return BB_OK; /* it can do without */
     for (int i = 0; i < node->n_out - node->op->hidden; i++) {
         if (node->slot[i]) continue;
         node->slot[i] = bb_tensor_new(ctx, node->device, node->meta[i].dtype, &node->meta[i].shape);
@@ -272,7 +274,7 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
         return bb_fail(ctx, BB_ERR_STATE,
                        "bb_backward: %s: its part of the tape was already walked "
                        "(bb_backward_retain keeps it)",
-                       node->op->name);
+                       node->op == &bb_op_function ? bb_function_name(node) : node->op->name);
     if (show_output_grads(tape, w, node)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     loan l;

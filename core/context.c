@@ -111,6 +111,12 @@ void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder) {
     ctx->recorder_count = n;
 }
 
+bool bb_is_recorded(const bb_context *ctx) {
+    for (int r = 0; r < ctx->recorder_count; r++)
+        if (!ctx->recorder[r]->gradients_only) return true;
+    return false;
+}
+
 void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
                      int64_t index) {
     if (!ctx) return;

@@ -397,7 +397,7 @@ typedef struct bb_meta {
     bb_shape shape;
 } bb_meta;
 
-enum { BB_MAX_INPUTS = 8, BB_MAX_OUTPUTS = 4, BB_MAX_ATTRS = 8 };
+enum { BB_MAX_INPUTS = 8, BB_MAX_OUTPUTS = 6, BB_MAX_ATTRS = 8 };
 
 /* One call of an op, seen by infer, view, decompose and kernels.
  *   in[0..n_in)    inputs; NULL where an optional input is absent. Any strides.

@@ -137,14 +137,15 @@ static bb_status record(bb_call *call) {
     return BB_OK;
 }
 
-static bb_status choose_and_run(bb_call *call, const bb_entry *entry) {
+/* *whole: the call ran as one thing, of which recorders are to be told. */
+static bb_status choose_and_run(bb_call *call, const bb_entry *entry, bool *whole) {
     bb_context *ctx = call->ctx;
     const bb_op *op = call->op;
     const bb_kernel *kernel = &entry->kernel[call->device];
+    *whole = true;
     if (op->view) {
         if (ctx->trace) trace_call(call, "view");
-        bb_status status = op->view(call);
-        return status ? status : record(call);
+        return op->view(call);
     }
     if (op->decompose) {
         bool fused = ctx->path != BB_PATH_COMPOSED && can_fuse(call, kernel);
@@ -155,15 +156,45 @@ static bb_status choose_and_run(bb_call *call, const bb_entry *entry) {
                 op->name, ctx->backend[call->device]->name,
                 call->needs_grad ? " with gradient" : "");
         if (ctx->trace) trace_call(call, fused ? "fused" : "composed");
-        if (!fused) return run_composed(call);
+        if (!fused) {
+            *whole = false;
+            return run_composed(call);
+        }
     } else if (!kernel->forward) {
         return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: device: no kernel on %s", op->name,
                        ctx->backend[call->device]->name);
     } else if (ctx->trace) {
         trace_call(call, "primitive");
     }
-    bb_status status = run_kernel(call, kernel);
-    return status ? status : record(call);
+    return run_kernel(call, kernel);
+}
+
+static bb_status finish(bb_call *call, bb_status status) {
+    bb_context *ctx = call->ctx;
+    if (!status) status = ctx->status;
+    if (!status) return BB_OK;
+    if (!ctx->status) bb_fail(ctx, status, "%s: failed without a message", call->op->name);
+    drop_outputs(call);
+    return ctx->status;
+}
+
+bb_status bb_run_call(bb_call *call, bool statistics, bool *fused) {
+    bb_context *ctx = call->ctx;
+    const bb_entry *entry = bb_find_entry(ctx, call->op);
+    if (ctx->status) return ctx->status;
+    if (!entry)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: op: not registered in this context",
+                       call->op->name);
+    call->n_out = entry->n_outputs;
+    for (int i = 0; i < call->n_out; i++) call->out[i] = NULL;
+    bb_status status = check_inputs(call, entry);
+    call->needs_grad = statistics;
+    if (!status) status = call->op->infer(call);
+    bool before = ctx->grad_enabled; /* a decomposition leaves nothing on the tape either */
+    ctx->grad_enabled = false;
+    if (!status) status = choose_and_run(call, entry, fused);
+    ctx->grad_enabled = before;
+    return finish(call, status);
 }
 
 bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
@@ -189,13 +220,10 @@ bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n
     for (int i = 0; i < call.n_out; i++) call.out[i] = NULL;
     bb_status status = check_inputs(&call, entry);
     if (!status) status = op->infer(&call);
-    if (!status) status = choose_and_run(&call, entry);
-    if (!status) status = ctx->status;
-    if (status) {
-        if (!ctx->status) bb_fail(ctx, status, "%s: failed without a message", op->name);
-        drop_outputs(&call);
-        return ctx->status;
-    }
+    bool whole = false;
+    if (!status) status = choose_and_run(&call, entry, &whole);
+    if (!status && whole) status = record(&call);
+    if (finish(&call, status)) return ctx->status;
     for (int i = 0; i < visible; i++) out[i] = call.out[i];
     return BB_OK;
 }

@@ -265,6 +265,13 @@ static inline bb_shape bb_shape_of_tensor(const bb_tensor *t) {
 bb_status bb_copy_into(const bb_tensor *source,
                        bb_tensor *target); /* same shape; any strides, dtypes, devices */
 
+/* ---- core/dispatch.c */
+/* One call without recorders, for those who keep themselves what its backward reads (autograd's
+ * bb_call_backward runs it). The caller fills ctx, op, attrs (not NULL where the op has some), in
+ * and n_in. Hidden outputs are there if `statistics` and *fused: a composite that ran composed
+ * leaves none. */
+bb_status bb_run_call(bb_call *call, bool statistics, bool *fused);
+
 /* ---- core/lifetime.c: the end of a scope for several results */
 void bb_scope_end_many(bb_context *ctx, bb_scope scope, bb_tensor *const *results, int n);
 
@@ -275,6 +282,7 @@ bb_status bb_attach_backend(bb_context *ctx,
                             bb_backend *backend); /* registers its kernels: ops come first */
 bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder);
 void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder);
+bool bb_is_recorded(const bb_context *ctx);   /* by somebody who keeps all ops: not just the tape */
 bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complete */
 
 /* ---- core/op.c */

@@ -26,7 +26,7 @@ from ctypes import POINTER, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t
 # ---- The C structs of core/core.h ------------------------------------------------------------
 
 DTYPES = ("f64", "f32", "f16", "bf16", "i64", "i32", "u8", "bool")
-MAX_RANK, MAX_INTS, MAX_INPUTS, MAX_OUTPUTS, MAX_ATTRS = 8, 16, 8, 4, 8
+MAX_RANK, MAX_INTS, MAX_INPUTS, MAX_OUTPUTS, MAX_ATTRS = 8, 16, 8, 6, 8
 ATTR_INT, ATTR_FLOAT, ATTR_BOOL, ATTR_INTS, ATTR_CHOICE = range(5)
 
 

@@ -58,6 +58,8 @@ const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *p
 /* Adds the parameter prefix.leaf. */
 bb_tensor *bb_nn_add(bb_params *params, const char *prefix, const char *leaf, bb_shape shape,
                      bb_init init, double std);
+/* Gives a parameter of a set that is built its initial values again. */
+bb_status bb_nn_reset(bb_params *params, bb_tensor *t);
 bb_context *bb_nn_context(const bb_params *params); /* NULL for NULL */
 
 /* What a layer is called inside its owner, from the path of its parameters: "attn_norm" of

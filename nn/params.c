@@ -223,6 +223,20 @@ bb_status bb_params_build(bb_params *params) {
     return BB_OK;
 }
 
+bb_status bb_nn_reset(bb_params *params, bb_tensor *t) {
+    bb_context *ctx = params->ctx;
+    for (int i = 0; i < params->count; i++) {
+        const bb_param *p = &params->row[i];
+        if (p->tensor != t) continue;
+        bb_backend *backend = ctx->backend[t->device];
+        if (p->init == BB_INIT_ZEROS && t->count && backend->fill(backend, t, 0))
+            return ctx->status;
+        if (draw(p)) bb_tensor_changed(t);
+        return ctx->status;
+    }
+    return bb_fail(ctx, BB_ERR_ARGUMENT, "reset: parameter: expected one of its set");
+}
+
 /* ---- Looking -------------------------------------------------------------------------------- */
 
 int bb_params_count(const bb_params *params) { return params ? params->count : 0; }

@@ -109,4 +109,70 @@ typedef struct bb_sgd_attrs {
     bool nesterov;
 } bb_sgd_attrs;
 
+/* Quantize, Dequantize, RMSNormQuantize, QuantizedLinear, update_scale_: ops/quantize.c has the
+ * rule of every recipe. */
+typedef enum bb_recipe {
+    BB_FP8_DELAYED = 0, /* one scale, from the maxima of former steps */
+    BB_FP8_CURRENT,     /* one scale, from this tensor's maximum */
+    BB_MXFP8,           /* a power of two per 32 elements (OCP Microscaling) */
+    BB_FP8_BLOCK,       /* an f32 scale per 1x128 or 128x128 elements */
+    BB_NVFP4,           /* e2m1 elements, an e4m3 scale per 16 of them, one f32 scale over all */
+    BB_RECIPE_COUNT
+} bb_recipe;
+#define BB_RECIPE_CHOICES "fp8_delayed|fp8_current|mxfp8|fp8_block|nvfp4"
+typedef enum bb_fp8_format { BB_E4M3 = 0, BB_E5M2 } bb_fp8_format;
+/* Which scales are allowed where a recipe leaves it open (fp8_current, fp8_block): the recipe's own
+ * habit (any for fp8_current, powers of two for fp8_block), any number, or powers of two only. */
+typedef enum bb_scale_kind {
+    BB_SCALES_AUTO = 0,
+    BB_SCALES_ANY,
+    BB_SCALES_POWER_OF_TWO
+} bb_scale_kind;
+
+/* What the data of a recipe look like. A tensor is seen as a matrix (R, C): C is its last size, R
+ * the product of the others. */
+typedef struct bb_recipe_form {
+    int64_t block;   /* elements that share a scale; 0: the whole tensor */
+    int64_t divides; /* what R and C must be multiples of */
+    bool transposed; /* the column-wise copy is (C, R); otherwise it is laid out as the data are */
+    bool packed;     /* two elements a byte, the first in the low half */
+    bool measures;   /* has an amax */
+    int scale_dtype; /* of scale_inv: f32, or u8 for e8m0 and e4m3 */
+} bb_recipe_form;
+static const bb_recipe_form bb_recipe_forms[BB_RECIPE_COUNT] = {
+    {0, 1, true, false, true, BB_F32},    /* fp8_delayed */
+    {0, 1, true, false, true, BB_F32},    /* fp8_current */
+    {32, 32, false, false, false, BB_U8}, /* mxfp8 */
+    {128, 1, true, false, false, BB_F32}, /* fp8_block */
+    {16, 16, true, true, true, BB_U8},    /* nvfp4 */
+};
+
+typedef struct bb_quantize_attrs {
+    int recipe, format;
+    bool rows, columns; /* which copies are made */
+    bool square;        /* fp8_block: 128x128 instead of 1x128 */
+    int scales;
+    double amax_floor; /* fp8_current, fp8_block: an amax below it counts as this */
+} bb_quantize_attrs;
+typedef struct bb_rms_norm_quantize_attrs {
+    bb_quantize_attrs quantize;
+    double eps;
+} bb_rms_norm_quantize_attrs;
+typedef struct bb_dequantize_attrs {
+    int recipe, format;
+    bool square;
+    bool columns; /* data is a column-wise copy */
+    int dtype;    /* of the result */
+} bb_dequantize_attrs;
+typedef struct bb_quantized_linear_attrs {
+    int recipe, format, weight_recipe, weight_format;
+    bool square, weight_square;
+    int dtype; /* of the result */
+} bb_quantized_linear_attrs;
+typedef struct bb_update_scale_attrs {
+    int format;
+    int64_t margin;
+    bool most_recent;
+} bb_update_scale_attrs;
+
 #endif

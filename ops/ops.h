@@ -128,6 +128,35 @@ BB_API bb_t bb_rope(bb_t input, const bb_rope_attrs *attrs); /* (..., T, D); NUL
 BB_API bb_t bb_sdpa(bb_t query, bb_t key, bb_t value, bb_t attn_mask, const bb_sdpa_attrs *attrs);
 BB_API bb_t bb_linear(bb_t input, bb_t weight,
                       bb_t bias); /* input weight^T + bias; bias may be NULL */
+BB_API bb_t bb_linear_add(bb_t input, bb_t weight, bb_t bias,
+                          bb_t residual); /* the same + residual, rounded once (LinearAdd) */
+
+/* ---- Values in few bits: ops/quantize.c has the rules of the recipes. fp8 and fp4 bytes are u8.
+ * nn/quantize.h makes objects of these; use those. No gradient goes through any of them. */
+/* What quantizing gives: bytes and the scales to multiply by when they are read, by rows and by
+ * columns. NULL where not asked for; amax NULL where the recipe has none. */
+typedef struct bb_quantized_parts {
+    bb_tensor *data, *scale_inv, *columns, *columns_scale_inv, *amax;
+} bb_quantized_parts;
+/* x is f32, f16 or bf16. scale: f32, one element, for BB_FP8_DELAYED; NULL for the others. */
+BB_API bb_status bb_quantize_parts(bb_t x, bb_t scale, const bb_quantize_attrs *attrs,
+                                   bb_quantized_parts *parts);
+/* The values again. data with its scale_inv, or columns with theirs and attrs->columns; amax for
+ * BB_NVFP4, NULL for the others. From transposed columns (C, R) comes (R, C). */
+BB_API bb_t bb_dequantize_parts(bb_t data, bb_t scale_inv, bb_t amax,
+                                const bb_dequantize_attrs *attrs);
+/* Quantizes rms_norm(x) * weight without writing it; weight: f32, of x's last size. *rstd: f32, one
+ * number a row, of x's shape with a last size of 1 (ops/rms_norm_quantize.c). */
+BB_API bb_status bb_rms_norm_quantize_parts(bb_t x, bb_t weight, bb_t scale,
+                                            const bb_rms_norm_quantize_attrs *attrs,
+                                            bb_quantized_parts *parts, bb_t *rstd);
+/* x weight^T + bias from row-wise data of both; bias of attrs->dtype, or NULL. */
+BB_API bb_t bb_quantized_linear(const bb_quantized_parts *x, const bb_quantized_parts *weight,
+                                bb_t bias, const bb_quantized_linear_attrs *attrs);
+/* The end of a step of delayed scaling, in place: takes amax into the history and sets the scale.
+ * All f32: scale and amax of one element, history of any number. */
+BB_API bb_status bb_update_scale_(bb_t scale, bb_t history, bb_t amax,
+                                  const bb_update_scale_attrs *attrs);
 
 /* ---- Optimizer steps in place (ops/optimize.c); nn/ wraps them. No outputs, no gradient.
  * lr, step, grad_scale: f32 tensors of one element on the same device, or f64 ones where param is

@@ -83,6 +83,13 @@ const bb_op *const bb_builtin_ops[] = {
     &bb_op_rope,
     &bb_op_sdpa,
     &bb_op_linear,
+    &bb_op_linear_add,
+    /* values in few bits */
+    &bb_op_quantize,
+    &bb_op_dequantize,
+    &bb_op_rms_norm_quantize,
+    &bb_op_quantized_linear,
+    &bb_op_update_scale,
     /* optimizer steps, in place */
     &bb_op_adamw,
     &bb_op_sgd,

@@ -61,6 +61,12 @@ bb_status bb_cpu_linear_backward(const bb_grad_call *grad);
 bb_status bb_cpu_adamw(bb_call *call);
 bb_status bb_cpu_sgd(bb_call *call);
 
+/* quantize.c, rms_norm_quantize.c */
+bb_status bb_cpu_quantize(bb_call *call);
+bb_status bb_cpu_dequantize(bb_call *call);
+bb_status bb_cpu_update_scale(bb_call *call);
+bb_status bb_cpu_rms_norm_quantize(bb_call *call);
+
 /* elementwise.c */
 bb_status bb_cpu_neg(bb_call *call);
 bb_status bb_cpu_abs(bb_call *call);

@@ -1,5 +1,5 @@
-/* linear on the CPU: matrix products of gemm.h, each written straight to its result. The math:
- * ops/linear.c. */
+/* linear and LinearAdd on the CPU: matrix products of gemm.h, each written straight to its result.
+ * The math: ops/linear.c, ops/linear_add.c. */
 #include <string.h>
 
 #include "backends/cpu/gemm.h"
@@ -67,21 +67,39 @@ typedef struct row_job {
     char *out;
     const char *bias;
     size_t bytes;
+    int64_t width;
+    bool wide; /* f64 */
 } row_job;
 static void fill_rows(void *user, int64_t begin, int64_t end) {
     const row_job *job = user;
     for (int64_t r = begin; r < end; r++)
         memcpy(job->out + (size_t)r * job->bytes, job->bias, job->bytes);
 }
+static void add_rows(void *user, int64_t begin, int64_t end) {
+    const row_job *job = user;
+    for (int64_t r = begin; r < end; r++) {
+        void *row = job->out + (size_t)r * job->bytes;
+        for (int64_t i = 0; i < job->width; i++) {
+            if (job->wide)
+                ((double *)row)[i] += ((const double *)(const void *)job->bias)[i];
+            else
+                ((float *)row)[i] += ((const float *)(const void *)job->bias)[i];
+        }
+    }
+}
 
+/* Writes the bias into each row of out, or adds it where out holds a residual. */
 static bb_status start_from_bias(const bb_context *ctx, const bb_tensor *bias, bb_tensor *out,
-                                 int64_t rows) {
+                                 int64_t rows, bool add) {
     bb_tensor *copy;
     const bb_dtype dtype = (bb_dtype)out->dtype;
     const bb_tensor *b = bb_cpu_pack(bias, bb_cpu_rows_ready(bias, dtype), dtype, &copy);
     if (!b) return ctx->status;
-    row_job job = {out->data, b->data, (size_t)b->count * bb_dtype_bytes(dtype)};
-    if (b->count) bb_cpu_for(bb_cpu_of(ctx), rows, bb_cpu_grain(b->count, 65536), fill_rows, &job);
+    row_job job = {out->data, b->data, (size_t)b->count * bb_dtype_bytes(dtype), b->count,
+                   dtype == BB_F64};
+    if (b->count)
+        bb_cpu_for(bb_cpu_of(ctx), rows, bb_cpu_grain(b->count, 65536), add ? add_rows : fill_rows,
+                   &job);
     bb_drop(copy);
     return BB_OK;
 }
@@ -92,10 +110,12 @@ bb_status bb_cpu_linear(bb_call *call) {
     for (int a = 0; a < call->in[0]->rank - 1; a++) rows *= call->in[0]->size[a];
     if (call->out[0]->count == 0) return BB_OK;
     matrix x = {NULL, 0, NULL}, w = {NULL, 0, NULL};
+    const bb_tensor *bias = call->in[2], *residual = call->n_in > 3 ? call->in[3] : NULL;
     bb_tensor *out = result_begin(call->out[0]);
     if (out && matrix_of(call->in[0], &x) && matrix_of(call->in[1], &w) &&
-        (!call->in[2] || start_from_bias(call->ctx, call->in[2], out, rows) == BB_OK))
-        product(call->ctx, false, true, rows, width, in, &x, &w, call->in[2] ? 1 : 0, out);
+        (!residual || bb_copy_into(residual, out) == BB_OK) &&
+        (!bias || start_from_bias(call->ctx, bias, out, rows, residual) == BB_OK))
+        product(call->ctx, false, true, rows, width, in, &x, &w, bias || residual ? 1 : 0, out);
     bb_drop(x.copy);
     bb_drop(w.copy);
     if (out && !call->ctx->status) return result_end(out, call->out[0]);
@@ -159,6 +179,8 @@ bb_status bb_cpu_linear_backward(const bb_grad_call *grad) {
     for (int i = 0; i < 3 && !status; i++)
         if (grad->want[i] && grad->grad_in[i] && grad->grad_in[i]->count)
             status = gradient(grad, i, &dy, rows);
+    if (!status && grad->call->n_in > 3 && grad->want[3] && grad->grad_in[3])
+        status = bb_copy_into(dout, grad->grad_in[3]);
     bb_drop(dy.copy);
     return status;
 }

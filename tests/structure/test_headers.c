@@ -2,9 +2,9 @@
 #include "tests/support/files.h"
 #include "tests/support/test.h"
 
-static const char *const public_headers[] = {"bobbin.h",    "core/core.h",         "ops/ops.h",
-                                             "ops/attrs.h", "autograd/autograd.h", "nn/nn.h",
-                                             "io/io.h"};
+static const char *const public_headers[] = {
+    "bobbin.h", "core/core.h",   "ops/ops.h",    "ops/attrs.h", "autograd/autograd.h",
+    "nn/nn.h",  "nn/quantize.h", "nn/fusible.h", "io/io.h"};
 static const char warnings[] = "-Wall -Wextra -Wpedantic -Werror";
 
 typedef struct compiler {

@@ -13,4 +13,5 @@ const bb_loops BB_ISA_NAME(bb_loops) = {
     .rope = &BB_ISA_NAME(bb_rope_loops),
     .sdpa = &BB_ISA_NAME(bb_sdpa_loops),
     .optimize = &BB_ISA_NAME(bb_optimize_loops),
+    .quantize = &BB_ISA_NAME(bb_quantize_loops),
 };

@@ -20,6 +20,7 @@
 #include "backends/cpu/loops/rope.h"
 #include "backends/cpu/loops/sdpa.h"
 #include "backends/cpu/loops/optimize.h"
+#include "backends/cpu/loops/quantize.h"
 
 typedef struct bb_loops {
     const bb_elementwise_loops *elementwise;
@@ -31,6 +32,7 @@ typedef struct bb_loops {
     const bb_rope_loops *rope;
     const bb_sdpa_loops *sdpa;
     const bb_optimize_loops *optimize;
+    const bb_quantize_loops *quantize;
 } bb_loops;
 
 #endif

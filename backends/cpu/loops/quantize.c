@@ -1,0 +1,179 @@
+/* Loops of quantizing (loops/quantize.h). Each loop over elements is written once and compiled for
+ * every kind of code: `kind` and `dtype` are constants where the tables below call it. */
+#include "backends/cpu/loops/loops.h"
+
+#include "backends/cpu/loops/rms_tile.h"
+#include "backends/fp8.h"
+
+static inline uint8_t encoded(int kind, float x) {
+    return kind == BB_CODE_E4M3   ? bb_f32_to_e4m3(x)
+           : kind == BB_CODE_E5M2 ? bb_f32_to_e5m2(x)
+                                  : bb_f32_to_e2m1(x);
+}
+static inline float decoded(int kind, uint8_t code) {
+    return kind == BB_CODE_E4M3   ? bb_e4m3_to_f32(code)
+           : kind == BB_CODE_E5M2 ? bb_e5m2_to_f32(code)
+                                  : bb_e2m1_to_f32(code);
+}
+
+/* ---- Rows */
+
+static float squares(int dtype, int64_t n, const void *x, int64_t step) {
+    float lane[LANES] = {0}, buffer[TILE];
+    if (dtype == BB_BF16 && step == 1) {
+        tile_squares(BB_BF16, n, x, lane);
+        return lanes_sum(lane);
+    }
+    for (int64_t at = 0; at < n; at += TILE) {
+        int64_t m = tile_length(at, n, TILE);
+        tile_squares(BB_F32, m, tile_load(dtype, m, tile_at(dtype, x, at * step), step, buffer),
+                     lane);
+    }
+    return lanes_sum(lane);
+}
+
+static inline float rounded(int dtype, float x) {
+    return dtype == BB_BF16  ? bb_f32_via_bf16(x)
+           : dtype == BB_F16 ? bb_f16_to_f32(bb_f32_to_f16(x))
+                             : x;
+}
+
+/* z may be x. */
+static inline void normalize(int dtype, int round, int64_t n, const void *x, float rstd,
+                             const float *restrict weight, float *z) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) z[i] = rounded(round, get(dtype, x, i) * rstd * weight[i]);
+}
+
+static void fetch(const bb_quantize_source *source, int64_t column, int64_t n, const void *x,
+                  float rstd, float *z) {
+    const void *from = tile_at(source->dtype, x, column * source->step);
+    const float *weight = source->weight ? source->weight + column : NULL;
+    if (weight && source->dtype == BB_BF16 && source->step == 1) {
+        if (source->round == BB_BF16)
+            normalize(BB_BF16, BB_BF16, n, from, rstd, weight, z);
+        else
+            normalize(BB_BF16, BB_F32, n, from, rstd, weight, z);
+        return;
+    }
+    BB_ISA_NAME(bb_elementwise_loops).load_f32(source->dtype, n, from, source->step, z);
+    if (!weight) return;
+    if (source->round == BB_BF16)
+        normalize(BB_F32, BB_BF16, n, z, rstd, weight, z);
+    else if (source->round == BB_F16)
+        normalize(BB_F32, BB_F16, n, z, rstd, weight, z);
+    else
+        normalize(BB_F32, BB_F32, n, z, rstd, weight, z);
+}
+
+/* ---- Elements */
+
+static int32_t amax(int64_t n, const float *x) {
+    int32_t most = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < n; i++) {
+        int32_t m = bb_magnitude(x[i]);
+        most = m > most ? m : most;
+    }
+    return most;
+}
+
+static void amax_each(int64_t n, const float *restrict x, int32_t *restrict most) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        int32_t m = bb_magnitude(x[i]);
+        most[i] = m > most[i] ? m : most[i];
+    }
+}
+
+static inline void encode_run(int kind, int64_t n, const float *restrict x, float multiplier,
+                              uint8_t *restrict codes) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) codes[i] = encoded(kind, x[i] * multiplier);
+}
+static void encode(int kind, int64_t n, const float *x, float multiplier, uint8_t *codes) {
+    if (kind == BB_CODE_E4M3)
+        encode_run(BB_CODE_E4M3, n, x, multiplier, codes);
+    else if (kind == BB_CODE_E5M2)
+        encode_run(BB_CODE_E5M2, n, x, multiplier, codes);
+    else
+        encode_run(BB_CODE_E2M1, n, x, multiplier, codes);
+}
+
+static inline void encode_each_run(int kind, int64_t n, const float *restrict x,
+                                   const float *restrict multiplier, uint8_t *restrict codes) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) codes[i] = encoded(kind, x[i] * multiplier[i]);
+}
+static void encode_each(int kind, int64_t n, const float *x, const float *multiplier,
+                        uint8_t *codes) {
+    if (kind == BB_CODE_E4M3)
+        encode_each_run(BB_CODE_E4M3, n, x, multiplier, codes);
+    else if (kind == BB_CODE_E5M2)
+        encode_each_run(BB_CODE_E5M2, n, x, multiplier, codes);
+    else
+        encode_each_run(BB_CODE_E2M1, n, x, multiplier, codes);
+}
+
+/* The loop that a norm before fp8 with a known scale is: each element goes from its dtype to its
+ * byte in registers. */
+static inline int32_t norm_encode(int dtype, int round, int kind, int64_t n, const void *restrict x,
+                                  float rstd, const float *restrict weight, float multiplier,
+                                  uint8_t *restrict codes) {
+    int32_t most = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < n; i++) {
+        float z = rounded(round, get(dtype, x, i) * rstd * weight[i]);
+        int32_t m = bb_magnitude(z);
+        most = m > most ? m : most;
+        codes[i] = encoded(kind, z * multiplier);
+    }
+    return most;
+}
+
+static int32_t fetch_encode(const bb_quantize_source *source, int kind, int64_t column, int64_t n,
+                            const void *x, float rstd, float multiplier, uint8_t *codes) {
+    const void *from = tile_at(source->dtype, x, column * source->step);
+    bool plain = source->weight && source->dtype == BB_BF16 && source->step == 1;
+    const float *weight = source->weight ? source->weight + column : NULL;
+    if (plain && kind == BB_CODE_E4M3 && source->round == BB_F32)
+        return norm_encode(BB_BF16, BB_F32, BB_CODE_E4M3, n, from, rstd, weight, multiplier, codes);
+    if (plain && kind == BB_CODE_E4M3)
+        return norm_encode(BB_BF16, BB_BF16, BB_CODE_E4M3, n, from, rstd, weight, multiplier,
+                           codes);
+    int32_t most = 0;
+    float z[TILE];
+    for (int64_t at = 0; at < n; at += TILE) {
+        int64_t m = tile_length(at, n, TILE);
+        fetch(source, column + at, m, x, rstd, z);
+        int32_t here = amax(m, z);
+        most = here > most ? here : most;
+        encode(kind, m, z, multiplier, codes + at);
+    }
+    return most;
+}
+
+static inline void decode_run(int kind, int64_t n, const uint8_t *restrict codes,
+                              const float *restrict factor, float *restrict y) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = decoded(kind, codes[i]) * factor[i];
+}
+static void decode_each(int kind, int64_t n, const uint8_t *codes, const float *factor, float *y) {
+    if (kind == BB_CODE_E4M3)
+        decode_run(BB_CODE_E4M3, n, codes, factor, y);
+    else if (kind == BB_CODE_E5M2)
+        decode_run(BB_CODE_E5M2, n, codes, factor, y);
+    else
+        decode_run(BB_CODE_E2M1, n, codes, factor, y);
+}
+
+const bb_quantize_loops BB_ISA_NAME(bb_quantize_loops) = {
+    .squares = squares,
+    .fetch = fetch,
+    .fetch_encode = fetch_encode,
+    .amax = amax,
+    .amax_each = amax_each,
+    .encode = encode,
+    .encode_each = encode_each,
+    .decode_each = decode_each,
+};
