@@ -5,6 +5,7 @@
  * the copy land in memory that is another's by then. */
 #include "backends/cuda/runtime.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -172,9 +173,35 @@ bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const cha
     return bb_cuda_fail(cuda, name, text);
 }
 
-const char *bb_sim_device_fault(bb_cuda *cuda, size_t shared_bytes) {
-    return shared_bytes > cuda->info.shared_bytes ? "more shared memory than the device has"
-                                                  : nullptr;
+void bb_sim_pointers::operator()(const void *p) { at.push_back({argument, p}); }
+
+static const char *run_kernel(dim3 grid, dim3 block, size_t shared_bytes,
+                              const bb_sim_pointers &pointers, const bb_sim_kernel &kernel) {
+    bb_sim_access open;
+    for (auto &p : pointers.at) open(p.second);
+    return bb_sim_run(grid, block, shared_bytes, kernel);
+}
+
+bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3 block,
+                                size_t shared_bytes, const bb_sim_pointers &pointers,
+                                const bb_sim_kernel &kernel) {
+    for (auto &p : pointers.at)
+        if (const char *why = bb_sim_pointer_fault(p.second))
+            return bb_sim_refuse(cuda, name, p.first, why);
+    if (shared_bytes > cuda->info.shared_bytes)
+        return bb_cuda_fail(cuda, name, "more shared memory than the device has");
+    if (!cuda->runtime->recording) {
+        const char *error = run_kernel(grid, block, shared_bytes, pointers, kernel);
+        return error ? bb_cuda_fail(cuda, name, error) : BB_OK;
+    }
+    std::vector<max_align_t> held(kernel.bytes / sizeof(max_align_t) + 1);
+    memcpy(held.data(), kernel.arguments, kernel.bytes);
+    const bb_sim_kernel recorded = kernel;
+    cuda->runtime->recording->nodes.push_back([=]() -> const char * {
+        return run_kernel(grid, block, shared_bytes, pointers,
+                          {recorded.run, held.data(), recorded.bytes});
+    });
+    return BB_OK;
 }
 
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
