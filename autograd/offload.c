@@ -345,6 +345,14 @@ bb_status bb_offload_end(bb_context *ctx) {
     return ctx->status;
 }
 
+bb_status bb_offload_settle(bb_context *ctx) {
+    if (!ctx) return BB_ERR_ARGUMENT;
+    offload *o = bb_tape_of(ctx)->offload;
+    for (int i = 0; o && i < o->count; i++)
+        if (o->segments[i].place == LEAVING && retire(o, &o->segments[i])) return ctx->status;
+    return ctx->status;
+}
+
 bb_offload_report bb_offload_stats(const bb_context *ctx) {
     const offload *o = ctx ? bb_tape_of(ctx)->offload : NULL;
     return o ? o->report : (bb_offload_report){0};
