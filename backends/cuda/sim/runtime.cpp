@@ -44,10 +44,23 @@ std::map<uintptr_t, owned_block>::iterator block_of(const void *p) {
 
 struct bb_runtime {
     graph *recording;
+    int64_t launches, refused_launch, lost_launch; /* 0: never */
+    bool lost;
     size_t limit, used; /* bytes of device memory; BOBBIN_SIM_MEMORY sets the limit */
 };
 
+static int64_t number_of(const char *name) {
+    const char *text = getenv(name);
+    return text ? strtoll(text, nullptr, 10) : 0;
+}
+
+static const char lost_device[] = "the device is lost (BOBBIN_SIM_LOST_AT)";
+
 bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
+    if (const char *missing = getenv("BOBBIN_SIM_MISSING")) {
+        *why = missing;
+        return nullptr;
+    }
     bb_runtime *r = new (std::nothrow) bb_runtime();
     if (!r) {
         *why = "out of memory";
@@ -55,6 +68,8 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
     }
     const char *limit = getenv("BOBBIN_SIM_MEMORY");
     r->limit = limit ? strtoull(limit, nullptr, 10) : (size_t)16 << 30;
+    r->refused_launch = number_of("BOBBIN_SIM_REFUSED_AT");
+    r->lost_launch = number_of("BOBBIN_SIM_LOST_AT");
     snprintf(info->name, sizeof info->name, "host simulation");
     /* Few, so that small cases already go through several blocks' partial sums and more than one
      * turn of grid loops. */
@@ -76,7 +91,7 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
 void bb_runtime_close(bb_runtime *r) { delete r; }
 
 void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
-    if (bytes > r->limit - r->used) return nullptr;
+    if (r->lost || bytes > r->limit - r->used) return nullptr;
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!p) return nullptr;
     memset(p, 0xFF, bytes);
@@ -124,6 +139,7 @@ bb_sim_access::~bb_sim_access() {
 }
 
 static const char *run_or_record(bb_runtime *r, const work &w) {
+    if (r->lost) return lost_device;
     if (!r->recording) return w();
     r->recording->nodes.push_back(w);
     return nullptr;
@@ -149,6 +165,14 @@ static const char *run_kernel(dim3 grid, dim3 block, size_t shared_bytes,
     return bb_sim_run(grid, block, shared_bytes, kernel);
 }
 
+/* NULL, or why the next launch fails. */
+static const char *begin_launch(bb_runtime *r) {
+    r->launches++;
+    if (r->launches == r->refused_launch) return "a launch is refused (BOBBIN_SIM_REFUSED_AT)";
+    r->lost = r->lost || r->launches == r->lost_launch;
+    return r->lost ? lost_device : nullptr;
+}
+
 bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3 block,
                                 size_t shared_bytes, const bb_sim_pointers &pointers,
                                 const bb_sim_kernel &kernel) {
@@ -157,6 +181,7 @@ bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3
             return bb_sim_refuse(cuda, name, p.first, why);
     if (shared_bytes > cuda->info.shared_bytes)
         return bb_cuda_fail(cuda, name, "more shared memory than the device has");
+    if (const char *why = begin_launch(cuda->runtime)) return bb_cuda_fail(cuda, name, why);
     if (!cuda->runtime->recording) {
         const char *error = run_kernel(grid, block, shared_bytes, pointers, kernel);
         return error ? bb_cuda_fail(cuda, name, error) : BB_OK;
@@ -196,6 +221,7 @@ const char *bb_runtime_set(bb_runtime *r, void *target, int byte, size_t bytes) 
 }
 
 const char *bb_runtime_synchronize(bb_runtime *r) {
+    if (r->lost) return lost_device;
     return r->recording ? "a wait for the device inside a captured step" : nullptr;
 }
 
@@ -211,7 +237,7 @@ void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
     return g;
 }
 const char *bb_runtime_replay(bb_runtime *r, void *captured) {
-    (void)r;
+    if (r->lost) return lost_device;
     for (const work &w : static_cast<graph *>(captured)->nodes)
         if (const char *error = w()) return error;
     return nullptr;
