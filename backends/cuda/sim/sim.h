@@ -13,10 +13,12 @@
  * misaligned 16-byte access;
  *   - reads of memory that nobody wrote: device and shared memory start as NaN.
  * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
- * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory.
- * What it cannot show: races between threads that the shuffled order happens to serialize rightly
- * (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding of the
- * GPU's own functions (expf, rsqrtf, ...). */
+ * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory. So that a
+ * test can see what a failing device does: BOBBIN_SIM_REFUSED_AT=n, the n-th launch of a context
+ * fails; BOBBIN_SIM_LOST_AT=n, the device is lost at it; BOBBIN_SIM_MISSING=why, there is no
+ * device. What it cannot show: races between threads that the shuffled order happens to serialize
+ * rightly (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding
+ * of the GPU's own functions (expf, rsqrtf, ...). */
 #ifndef BOBBIN_BACKENDS_CUDA_SIM_H
 #define BOBBIN_BACKENDS_CUDA_SIM_H
 
