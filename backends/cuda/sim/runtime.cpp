@@ -117,6 +117,7 @@ void bb_runtime_close(bb_runtime *r) { delete r; }
 
 namespace {
 const char *run_or_record(bb_runtime *r, const work &w) {
+    if (r->lost) return lost_device;
     r->given++;
     if (r->recording) {
         r->recording->nodes.push_back(w);
@@ -177,16 +178,6 @@ bb_sim_access::~bb_sim_access() {
     for (auto &b : blocks) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
 }
 
-<<<<<<< HEAD
-=======
-static const char *run_or_record(bb_runtime *r, const work &w) {
-    if (r->lost) return lost_device;
-    if (!r->recording) return w();
-    r->recording->nodes.push_back(w);
-    return nullptr;
-}
-
->>>>>>> h/gpu
 bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, work w) {
     const char *error = run_or_record(cuda->runtime, w);
     return error ? bb_cuda_fail(cuda, name, error) : BB_OK;
@@ -355,11 +346,8 @@ void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
     return nullptr;
 }
 const char *bb_runtime_replay(bb_runtime *r, void *captured) {
-<<<<<<< HEAD
-    r->given++;
-=======
     if (r->lost) return lost_device;
->>>>>>> h/gpu
+    r->given++;
     for (const work &w : static_cast<graph *>(captured)->nodes)
         if (const char *error = w()) return error;
     return nullptr;
