@@ -82,6 +82,9 @@ typedef struct bb_offload_options {
  */
 BB_API bb_status bb_offload_begin(bb_context *ctx, const bb_offload_options *options);
 BB_API bb_status bb_offload_end(bb_context *ctx);
+/* Gives the device memory of the last segment back too, for when the most memory is needed after
+ * it. Work given from here on waits for its copies, so other work should come between. */
+BB_API bb_status bb_offload_settle(bb_context *ctx);
 /* Whether values on this device can go; otherwise *why (if why is not NULL) says why not. */
 BB_API bool bb_offload_available(bb_context *ctx, bb_device device, const char **why);
 /* Since the context opened; replays of a captured step are not counted. */

@@ -30,7 +30,7 @@ typedef struct moved {
     bb_storage *device; /* NULL: the bytes are on the host alone */
     pinned *host;       /* NULL: no saved value needs it any more */
     size_t bytes;       /* of its values */
-    uint32_t version;   /* that `device` must still have */
+    uint32_t version;   /* of `device` when it was sent */
     int refs, segment;
     bool changed; /* in place, before its copy was done */
 } moved;
@@ -50,7 +50,6 @@ typedef struct segment {
     uint64_t ticket; /* of its copies to the host, then of those back */
     place place;
     bool arrived; /* BACK, and the work was told to wait for the copies */
-    bool reached; /* by a walk: the segment before it was sent for */
 } segment;
 
 typedef struct offload {
@@ -202,20 +201,13 @@ static bb_status copy_back(offload *o, segment *s) {
 static bb_status fetch(offload *o, segment *s) {
     bb_status status = BB_OK;
     for (moved *m = s->first; m && !status; m = m->next) {
-        if (!m->host || m->changed) continue;
+        if (!m->host || m->changed || m->device) continue;
         m->device = bb_storage_new(o->ctx, o->backend->device, m->bytes);
         if (!m->device) status = o->ctx->status;
     }
     if (!status) status = copy_back(o, s);
-    if (status) {
-        for (moved *m = s->first; m; m = m->next) {
-            bb_storage_unref(m->device);
-            m->device = NULL;
-        }
-        return status;
-    }
-    for (moved *m = s->first; m; m = m->next)
-        if (m->device) m->version = m->device->version;
+    if (status)
+        return status; /* what was allocated stays for another try, or until it is released */
     s->place = BACK;
     s->arrived = false;
     return BB_OK;
@@ -234,8 +226,6 @@ static bb_status reach(offload *o, int i) {
     segment *s = &o->segments[i];
     if (s->place == AWAY && fetch(o, s)) return o->ctx->status;
     if (arrive(o, s)) return o->ctx->status;
-    if (s->reached) return BB_OK;
-    s->reached = true;
     int before = i - 1;
     while (before >= 0 && !needed(&o->segments[before])) before--;
     return before >= 0 && o->segments[before].place == AWAY ? fetch(o, &o->segments[before])
@@ -247,7 +237,7 @@ static bb_tensor *unpack(void *user, void *packed) {
     const view *v = packed;
     moved *m = v->of;
     if (reach(o, m->segment)) return NULL;
-    if (m->changed || m->device->version != m->version) {
+    if (m->changed) { /* what is still here is checked by saved.c */
         bb_fail(o->ctx, BB_ERR_STATE,
                 "bb_backward: a tensor that was offloaded was changed in place before its copy was "
                 "done");
@@ -342,6 +332,14 @@ bb_status bb_offload_end(bb_context *ctx) {
     last->place = LEAVING;
     for (segment *s = o->segments; s < last; s++)
         if (s->place == LEAVING && retire(o, s)) return ctx->status;
+    return ctx->status;
+}
+
+bb_status bb_offload_settle(bb_context *ctx) {
+    if (!ctx) return BB_ERR_ARGUMENT;
+    offload *o = bb_tape_of(ctx)->offload;
+    for (int i = 0; o && i < o->count; i++)
+        if (o->segments[i].place == LEAVING && retire(o, &o->segments[i])) return ctx->status;
     return ctx->status;
 }
 

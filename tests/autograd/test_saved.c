@@ -209,6 +209,13 @@ static void test_calls(test *t) {
     bb_end_step(ctx);
     CHECK_INT(t, s.live, 0);
     CHECK_INT(t, inner.live, 0);
+    make_inputs(ctx, BB_F32, in);
+    s = (store){.ctx = ctx};
+    bb_saved_hooks_push(ctx, &hooks);
+    bb_backward(bb_sum_all(bb_mul(in[0], in[0])), NULL); /* once, and once back */
+    bb_saved_hooks_pop(ctx);
+    CHECK_INT(t, s.packs, 1);
+    CHECK_INT(t, s.unpacks, 1);
     CHECK_OK(t, ctx);
     /* The next value in the same bytes is another value. */
     make_inputs(ctx, BB_F32, in);
@@ -228,12 +235,39 @@ static void test_calls(test *t) {
     bb_close(ctx);
 }
 
+/* What is unpacked has strides of its own; handles have theirs back when the rule has run, and a
+ * gradient with history reads the unpacked bytes as they lie. */
+static void test_strides(test *t) {
+    float got[2][3][16], values[16];
+    for (int i = 0; i < 16; i++) values[i] = 0.3f * (float)(i + 1);
+    for (int packed = 0; packed < 2; packed++) {
+        bb_context *ctx = test_open();
+        store s = {.ctx = ctx};
+        const bb_saved_hooks hooks = store_hooks(&s);
+        bb_tensor *x = bb_set_requires_grad(bb_from(ctx, BB_F32, BB_SHAPE(4, 4), values), true);
+        bb_tensor *turned = bb_transpose(x, 0, 1), *g;
+        if (packed) bb_saved_hooks_push(ctx, &hooks);
+        bb_tensor *y = bb_square(bb_mul(bb_square(x), turned)); /* x, turned: one storage */
+        if (packed) bb_saved_hooks_pop(ctx);
+        bb_gradients(y, bb_from(ctx, BB_F32, BB_SHAPE(4, 4), values), &x, 1, true, &g);
+        bb_read(turned, got[packed][0], sizeof got[0][0]);
+        bb_read(g, got[packed][1], sizeof got[0][0]);
+        bb_backward(bb_sum_all(bb_mul(g, turned)), NULL);
+        bb_read(bb_grad(x), got[packed][2], sizeof got[0][0]);
+        CHECK_OK(t, ctx);
+        CHECK_INT(t, s.packs, packed ? 4 : 0);
+        bb_close(ctx);
+    }
+    CHECK(t, memcmp(got[0], got[1], sizeof got[0]) == 0);
+    CHECK_NEAR(t, got[0][0][1], values[4], 0);
+}
+
 /* ---- Half the bytes: tensors of the library as what is packed -------------------------------- */
 
 static bb_status narrow_pack(void *user, bb_tensor *value, void **packed) {
     (void)user;
     if (bb_dtype_of(value) != BB_F32) return BB_OK;
-    *packed = bb_hold(bb_cast(value, BB_F16));
+    *packed = bb_hold(bb_cast(bb_mul_scalar(value, 1), BB_F16)); /* the product is dropped */
     return bb_error(bb_context_of(value));
 }
 static bb_tensor *narrow_unpack(void *user, void *packed) {
@@ -269,12 +303,22 @@ static void test_half_the_bytes(test *t) {
     /* What the rule reads is what was unpacked, also while the handle still has the value. */
     bb_tensor *w = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(1), 1), true);
     bb_tensor *third = bb_full(ctx, BB_F32, BB_SHAPE(1), 1.0 / 3);
+    int64_t live = bb_memory_stats(ctx).live_tensors;
     bb_saved_hooks_push(ctx, &narrow);
     bb_tensor *y = bb_mul(w, third);
     bb_saved_hooks_pop(ctx);
+    CHECK_INT(t, bb_memory_stats(ctx).live_tensors, live + 3); /* y and what is packed */
     bb_backward(y, NULL);
     CHECK_NEAR(t, bb_item(bb_grad(w)), 0.333251953125, 0); /* 1/3 in f16 */
     CHECK_NEAR(t, bb_item(third), (float)(1.0 / 3), 0);
+    /* So does a gradient of that gradient. */
+    bb_tensor *seed = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(1), 1), true), *g;
+    bb_saved_hooks_push(ctx, &narrow);
+    y = bb_mul(w, third);
+    bb_saved_hooks_pop(ctx);
+    bb_gradients(y, seed, &w, 1, true, &g);
+    bb_backward(g, NULL);
+    CHECK_NEAR(t, bb_item(bb_grad(seed)), 0.333251953125, 0);
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
@@ -395,8 +439,12 @@ static void with_hooks(bb_context *ctx) {
 static void test_memory_runs_out(test *t) { alloc_failure_loop(t, with_hooks); }
 
 static const test_row rows[] = {
-    {"same bits", test_same_bits},           {"calls", test_calls},
-    {"half the bytes", test_half_the_bytes}, {"faults", test_faults},
-    {"early ends", test_early_ends},         {"memory runs out", test_memory_runs_out},
+    {"same bits", test_same_bits},
+    {"calls", test_calls},
+    {"strides", test_strides},
+    {"half the bytes", test_half_the_bytes},
+    {"faults", test_faults},
+    {"early ends", test_early_ends},
+    {"memory runs out", test_memory_runs_out},
 };
 TEST_MAIN(rows)

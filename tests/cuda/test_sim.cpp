@@ -14,7 +14,7 @@ extern "C" {
 
 /* Launches without a module: bb_sim_run is what a launch ends in. */
 template <typename K> static const char *run(K kernel, dim3 grid, dim3 block, size_t shared_bytes = 0) {
-    return bb_sim_run("test", grid, block, shared_bytes, kernel);
+    return bb_sim_run(grid, block, shared_bytes, bb_sim_kernel_of(kernel));
 }
 
 static void check_fault(test *t, const char *got, const char *expected) {

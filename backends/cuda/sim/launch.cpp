@@ -51,8 +51,7 @@ struct block_state {
     std::vector<bb_fiber *> spare;
     std::vector<shared_block> shared;
     std::vector<int> ready;
-    const std::function<void()> *kernel;
-    const char *name;
+    const bb_sim_kernel *kernel;
     uint8_t rank[MAX_THREADS / WARP]; /* which warps are ahead of others */
     int count, current, alive;
     uint64_t random;
@@ -100,7 +99,10 @@ void fail(block_state *s, const sim_thread *t, const char *format, ...) {
              i.x, i.y, i.z, what, (unsigned long long)seed());
 }
 
-void run_thread(void *user) { (*static_cast<const std::function<void()> *>(user))(); }
+void run_thread(void *user) {
+    const bb_sim_kernel *kernel = static_cast<const bb_sim_kernel *>(user);
+    kernel->run(kernel->arguments);
+}
 
 void make_ready(block_state *s, int i) {
     s->threads[i].at = READY;
@@ -179,7 +181,7 @@ void run_one(block_state *s, int i) {
         }
         t->fiber = s->spare.back();
         s->spare.pop_back();
-        bb_fiber_start(t->fiber, run_thread, const_cast<std::function<void()> *>(s->kernel));
+        bb_fiber_start(t->fiber, run_thread, const_cast<bb_sim_kernel *>(s->kernel));
     }
     s->current = i;
     bb_sim_here.thread = t->index;
@@ -250,8 +252,7 @@ const char dynamic_site = 0;
 
 } // namespace
 
-const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
-                       const std::function<void()> &kernel) {
+const char *bb_sim_run(dim3 grid, dim3 block, size_t shared_bytes, const bb_sim_kernel &kernel) {
     if (!mine) {
         mine = new block_state();
         at_thread_exit.needed = true; /* a mention makes it exist */
@@ -260,7 +261,6 @@ const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_by
     const int64_t threads = (int64_t)block.x * block.y * block.z;
     s->failed = false;
     s->kernel = &kernel;
-    s->name = name;
     s->random = seed() * 0x9E3779B97F4A7C15u + (uint64_t)s->counts.launches;
     s->counts.launches++;
     if (threads < 1 || threads > MAX_THREADS || block.z > 64 || grid.x > 0x7fffffffu ||

@@ -5,6 +5,7 @@
  * the copy land in memory that is another's by then. */
 #include "backends/cuda/runtime.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -62,6 +63,8 @@ const char *run_until(side_queue &side, uint64_t ticket) {
 
 struct bb_runtime {
     graph *recording;
+    int64_t launches, refused_launch, lost_launch; /* 0: never */
+    bool lost;
     size_t limit, used; /* bytes of device memory; BOBBIN_SIM_MEMORY sets the limit */
     uint64_t given;     /* pieces of work so far */
     uint64_t waited;    /* of those the next copy beside them waits for */
@@ -70,7 +73,18 @@ struct bb_runtime {
     uint64_t captured_from, captured_to; /* tickets of the last captured step */
 };
 
+static int64_t number_of(const char *name) {
+    const char *text = getenv(name);
+    return text ? strtoll(text, nullptr, 10) : 0;
+}
+
+static const char lost_device[] = "the device is lost (BOBBIN_SIM_LOST_AT)";
+
 bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
+    if (const char *missing = getenv("BOBBIN_SIM_MISSING")) {
+        *why = missing;
+        return nullptr;
+    }
     bb_runtime *r = new (std::nothrow) bb_runtime();
     if (!r) {
         *why = "out of memory";
@@ -79,6 +93,8 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
     const char *limit = getenv("BOBBIN_SIM_MEMORY");
     r->ticket = 1;
     r->limit = limit ? strtoull(limit, nullptr, 10) : (size_t)16 << 30;
+    r->refused_launch = number_of("BOBBIN_SIM_REFUSED_AT");
+    r->lost_launch = number_of("BOBBIN_SIM_LOST_AT");
     snprintf(info->name, sizeof info->name, "host simulation");
     /* Few, so that small cases already go through several blocks' partial sums and more than one
      * turn of grid loops. */
@@ -101,6 +117,7 @@ void bb_runtime_close(bb_runtime *r) { delete r; }
 
 namespace {
 const char *run_or_record(bb_runtime *r, const work &w) {
+    if (r->lost) return lost_device;
     r->given++;
     if (r->recording) {
         r->recording->nodes.push_back(w);
@@ -113,7 +130,7 @@ void finish_side(bb_runtime *r) { run_until(r->side, UINT64_MAX); }
 } // namespace
 
 void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
-    if (bytes > r->limit - r->used) return nullptr;
+    if (r->lost || bytes > r->limit - r->used) return nullptr;
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!p) return nullptr;
     memset(p, 0xFF, bytes);
@@ -172,9 +189,44 @@ bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const cha
     return bb_cuda_fail(cuda, name, text);
 }
 
-const char *bb_sim_device_fault(bb_cuda *cuda, size_t shared_bytes) {
-    return shared_bytes > cuda->info.shared_bytes ? "more shared memory than the device has"
-                                                  : nullptr;
+void bb_sim_pointers::operator()(const void *p) { at.push_back({argument, p}); }
+
+static const char *run_kernel(dim3 grid, dim3 block, size_t shared_bytes,
+                              const bb_sim_pointers &pointers, const bb_sim_kernel &kernel) {
+    bb_sim_access open;
+    for (auto &p : pointers.at) open(p.second);
+    return bb_sim_run(grid, block, shared_bytes, kernel);
+}
+
+/* NULL, or why the next launch fails. */
+static const char *begin_launch(bb_runtime *r) {
+    r->launches++;
+    if (r->launches == r->refused_launch) return "a launch is refused (BOBBIN_SIM_REFUSED_AT)";
+    r->lost = r->lost || r->launches == r->lost_launch;
+    return r->lost ? lost_device : nullptr;
+}
+
+bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3 block,
+                                size_t shared_bytes, const bb_sim_pointers &pointers,
+                                const bb_sim_kernel &kernel) {
+    for (auto &p : pointers.at)
+        if (const char *why = bb_sim_pointer_fault(p.second))
+            return bb_sim_refuse(cuda, name, p.first, why);
+    if (shared_bytes > cuda->info.shared_bytes)
+        return bb_cuda_fail(cuda, name, "more shared memory than the device has");
+    if (const char *why = begin_launch(cuda->runtime)) return bb_cuda_fail(cuda, name, why);
+    if (!cuda->runtime->recording) {
+        const char *error = run_kernel(grid, block, shared_bytes, pointers, kernel);
+        return error ? bb_cuda_fail(cuda, name, error) : BB_OK;
+    }
+    std::vector<max_align_t> held(kernel.bytes / sizeof(max_align_t) + 1);
+    memcpy(held.data(), kernel.arguments, kernel.bytes);
+    const bb_sim_kernel recorded = kernel;
+    cuda->runtime->recording->nodes.push_back([=]() -> const char * {
+        return run_kernel(grid, block, shared_bytes, pointers,
+                          {recorded.run, held.data(), recorded.bytes});
+    });
+    return BB_OK;
 }
 
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
@@ -202,6 +254,7 @@ const char *bb_runtime_set(bb_runtime *r, void *target, int byte, size_t bytes) 
 }
 
 const char *bb_runtime_synchronize(bb_runtime *r) {
+    if (r->lost) return lost_device;
     return r->recording ? "a wait for the device inside a captured step" : nullptr;
 }
 
@@ -293,6 +346,7 @@ void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
     return nullptr;
 }
 const char *bb_runtime_replay(bb_runtime *r, void *captured) {
+    if (r->lost) return lost_device;
     r->given++;
     for (const work &w : static_cast<graph *>(captured)->nodes)
         if (const char *error = w()) return error;

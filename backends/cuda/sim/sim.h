@@ -13,10 +13,12 @@
  * misaligned 16-byte access;
  *   - reads of memory that nobody wrote: device and shared memory start as NaN.
  * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
- * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory.
- * What it cannot show: races between threads that the shuffled order happens to serialize rightly
- * (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding of the
- * GPU's own functions (expf, rsqrtf, ...). */
+ * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory. So that a
+ * test can see what a failing device does: BOBBIN_SIM_REFUSED_AT=n, the n-th launch of a context
+ * fails; BOBBIN_SIM_LOST_AT=n, the device is lost at it; BOBBIN_SIM_MISSING=why, there is no
+ * device. What it cannot show: races between threads that the shuffled order happens to serialize
+ * rightly (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding
+ * of the GPU's own functions (expf, rsqrtf, ...). */
 #ifndef BOBBIN_BACKENDS_CUDA_SIM_H
 #define BOBBIN_BACKENDS_CUDA_SIM_H
 
@@ -163,12 +165,38 @@ static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline void __threadfence() {}
 
 /* ---- Launching */
-struct bb_cuda;
-/* Runs, or records while a capture is under way. */
-bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, std::function<const char *()> work);
-const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
-                       const std::function<void()> &kernel);
-/* NULL, or what is wrong with a pointer that a kernel is given. */
+
+/* A kernel with its arguments, copied as bytes as CUDA does. There are a thousand kinds of
+ * launches, and so one of them must cost the compiler no more than one small function. */
+struct bb_sim_kernel {
+    void (*run)(const void *arguments);
+    const void *arguments;
+    size_t bytes;
+};
+template <typename K> static inline bb_sim_kernel bb_sim_kernel_of(const K &kernel) {
+    static_assert(std::is_trivially_copyable<K>::value, "arguments are copied as bytes");
+    return {[](const void *k) { (*static_cast<const K *>(k))(); }, &kernel, sizeof kernel};
+}
+/* NULL, or what went wrong. */
+const char *bb_sim_run(dim3 grid, dim3 block, size_t shared_bytes, const bb_sim_kernel &kernel);
+
+/* The pointers among a launch's arguments, and of which argument each is. */
+struct bb_sim_pointers {
+    int argument = 0;
+    std::vector<std::pair<int, const void *>> at;
+    void operator()(const void *p);
+};
+template <typename T>
+static inline auto bb_sim_each_pointer(const T &x, bb_sim_pointers &f, int)
+    -> decltype(x.each_pointer(f), (void)0) {
+    x.each_pointer(f);
+}
+template <typename T> static inline void bb_sim_each_pointer(const T &x, bb_sim_pointers &f, long) {
+    if constexpr (std::is_pointer<T>::value) f((const void *)x);
+    (void)x, (void)f;
+}
+
+/* NULL, or what is wrong with a pointer that work is given: it must be the device's. */
 const char *bb_sim_pointer_fault(const void *p);
 /* Under AddressSanitizer device memory is poisoned. While one of these lives, the blocks that it
  * was called with a pointer into are open, and no others: work touches only what it was given. */
@@ -178,43 +206,24 @@ struct bb_sim_access {
     ~bb_sim_access();
 };
 
-/* f(p) for an argument that is a pointer, and for each one that a struct shows through
- * each_pointer(f): they must be the device's. */
-template <typename T, typename F>
-static inline auto bb_sim_each_pointer(const T &x, F &f, int)
-    -> decltype(x.each_pointer(f), (void)0) {
-    x.each_pointer(f);
-}
-template <typename T, typename F> static inline void bb_sim_each_pointer(const T &x, F &f, long) {
-    if constexpr (std::is_pointer<T>::value) f((const void *)x);
-    (void)x, (void)f;
-}
-template <typename T> static inline const char *bb_sim_argument_fault(const T &x) {
-    const char *fault = nullptr;
-    auto check = [&fault](const void *p) {
-        if (!fault) fault = bb_sim_pointer_fault(p);
-    };
-    bb_sim_each_pointer(x, check, 0);
-    return fault;
-}
+struct bb_cuda;
+/* Runs, or records while a capture is under way. */
+bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, std::function<const char *()> work);
+bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3 block,
+                                size_t shared_bytes, const bb_sim_pointers &pointers,
+                                const bb_sim_kernel &kernel);
 bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const char *why);
-/* NULL, or why the device cannot run such a block. */
-const char *bb_sim_device_fault(bb_cuda *cuda, size_t shared_bytes);
 
+/* Pointers must be the device's, those too that a struct shows through each_pointer(f). */
 template <typename... P, typename... A>
 static inline bb_status bb_sim_launch(bb_cuda *cuda, const char *name, void (*kernel)(P...),
-                                      dim3 grid, dim3 block, size_t shared_bytes, A... a) {
+                                      dim3 grid, dim3 block, size_t shared_bytes, const A &...a) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return BB_OK;
-    const char *faults[] = {bb_sim_argument_fault(a)..., nullptr};
-    for (int i = 0; i < (int)sizeof...(A); i++)
-        if (faults[i]) return bb_sim_refuse(cuda, name, i, faults[i]);
-    const char *unfit = bb_sim_device_fault(cuda, shared_bytes);
-    return bb_sim_enqueue(cuda, name, [=] {
-        if (unfit) return unfit;
-        bb_sim_access open;
-        (bb_sim_each_pointer(a, open, 0), ...);
-        return bb_sim_run(name, grid, block, shared_bytes, [=] { kernel((P)a...); });
-    });
+    bb_sim_pointers pointers;
+    ((bb_sim_each_pointer(a, pointers, 0), pointers.argument++), ...);
+    const auto call = [=] { kernel((P)a...); };
+    return bb_sim_enqueue_kernel(cuda, name, grid, block, shared_bytes, pointers,
+                                 bb_sim_kernel_of(call));
 }
 
 /* What has run in this process so far, for tests. */
