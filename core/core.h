@@ -437,7 +437,8 @@ typedef bb_status (*bb_backward_fn)(const bb_grad_call *grad);
  * A primitive has `gradient` (ops all the way, so it can be differentiated again; bb_no_gradient
  * for ops that have none) and a kernel on each backend, or `view` if it only re-reads its input's
  * storage. A composite has `decompose`, which computes the visible outputs by calling other ops and
- * is the authoritative formula; kernels for it are optional. */
+ * is the authoritative formula; kernels for it are optional. Its gradient is that of the
+ * decomposition, unless `gradient` is bb_no_gradient: then it has none. */
 struct bb_op {
     const char *name;                      /* "add", "RMSNormImpl" */
     const char *doc;                       /* one line: the formula */
@@ -459,7 +460,7 @@ struct bb_op {
     bb_forward_fn decompose;
 };
 
-/* The `gradient` of an op that has none by nature (comparisons, argmax, integer results). */
+/* The `gradient` of an op that has none by nature (comparisons, argmax, integer results, bytes). */
 BB_API bb_status bb_no_gradient(const bb_grad_call *grad);
 
 /* A kernel row. `supports` (may be NULL) says no to calls this kernel cannot take; a composite then

@@ -109,9 +109,12 @@ static bb_status run_composed(bb_call *call) {
     for (int r = 0; r < ctx->recorder_count; r++)
         if (ctx->recorder[r]->enter) ctx->recorder[r]->enter(ctx->recorder[r], call);
     bb_scope scope = bb_scope_begin(ctx);
+    bool former = ctx->grad_enabled; /* of one without a gradient nothing is recorded */
+    if (call->op->gradient) ctx->grad_enabled = false;
     ctx->composing++;
     bb_status status = call->op->decompose(call);
     ctx->composing--;
+    ctx->grad_enabled = former;
     for (int i = 0; status == BB_OK && i < visible; i++) {
         const bb_tensor *t = call->out[i];
         if (!t) {

@@ -95,6 +95,11 @@ bb_status bb_cuda_add_scalar(bb_call *call);
 bb_status bb_cuda_mul_scalar(bb_call *call);
 bb_status bb_cuda_clamp(bb_call *call);
 bb_status bb_cuda_where(bb_call *call);
+/* quantize.cu, dequantize.cu */
+bb_status bb_cuda_quantize(bb_call *call);
+bb_status bb_cuda_rms_norm_quantize(bb_call *call);
+bb_status bb_cuda_update_scale(bb_call *call);
+bb_status bb_cuda_dequantize(bb_call *call);
 /* create.cu */
 bb_status bb_cuda_full(bb_call *call);
 bb_status bb_cuda_arange(bb_call *call);

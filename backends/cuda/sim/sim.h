@@ -161,6 +161,11 @@ static inline int atomicCAS(int *p, int expected, int v) {
     if (old == expected) *p = v;
     return old;
 }
+static inline int atomicMax(int *p, int v) {
+    int old = *p;
+    if (v > old) *p = v;
+    return old;
+}
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline void __threadfence() {}
 
