@@ -57,19 +57,10 @@ static bb_tensor *remember(bb_tensor *cache, bb_tensor *rows, int64_t position, 
     return bb_narrow(cache, 2, first, position + length - first);
 }
 
-bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
-                                   bb_nn_layer_cache *cache, int64_t position) {
-    bb_context *ctx = bb_context_of(x);
-    if (!x || ctx->status) return NULL;
-    if (x->rank != 3) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "attention: x: expected (B, T, dim), got rank %d", x->rank);
-        return NULL;
-    }
+bb_tensor *bb_nn_attention_mix(const bb_nn_attention *layer, bb_tensor *x, bb_nn_layer_cache *cache,
+                               int64_t position) {
     int64_t batch = x->size[0], length = x->size[1];
     int64_t heads = layer->heads, kv_heads = layer->kv_heads, head_dim = layer->head_dim;
-    bb_scope scope = bb_scope_begin(ctx);
-    bb_module here;
-    bb_nn_enter(ctx, &here, "Attention", layer->name);
     bb_tensor *qkv = bb_nn_linear_forward(&layer->qkv, x);
     qkv = bb_reshape(qkv, BB_SHAPE(batch, length, heads + 2 * kv_heads, head_dim));
     qkv = bb_transpose(qkv, 1, 2); /* (B, all heads, T, D) */
@@ -86,7 +77,21 @@ bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
     }
     bb_tensor *y =
         bb_sdpa(q, k, v, NULL, &(bb_sdpa_attrs){.is_causal = true, .window_size = layer->window});
-    y = bb_reshape(bb_transpose(y, 1, 2), BB_SHAPE(batch, length, heads * head_dim));
+    return bb_reshape(bb_transpose(y, 1, 2), BB_SHAPE(batch, length, heads * head_dim));
+}
+
+bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
+                                   bb_nn_layer_cache *cache, int64_t position) {
+    bb_context *ctx = bb_context_of(x);
+    if (!x || ctx->status) return NULL;
+    if (x->rank != 3) {
+        bb_fail(ctx, BB_ERR_ARGUMENT, "attention: x: expected (B, T, dim), got rank %d", x->rank);
+        return NULL;
+    }
+    bb_scope scope = bb_scope_begin(ctx);
+    bb_module here;
+    bb_nn_enter(ctx, &here, "Attention", layer->name);
+    bb_tensor *y = bb_nn_attention_mix(layer, x, cache, position);
     y = bb_nn_linear_forward(&layer->out, y);
     bb_module_leave(ctx, &here);
     return bb_scope_end(ctx, scope, y);

@@ -22,13 +22,11 @@
 #include "autograd/autograd.h"
 #include "core/core.h"
 #include "nn/nn.h"
+#include "nn/quantize.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-typedef struct bb_quantizer bb_quantizer; /* nn/quantize.h */
-typedef struct bb_quantized bb_quantized;
 
 /* What goes from one op to the next: exactly one of the two. */
 typedef struct bb_link {
@@ -68,6 +66,7 @@ typedef struct bb_op_context {
     bool fused;                                  /* a kernel with statistics for backward */
     bb_quantizer *prev_op_grad_output_quantizer; /* what the op before wants its gradient in */
     bb_rng rng;                                  /* where random numbers came from */
+    uint64_t step;                               /* of the forward */
 } bb_op_context;
 
 /* The input goes through op. next_op_input_quantizer (may be NULL): the next op would like its
@@ -135,7 +134,9 @@ BB_API bb_fusible_op *bb_fusible_layer_norm(bb_params *params, const char *name,
 /* x / sqrt(sum(x^2) + eps) over the last axis; eps 0: 1e-6. */
 BB_API bb_fusible_op *bb_fusible_l2_normalization(bb_context *ctx, double eps);
 
-/* Quantizers of a Linear's input, weight and output gradient; NULL: none. */
+/* Quantizers of a Linear's input, weight and output gradient. With input and weight it multiplies
+ * quantized tensors (bb_linear_quantized) and saves those; with grad_output too, backward does. An
+ * input that comes quantized is taken as it is. */
 typedef struct bb_linear_quantizers {
     bb_quantizer *input, *weight, *grad_output;
 } bb_linear_quantizers;
@@ -143,6 +144,9 @@ typedef struct bb_linear_quantizers {
 BB_API bb_fusible_op *bb_fusible_linear(bb_params *params, const char *name, int64_t in,
                                         int64_t out, double std);
 BB_API bb_fusible_op *bb_fusible_linear_of(bb_params *params, bb_tensor *weight);
+BB_API bb_status bb_fusible_set_quantizers(bb_fusible_op *linear,
+                                           const bb_linear_quantizers *quantizers); /* NULL: none */
+BB_API bb_linear_quantizers bb_fusible_get_quantizers(const bb_fusible_op *linear);
 /* x + bias, of zeros at first. */
 BB_API bb_fusible_op *bb_fusible_bias(bb_params *params, const char *name, int64_t size);
 BB_API bb_fusible_op *bb_fusible_bias_of(bb_params *params, bb_tensor *bias);
@@ -201,6 +205,19 @@ BB_API bb_chain *bb_chain_concat(const bb_chain *a, const bb_chain *b);
 BB_API void bb_chain_set_fusion(bb_chain *chain, bool on);
 /* All ops compute in this dtype, whatever their parameters have. */
 BB_API void bb_chain_set_autocast(bb_chain *chain, bool on, bb_dtype dtype);
+
+/* Quantizers for every Linear of the chain that has none: e4m3 for input and weight, e5m2 (hybrid)
+ * or e4m3 for gradients; block scaling takes 128x128 for weights. NULL takes them away. */
+typedef struct bb_chain_recipe {
+    bb_recipe recipe;
+    bool e4m3_gradients;
+    int margin, history;  /* delayed scaling; 0: the defaults (nn/quantize.h) */
+    bool plain_gradients; /* not quantized */
+} bb_chain_recipe;
+BB_API bb_status bb_chain_set_recipe(bb_chain *chain, bb_device device,
+                                     const bb_chain_recipe *recipe);
+/* After the optimizer's step: bb_quantizer_update for all of them. */
+BB_API bb_status bb_chain_update_quantizers(bb_chain *chain);
 
 BB_API bb_tensor *bb_chain_forward(bb_chain *chain, bb_tensor *x);
 /* With the extra inputs and outputs of all members in order, exactly as many as there are. Extra

@@ -38,6 +38,17 @@ double bb_nn_residual_std(const bb_nn_config *config);
 bb_nn_rms_norm bb_nn_stream_norm_new(bb_params *params, const char *name,
                                      const bb_nn_config *config);
 
+/* nn/attention.c, nn/mlp.c: a half of a block without the projection that ends it. x (B, T, dim).
+ */
+bb_tensor *bb_nn_attention_mix(const bb_nn_attention *layer, bb_tensor *x, bb_nn_layer_cache *cache,
+                               int64_t position);
+bb_tensor *bb_nn_mlp_gate(const bb_nn_mlp *layer, bb_tensor *x);
+
+/* ---- nn/stream.c: the residual stream as chains (nn/fusible.h) */
+bb_nn_stream *bb_nn_stream_new(bb_nn_transformer *model);
+/* Embeddings to what the head reads: all blocks and the last norm. */
+bb_tensor *bb_nn_stream_forward(bb_nn_transformer *model, bb_tensor *x);
+
 /* ---- nn/params.c */
 
 /* Zeroed host memory of the context's lifetime. */

@@ -18,16 +18,19 @@ bb_nn_mlp bb_nn_mlp_new(bb_params *params, const char *name, const bb_nn_config 
     return layer;
 }
 
+bb_tensor *bb_nn_mlp_gate(const bb_nn_mlp *layer, bb_tensor *x) {
+    bb_tensor *gate = bb_nn_linear_forward(&layer->gate, x);
+    bb_tensor *up = bb_nn_linear_forward(&layer->up, x);
+    bb_gelu_form form = layer->activation == BB_NN_GELU ? BB_GELU_ERF : BB_GELU_TANH;
+    return layer->activation == BB_NN_SILU ? bb_swiglu(gate, up) : bb_mul(bb_gelu(gate, form), up);
+}
+
 bb_tensor *bb_nn_mlp_forward(const bb_nn_mlp *layer, bb_tensor *x) {
     bb_context *ctx = bb_context_of(x);
     bb_scope scope = bb_scope_begin(ctx);
     bb_module here;
     bb_nn_enter(ctx, &here, "MLP", layer->name);
-    bb_tensor *gate = bb_nn_linear_forward(&layer->gate, x);
-    bb_tensor *up = bb_nn_linear_forward(&layer->up, x);
-    bb_gelu_form form = layer->activation == BB_NN_GELU ? BB_GELU_ERF : BB_GELU_TANH;
-    bb_tensor *y =
-        layer->activation == BB_NN_SILU ? bb_swiglu(gate, up) : bb_mul(bb_gelu(gate, form), up);
+    bb_tensor *y = bb_nn_mlp_gate(layer, x);
     y = bb_nn_linear_forward(&layer->down, y);
     bb_module_leave(ctx, &here);
     return bb_scope_end(ctx, scope, y);

@@ -125,7 +125,10 @@ typedef struct bb_nn_config {
     double embed_scale;          /* times each embedding, rounded to its dtype; 0: none */
     int64_t window;              /* a position sees itself and window - 1 before it; 0: all */
     int64_t window_from;         /* ... in this layer and those after it; the others see all */
-    bool has_padding;            /* looking up the id `padding` gives its embedding no gradient */
+    bool fused_chain; /* training runs the residual stream as chains of fusible ops (nn/fusible.h):
+                         each projection with the addition and the norm that follow it. The same
+                         model: parameters, names and files do not change. */
+    bool has_padding; /* looking up the id `padding` gives its embedding no gradient */
     int64_t padding;
 } bb_nn_config;
 /* "tiny", "small", "baby": f32, byte vocabulary. *batch (may be NULL) gets the batch size it is
@@ -181,15 +184,17 @@ BB_API bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x,
 /* ---- The transformer (nn/transformer.c; names for files in nn/names.c) ------------------------
  */
 
+typedef struct bb_nn_stream bb_nn_stream;
 typedef struct bb_nn_transformer {
     bb_nn_config config;
     bb_params *params;
     bb_nn_embedding embed;
     bb_nn_block *blocks; /* config.layers of them */
     bb_nn_rms_norm norm;
-    bb_nn_linear head; /* with tie_embeddings its weight is embed's */
-    bool recompute;    /* keep only each block's input for backward and compute the rest again: less
-                          memory, more time */
+    bb_nn_linear head;    /* with tie_embeddings its weight is embed's */
+    bb_nn_stream *stream; /* of config.fused_chain; NULL: none */
+    bool recompute; /* keep only each block's input for backward and compute the rest again: less
+                       memory, more time */
     int64_t offload_blocks; /* what the first so many blocks save for backward goes to the host's
                                memory (bb_offload_begin). Backward needs the last block's first:
                                leave that out. With recompute: each block's input */
@@ -199,6 +204,8 @@ typedef struct bb_nn_transformer {
  * (bb_params_build, or the first optimizer). */
 BB_API bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
                                                 const bb_nn_config *config);
+/* config.fused_chain for a model that is there. */
+BB_API bb_status bb_nn_transformer_fuse(bb_nn_transformer *model);
 BB_API bb_tensor *bb_nn_transformer_forward(bb_nn_transformer *model,
                                             bb_tensor *ids); /* (B, T) to logits (B, T, vocab) */
 BB_API bb_tensor *bb_nn_transformer_loss(bb_nn_transformer *model, bb_tensor *ids,

@@ -34,7 +34,14 @@ bb_nn_transformer *bb_nn_transformer_new(bb_context *ctx, bb_device device,
     *model = (bb_nn_transformer){.config = c};
     model->params = bb_params_new(ctx, device, c.dtype);
     model->blocks = bb_nn_allocate(ctx, (size_t)c.layers * sizeof *model->blocks);
-    return model->params && model->blocks && add_layers(model) ? model : NULL;
+    if (!model->params || !model->blocks || !add_layers(model)) return NULL;
+    return !c.fused_chain || bb_nn_transformer_fuse(model) == BB_OK ? model : NULL;
+}
+
+bb_status bb_nn_transformer_fuse(bb_nn_transformer *model) {
+    if (!model) return BB_ERR_ARGUMENT;
+    if (!model->stream) model->stream = bb_nn_stream_new(model);
+    return model->params->ctx->status;
 }
 
 static bool check_ids(bb_nn_transformer *model, const bb_tensor *ids) {
@@ -85,6 +92,11 @@ static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache 
     int64_t position = cache ? cache->length : 0;
     bb_scope scope = bb_scope_begin(ctx);
     bb_tensor *x = embed(model, ids);
+    /* A recorded graph has layers where a reader looks for them. */
+    if (model->stream && !cache && !model->recompute && !bb_is_recorded(ctx)) {
+        x = bb_nn_stream_forward(model, x);
+        return bb_scope_end(ctx, scope, bb_nn_linear_forward(&model->head, x));
+    }
     for (int64_t i = 0; i < model->config.layers; i++) {
         bb_tensor *y = !cache && ctx->grad_enabled
                            ? train_block(model, i, x)

@@ -11,7 +11,7 @@ typedef struct bb_bench_options {
     int64_t steps, rounds, threads;
     double budget; /* seconds a case, over all rounds */
     int device, dtype;
-    bool json;
+    bool json, chain;
     double begin; /* when the program began */
 } bb_bench_options;
 

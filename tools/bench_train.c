@@ -80,6 +80,7 @@ static int time_model(const bb_bench_options *o, const char *name, const bb_corp
         return bb_usage_error("bench", "--model: expected tiny, small or baby, got '%s'", name);
     }
     run.seq = run.config.max_seq;
+    run.config.fused_chain = o->chain;
     bb_context *ctx = bb_bench_open(o, &code);
     if (!ctx) return code;
     bb_trainer trainer;

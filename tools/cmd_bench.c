@@ -32,6 +32,8 @@ static const bb_flag flags[] = {
     {.name = "budget", .type = BB_FLAG_NUMBER, AT(budget), .fallback = "0.2", .max = 3600,
      .help = "seconds a case"},
     {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), .choices = "f32|bf16", .help = "of train"},
+    {.name = "chain", .type = BB_FLAG_SWITCH, AT(chain),
+     .help = "of train: the residual stream fused"},
     {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
      .help = "where to compute"},
     {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024,

@@ -55,6 +55,8 @@ static const bb_flag flags[] = {
      .help = "steps between validations; 0: only at the end"},
     {.name = "save-every", .type = BB_FLAG_INT, AT(save_every), .fallback = "500",
      .help = "steps between checkpoints; 0: only at the end"},
+    {.name = "chain", .type = BB_FLAG_SWITCH, AT(chain),
+     .help = "projections, additions and norms of the residual stream fused"},
     {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024,
      .help = "0: all cores"},
     {.name = NULL}};
@@ -162,6 +164,7 @@ static bb_status open_new(bb_setup *s, bb_context *ctx, bb_device device) {
         return bb_fail(ctx, BB_ERR_ARGUMENT, "--min-lr: expected at most --lr %g, got %g", run.lr,
                        run.min_lr);
     s->out = o->out ? strdup(o->out) : bb_path_join(ctx, "runs", s->name);
+    run.config.fused_chain = o->chain;
     return bb_trainer_open(&s->trainer, ctx, device, &run, &s->corpus, model);
 }
 
@@ -187,6 +190,7 @@ static bb_status open_resumed(bb_setup *s, bb_context *ctx, bb_device device) {
                 "--resume %s: expected the text that the run began with, got other bytes",
                 o->resume);
     }
+    run.config.fused_chain = o->chain;
     if (bb_error(ctx) == BB_OK) bb_trainer_open(&s->trainer, ctx, device, &run, &s->corpus, NULL);
     if (bb_error(ctx) != BB_OK) {
         bb_safetensors_close(file);

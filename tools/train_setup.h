@@ -13,6 +13,7 @@ typedef struct bb_train_options {
     int64_t steps, batch, seq, seed, warmup, decay_steps, eval_every, save_every, threads;
     double lr, min_lr, clip, weight_decay;
     int device, dtype;
+    bool chain;
     bool given[BB_TRAIN_FLAGS + 1]; /* by row of the flag table, from 1 */
 } bb_train_options;
 

@@ -16,6 +16,7 @@ bb_status bb_trainer_open(bb_trainer *t, bb_context *ctx, bb_device device, cons
     const bb_adamw_attrs adamw = {
         .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = run->weight_decay};
     if (!t->model) t->model = bb_nn_transformer_new(ctx, device, &run->config);
+    if (t->model && run->config.fused_chain) bb_nn_transformer_fuse(t->model);
     if (t->model) t->optimizer = bb_adamw_new(t->model->params, &adamw);
     if (!t->optimizer) return bb_error(ctx);
     size_t count = (size_t)(run->batch * run->seq);

@@ -12,6 +12,7 @@
 #define NORM &bb_kind_rms_norm
 #define LINEAR &bb_kind_linear
 #define BIAS &bb_kind_bias
+#define QUANTIZE &bb_kind_quantize
 #define ACT &bb_kind_activation
 
 /* One dtype all through: no cast between addition and norm is left out. */
@@ -37,7 +38,47 @@ static bool adds_to_product(const bb_fusible_run *run) {
     return bb_dtype_of(extra) == dtype && bb_shape_equal(&want, &got);
 }
 
+/* A product, what is added to it, and the norm of the sum, in one dtype. */
+static bool adds_and_normalizes(const bb_fusible_run *run) {
+    const bb_fusible_op *norm = run->op[run->n - 1];
+    bb_fusible_run head = *run;
+    for (head.n = 2; head.op[head.n - 1]->kind != ADD;) head.n++;
+    return adds_to_product(&head) &&
+           (run->c[0].autocast || norm->param[0]->dtype == run->op[0]->param[0]->dtype);
+}
+
+/* The norm can write what the quantizer makes. */
+static bool is_written_by_norm(const bb_fusible_run *run) {
+    return bb_quantizer_in_norm(run->op[1]->kind->input_quantizer(run->op[1]));
+}
+
+/* A product that is added and normalized leaves the addition to the norm: it then writes its result
+ * once, instead of reading what it is added to. */
 static const bb_fusion fusions[] = {
+    {"LinearBiasAddRMSNorm",
+     5,
+     {LINEAR, BIAS, ADD, OUT, NORM},
+     adds_and_normalizes,
+     bb_fused_linear_add_rms_norm,
+     NULL},
+    {"LinearAddRMSNorm",
+     4,
+     {LINEAR, ADD, OUT, NORM},
+     adds_and_normalizes,
+     bb_fused_linear_add_rms_norm,
+     NULL},
+    {"LinearBiasAddRMSNorm",
+     4,
+     {LINEAR, BIAS, ADD, NORM},
+     adds_and_normalizes,
+     bb_fused_linear_add_rms_norm,
+     NULL},
+    {"LinearAddRMSNorm",
+     3,
+     {LINEAR, ADD, NORM},
+     adds_and_normalizes,
+     bb_fused_linear_add_rms_norm,
+     NULL},
     {"LinearBiasActivation", 3, {LINEAR, BIAS, ACT}, NULL, bb_fused_linear, NULL},
     {"LinearBiasAdd", 3, {LINEAR, BIAS, ADD}, adds_to_product, bb_fused_linear, NULL},
     {"AddRMSNorm",
@@ -49,6 +90,7 @@ static const bb_fusion fusions[] = {
     {"LinearBias", 2, {LINEAR, BIAS}, NULL, bb_fused_linear, NULL},
     {"LinearAdd", 2, {LINEAR, ADD}, adds_to_product, bb_fused_linear, NULL},
     {"AddRMSNorm", 2, {ADD, NORM}, sum_has_dtype, bb_fused_add_rms_norm, NULL},
+    {"RMSNormQuantize", 2, {NORM, QUANTIZE}, is_written_by_norm, bb_fused_rms_norm_quantize, NULL},
     {"BackwardAddRMSNorm", 2, {OUT, NORM}, NULL, NULL, bb_fused_add_rms_norm_backward},
 };
 enum { FUSIONS = sizeof fusions / sizeof fusions[0] };

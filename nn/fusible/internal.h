@@ -42,15 +42,22 @@ bb_status bb_fused_add_rms_norm_backward(bb_fusible_back *back);
 
 /* ---- linear.c: linear [bias] [activation | add_extra_input] */
 bb_status bb_fused_linear(bb_fusible_run *run);
+/* linear [bias] add_extra_input [make_extra_output] rms_norm */
+bb_status bb_fused_linear_add_rms_norm(bb_fusible_run *run);
 
 /* ---- quantize.c */
-bb_quantizer *bb_fusible_quantize_forward(const bb_fusible_op *op);
+
+/* For a backward: handles of our own on what x is made of, which survive scopes and bb_drop until
+ * bb_let_go or the end of the step. NULL in gives NULL. */
+bb_quantized *bb_hold(const bb_quantized *x);
+void bb_let_go(bb_quantized *held);
 
 /* ---- fuser.c */
+enum { BB_FUSION_MEMBERS = 5 };
 typedef struct bb_fusion {
     const char *name;
     int n;
-    const bb_fusible_kind *member[4];
+    const bb_fusible_kind *member[BB_FUSION_MEMBERS];
     bool (*fits)(const bb_fusible_run *run); /* forward only; NULL: always */
     bb_status (*forward)(bb_fusible_run *run);
     bb_status (*backward)(bb_fusible_back *back);

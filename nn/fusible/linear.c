@@ -12,17 +12,41 @@ typedef struct linear_data {
 
 enum { SAVED_X = 0 };
 
+static const bb_linear_quantizers *quantizers_of(const bb_fusible_op *op) {
+    return &((const linear_data *)op->data)->quantizers;
+}
+
+static bb_quantized *as_quantized(bb_link link, bb_quantizer *q, bb_dtype dtype) {
+    return link.quantized ? link.quantized : bb_quantize(q, bb_cast(link.tensor, dtype));
+}
+
+/* The product of quantized tensors, which are kept for backward. */
+static bb_tensor *quantized_product(const bb_fusible_op *op, bb_op_context *c, bb_link input,
+                                    bb_tensor *bias, bb_tensor *residual) {
+    const bb_linear_quantizers *q = quantizers_of(op);
+    bb_quantized *x = as_quantized(input, q->input, c->dtype);
+    bb_quantized *weight = bb_quantize(q->weight, bb_cast(op->param[0], c->dtype));
+    bb_tensor *y = bb_linear_quantized(x, weight, bb_cast(bias, c->dtype), c->dtype);
+    if (y && c->requires_grad) {
+        c->quantized[0] = bb_hold(x);
+        c->quantized[1] = bb_hold(weight);
+    }
+    return residual ? bb_add(y, residual) : y;
+}
+
 /* x weight^T + bias + residual, where they are given, of dtype c->dtype. */
 static bb_tensor *product(const bb_fusible_op *op, bb_op_context *c, bb_link input, bb_tensor *bias,
                           bb_tensor *residual) {
-    bb_context *ctx = op->ctx;
+    const bb_linear_quantizers *q = quantizers_of(op);
+    if (q->weight && (q->input || input.quantized))
+        return quantized_product(op, c, input, bias, residual);
     bb_tensor *x = bb_link_tensor(input, c->dtype), *weight = bb_cast(op->param[0], c->dtype);
     bb_tensor *in[4] = {x, weight, bb_cast(bias, c->dtype), residual};
-    bb_call call = {.ctx = ctx,
+    bb_call call = {.ctx = op->ctx,
                     .op = residual ? &bb_op_linear_add : &bb_op_linear,
                     .n_in = residual ? 4 : 3,
                     .in = in};
-    if (ctx->status || bb_run_call(&call, c->requires_grad, &c->fused)) return NULL;
+    if (op->ctx->status || bb_run_call(&call, c->requires_grad, &c->fused)) return NULL;
     if (c->requires_grad && bb_save(x, &c->saved[SAVED_X])) return NULL;
     return call.out[0];
 }
@@ -32,38 +56,117 @@ static bb_status forward(bb_fusible_run *run) {
     return run->ctx->status;
 }
 
-static bb_status backward(bb_fusible_back *back) {
+/* ---- Backward ----------------------------------------------------------------------------------
+ */
+
+/* dx = dy weight and dweight = dy^T x as products of quantized tensors, whose columns lie as rows.
+ * false: they do not, or an error. */
+static bool quantized_gradients(bb_fusible_back *back, const bb_quantized *dy) {
+    const bb_op_context *c = &back->c[0];
+    if (!dy || !dy->columns || !c->quantized[0]->columns || !c->quantized[1]->columns) return false;
+    bb_quantized *weight = bb_quantized_transpose(c->quantized[1]),
+                 *x = bb_quantized_transpose(c->quantized[0]), *dyt = bb_quantized_transpose(dy);
+    if (!weight || !x || !dyt) return false;
+    if (back->want_input)
+        back->grad_input = bb_link_of(bb_linear_quantized(dy, weight, NULL, c->dtype));
+    if (back->want_param[0][0])
+        back->grad_param[0][0] = bb_linear_quantized(dyt, x, NULL, c->dtype);
+    return true;
+}
+
+/* The values that a product over rows reads: those by columns, if there are any. */
+static bb_tensor *by_columns(const bb_quantized *x, bb_dtype dtype) {
+    return bb_cast(x->columns ? bb_dequantize_columns(x) : bb_dequantize(x), dtype);
+}
+
+static bb_status plain_gradients(bb_fusible_back *back, bb_tensor *dy, bb_tensor *dy_columns) {
     const bb_fusible_op *op = back->op[0];
     const bb_op_context *c = &back->c[0];
     bb_context *ctx = back->ctx;
-    bb_tensor *dy = bb_link_tensor(back->grad_output, c->dtype);
-    bb_tensor *x = bb_saved_read(&c->saved[SAVED_X], ctx, "Linear: backward");
-    bb_tensor *in[3] = {x, bb_cast(op->param[0], c->dtype), NULL}, *found[3] = {NULL};
-    const bool want[3] = {back->want_input, back->want_param[0][0], false};
+    bool quantized = c->quantized[0] != NULL;
+    bb_tensor *x = quantized ? by_columns(c->quantized[0], c->dtype)
+                             : bb_saved_read(&c->saved[SAVED_X], ctx, "Linear: backward");
+    bb_tensor *weight =
+        quantized ? by_columns(c->quantized[1], c->dtype) : bb_cast(op->param[0], c->dtype);
+    bb_tensor *in[3] = {x, weight, NULL}, *found[3] = {NULL};
     bb_call call = {.ctx = ctx, .op = &bb_op_linear, .n_in = 3, .n_out = 1, .in = in};
     if (ctx->status || !dy || !x) return ctx->status;
     call.device = (bb_device)x->device;
+    if (call.op->infer(&call)) return ctx->status;
+    bool fused = quantized ? ctx->path != BB_PATH_COMPOSED : c->fused;
+    bool want[3] = {back->want_input, back->want_param[0][0], false};
     if (want[1] && op->param[0]->dtype == c->dtype) found[1] = bb_fusible_target(back, 0, 0);
     bb_grad_call grad = {&call, &dy, want, found};
-    if (ctx->status || call.op->infer(&call) || bb_call_backward(&grad, c->fused))
-        return ctx->status;
+    if (dy_columns == dy) {
+        bb_call_backward(&grad, fused);
+    } else { /* the two products read different roundings of dy */
+        want[1] = false;
+        if (want[0]) bb_call_backward(&grad, fused);
+        grad.grad_out = &dy_columns;
+        want[0] = false, want[1] = back->want_param[0][0];
+        if (want[1]) bb_call_backward(&grad, fused);
+    }
     back->grad_input = bb_link_of(found[0]);
     back->grad_param[0][0] = found[1];
-    back->n_grad_params[0] = 1;
     return ctx->status;
+}
+
+static bb_status backward(bb_fusible_back *back) {
+    const bb_op_context *c = &back->c[0];
+    bb_link g = back->grad_output;
+    back->n_grad_params[0] = 1;
+    bb_quantizer *q = quantizers_of(back->op[0])->grad_output;
+    if (!c->quantized[0] || (!q && !g.quantized)) {
+        bb_tensor *dy = bb_link_tensor(g, c->dtype);
+        return plain_gradients(back, dy, dy);
+    }
+    bb_quantized *dy = as_quantized(g, q, c->dtype);
+    if (!dy || quantized_gradients(back, dy)) return back->ctx->status;
+    return plain_gradients(back, bb_cast(bb_dequantize(dy), c->dtype), by_columns(dy, c->dtype));
 }
 
 static bb_tensor *compute(const bb_fusible_op *op, const bb_op_context *c, bb_tensor *const *in,
                           int n) {
-    (void)op, (void)n;
-    return bb_linear(bb_cast(in[0], c->dtype), bb_cast(in[1], c->dtype), NULL);
+    const bb_linear_quantizers *q = quantizers_of(op);
+    bb_tensor *x = bb_cast(in[0], c->dtype), *weight = bb_cast(in[1], c->dtype);
+    (void)n;
+    if (q->weight && q->input) {
+        x = bb_dequantize(bb_quantize(q->input, x));
+        weight = bb_dequantize(bb_quantize(q->weight, weight));
+    }
+    return bb_linear(x, weight, NULL);
+}
+
+static bb_quantizer *input_quantizer(const bb_fusible_op *op) {
+    return quantizers_of(op)->weight ? quantizers_of(op)->input : NULL;
+}
+static bb_quantizer *grad_output_quantizer(const bb_fusible_op *op) {
+    return quantizers_of(op)->grad_output;
 }
 
 const bb_fusible_kind bb_kind_linear = {.name = "Linear",
                                         .quantizes_gradient = true,
                                         .forward = forward,
                                         .backward = backward,
-                                        .compute = compute};
+                                        .compute = compute,
+                                        .input_quantizer = input_quantizer,
+                                        .grad_output_quantizer = grad_output_quantizer};
+
+bb_status bb_fusible_set_quantizers(bb_fusible_op *op, const bb_linear_quantizers *quantizers) {
+    if (!op) return BB_ERR_ARGUMENT;
+    if (op->kind != &bb_kind_linear)
+        return bb_fail(op->ctx, BB_ERR_ARGUMENT,
+                       "bb_fusible_set_quantizers: op: expected a Linear, got a %s",
+                       op->kind->name);
+    ((linear_data *)op->data)->quantizers =
+        quantizers ? *quantizers : (bb_linear_quantizers){NULL, NULL, NULL};
+    return op->ctx->status;
+}
+
+bb_linear_quantizers bb_fusible_get_quantizers(const bb_fusible_op *op) {
+    bool linear = op && op->kind == &bb_kind_linear;
+    return linear ? *quantizers_of(op) : (bb_linear_quantizers){NULL, NULL, NULL};
+}
 
 bb_fusible_op *bb_fusible_linear_of(bb_params *params, bb_tensor *weight) {
     bb_context *ctx = bb_nn_context(params);
@@ -147,4 +250,16 @@ bb_status bb_fused_linear(bb_fusible_run *run) {
     bb_fusible_run_forward(&activation, NULL);
     run->output = activation.output;
     return run->ctx->status;
+}
+
+bb_status bb_fused_linear_add_rms_norm(bb_fusible_run *run) {
+    bool has_bias = run->op[1]->kind == &bb_kind_bias;
+    bb_tensor *bias = has_bias ? run->op[1]->param[0] : NULL;
+    bb_fusible_run tail = bb_fusible_member(run, 1 + has_bias);
+    tail.n = run->n - 1 - has_bias;
+    tail.input = bb_link_of(product(run->op[0], &run->c[0], run->input, bias, NULL));
+    if (!tail.input.tensor) return run->ctx->status;
+    bb_status status = bb_fused_add_rms_norm(&tail);
+    run->output = tail.output;
+    return status;
 }

@@ -49,16 +49,25 @@ bb_status bb_fusible_reset_parameters(bb_fusible_op *op) {
 
 /* ---- Links ---------------------------------------------------------------------------------- */
 
-bb_dtype bb_link_dtype(bb_link link) { return bb_dtype_of(link.tensor); }
-bb_shape bb_link_shape(bb_link link) { return bb_shape_of(link.tensor); }
+bb_dtype bb_link_dtype(bb_link link) {
+    return link.quantized ? link.quantized->dtype : bb_dtype_of(link.tensor);
+}
+bb_shape bb_link_shape(bb_link link) {
+    return link.quantized ? link.quantized->shape : bb_shape_of(link.tensor);
+}
 
-bb_tensor *bb_link_tensor(bb_link link, bb_dtype dtype) { return bb_cast(link.tensor, dtype); }
+bb_tensor *bb_link_tensor(bb_link link, bb_dtype dtype) {
+    return bb_cast(link.quantized ? bb_dequantize(link.quantized) : link.tensor, dtype);
+}
 
 /* ---- Contexts ------------------------------------------------------------------------------- */
 
 void bb_op_context_clear(bb_op_context *c) {
     for (int i = 0; i < BB_FUSIBLE_SAVED; i++) bb_unsave(&c->saved[i]);
-    c->quantized[0] = c->quantized[1] = NULL;
+    for (int i = 0; i < 2; i++) {
+        if (c->op && c->step == c->op->ctx->step) bb_let_go(c->quantized[i]);
+        c->quantized[i] = NULL;
+    }
     c->op = NULL;
 }
 
@@ -79,6 +88,7 @@ static bb_status begin(bb_fusible_op *op, bb_op_context *c, bb_link input) {
         c->version[i] = op->param[i]->storage->version;
     }
     c->op = op;
+    c->step = op->ctx->step;
     c->fused = false;
     c->dtype = compute_dtype(op, c, input);
     c->rng = bb_get_rng(op->ctx);
@@ -93,6 +103,9 @@ static bb_status check_context(const bb_fusible_op *op, const bb_op_context *c) 
                        "its forward has filled",
                        c->op ? "that of another op"
                              : "one that is empty (no forward, or a backward before)");
+    if (c->step != ctx->step)
+        return bb_fail(ctx, BB_ERR_STATE,
+                       "%s: backward: expected the step of its forward, which has ended", name);
     if (!c->requires_grad)
         return bb_fail(ctx, BB_ERR_STATE,
                        "%s: backward: expected a context with requires_grad at the forward", name);
@@ -168,6 +181,21 @@ static bb_status computed_backward(bb_fusible_back *back) {
     return ctx->status;
 }
 
+/* ---- What stays of a run ----------------------------------------------------------------------
+ */
+
+enum { RESULTS_MAX = 6 + BB_FUSION_MEMBERS * (1 + BB_FUSIBLE_PARAMS) };
+
+static int list_link(bb_link link, bb_tensor **list) {
+    int n = 0;
+    const bb_quantized *q = link.quantized;
+    list[n++] = link.tensor;
+    if (!q) return n;
+    list[n++] = q->data, list[n++] = q->scale_inv, list[n++] = q->columns;
+    list[n++] = q->columns_scale_inv, list[n++] = q->amax;
+    return n;
+}
+
 /* ---- Forward and backward ---------------------------------------------------------------------
  */
 
@@ -190,8 +218,13 @@ bb_status bb_fusible_run_forward(bb_fusible_run *run, bb_status (*forward)(bb_fu
         if (begin(run->op[i], &run->c[i], run->input)) return ctx->status;
     if (!forward) forward = kind->forward ? kind->forward : computed_forward;
     bool before = bb_set_grad_enabled(ctx, false);
+    bb_scope scope = bb_scope_begin(ctx);
     bb_status status = forward(run);
     bb_set_grad_enabled(ctx, before);
+    bb_tensor *result[RESULTS_MAX];
+    int n = list_link(run->output, result);
+    for (int i = 0; i < run->n; i++) result[n++] = run->extra_output[i];
+    bb_scope_end_many(ctx, scope, result, n);
     if (!status && !ctx->status && !run->output.tensor && !run->output.quantized)
         status = bb_fail(ctx, BB_ERR_STATE, "%s: forward: expected a result, got NULL", kind->name);
     if (status && !ctx->status) bb_fail(ctx, status, "%s: forward failed", kind->name);
@@ -224,9 +257,20 @@ bb_status bb_fusible_run_backward(bb_fusible_back *back,
                        back->grad_output.tensor ? "both" : "neither");
     if (!backward) backward = kind->backward ? kind->backward : computed_backward;
     bool before = bb_set_grad_enabled(ctx, false);
+    bb_scope scope = bb_scope_begin(ctx);
     bb_status status = backward(back);
     if (!status && !ctx->status) status = check_grads(back);
+    bb_quantizer *wish = back->c[0].prev_op_grad_output_quantizer;
+    if (!ctx->status && wish && kind->quantizes_gradient && back->grad_input.tensor)
+        back->grad_input = (bb_link){NULL, bb_quantize(wish, back->grad_input.tensor)};
     bb_set_grad_enabled(ctx, before);
+    bb_tensor *result[RESULTS_MAX];
+    int n = list_link(back->grad_input, result);
+    for (int i = 0; i < back->n; i++) {
+        result[n++] = back->grad_extra_input[i];
+        for (int k = 0; k < BB_FUSIBLE_PARAMS; k++) result[n++] = back->grad_param[i][k];
+    }
+    bb_scope_end_many(ctx, scope, result, n);
     if (status && !ctx->status) bb_fail(ctx, status, "%s: backward failed", kind->name);
     if (ctx->status) back->grad_input = (bb_link){NULL, NULL};
     for (int i = 0; i < back->n; i++)

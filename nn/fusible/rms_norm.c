@@ -90,15 +90,43 @@ static bb_tensor *normalize(const bb_fusible_op *op, bb_op_context *c, bb_tensor
     return status || save(c, x, n.call.out[1]) ? NULL : n.call.out[0];
 }
 
+/* The same written quantized, in one pass. */
+static bb_quantized *normalize_quantized(const bb_fusible_op *op, bb_op_context *c, bb_tensor *x,
+                                         bb_quantizer *q) {
+    bb_context *ctx = op->ctx;
+    bb_tensor *scale = bb_cast(flat(scale_of(op, op->param[0], c->dtype)), BB_F32), *rstd = NULL;
+    if (ctx->status) return NULL;
+    int before = bb_margin_begin(ctx, &data_of(op)->margin, c->requires_grad ? 0 : 2);
+    bb_quantized *y =
+        bb_rms_norm_quantize(q, x, scale, data_of(op)->eps, 1, c->requires_grad ? &rstd : NULL);
+    bb_margin_end(ctx, before);
+    c->fused = rstd && ctx->path != BB_PATH_COMPOSED &&
+               bb_op_has_kernel(ctx, &bb_op_rms_norm, (bb_device)x->device, true);
+    return save(c, x, rstd) ? NULL : y;
+}
+
+/* The result for rows x of an input of this shape: quantized for a quantizer that can be written
+ * directly, otherwise a tensor, which the next op quantizes. */
+static bb_status finish(const bb_fusible_op *op, bb_op_context *c, bb_tensor *x, bb_shape shape,
+                        bb_quantizer *q, bb_link *output) {
+    if (!x || !bb_quantizer_in_norm(q)) {
+        *output = bb_link_of(bb_reshape(normalize(op, c, x), shape));
+        return op->ctx->status;
+    }
+    bb_quantized *y = normalize_quantized(op, c, x, q);
+    if (y) y->shape = shape;
+    *output = (bb_link){NULL, y};
+    return op->ctx->status;
+}
+
 static bb_status forward(bb_fusible_run *run) {
     const bb_fusible_op *op = run->op[0];
     bb_op_context *c = &run->c[0];
     bb_shape shape = bb_link_shape(run->input);
     if (check_shape(op, shape)) return run->ctx->status;
     bb_tensor *x = bb_link_tensor(run->input, c->dtype);
-    bb_tensor *y = normalize(op, c, rows_of(x, data_of(op)->shape.rank, inner_of(op)));
-    run->output = bb_link_of(bb_reshape(y, shape));
-    return run->ctx->status;
+    return finish(op, c, rows_of(x, data_of(op)->shape.rank, inner_of(op)), shape,
+                  run->next_op_input_quantizer, &run->output);
 }
 
 /* ---- Backward ---------------------------------------------------------------------------------
@@ -207,20 +235,30 @@ bb_status bb_fused_add_rms_norm(bb_fusible_run *run) {
     norm_call_begin(&n, ctx, &bb_op_add_rms_norm, op, rows_of(x, trailing, inner),
                     rows_of(extra, trailing, inner), flat(scale_of(op, op->param[0], c->dtype)));
     if (ctx->status) return ctx->status;
-    bb_tensor *sum, *y;
-    if (bb_op_has_kernel(ctx, n.call.op, n.call.device, true)) {
+    bb_tensor *sum;
+    if (!bb_quantizer_in_norm(run->next_op_input_quantizer) &&
+        bb_op_has_kernel(ctx, n.call.op, n.call.device, true)) {
         int before = bb_margin_begin(ctx, &data_of(op)->margin, c->requires_grad ? 0 : 2);
         bb_status status = bb_run_call(&n.call, c->requires_grad, &c->fused);
         bb_margin_end(ctx, before);
-        y = n.call.out[0], sum = n.call.out[1];
+        sum = n.call.out[1];
         if (status || save(c, sum, n.call.out[2])) return ctx->status;
+        run->output = bb_link_of(bb_reshape(n.call.out[0], shape));
     } else {
         sum = bb_add(n.in[0], n.in[1]);
-        y = normalize(op, c, sum);
+        finish(op, c, sum, shape, run->next_op_input_quantizer, &run->output);
     }
     if (run->n == 3) run->extra_output[1] = bb_reshape(sum, shape);
-    run->output = bb_link_of(bb_reshape(y, shape));
     return ctx->status;
+}
+
+/* rms_norm quantize: the second has nothing left to do. */
+bb_status bb_fused_rms_norm_quantize(bb_fusible_run *run) {
+    bb_fusible_run norm = bb_fusible_member(run, 0);
+    norm.next_op_input_quantizer = run->op[1]->kind->input_quantizer(run->op[1]);
+    bb_status status = forward(&norm);
+    run->output = norm.output;
+    return status;
 }
 
 /* [add_extra_input] make_extra_output rms_norm: the gradient that the extra output brings is added
