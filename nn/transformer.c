@@ -93,7 +93,8 @@ static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache 
     bb_scope scope = bb_scope_begin(ctx);
     bb_tensor *x = embed(model, ids);
     /* A recorded graph has layers where a reader looks for them. */
-    if (model->stream && !cache && !model->recompute && !bb_is_recorded(ctx)) {
+    if (model->stream && !cache && !model->recompute && !model->offload_blocks &&
+        !bb_is_recorded(ctx)) {
         x = bb_nn_stream_forward(model, x);
         return bb_scope_end(ctx, scope, bb_nn_linear_forward(&model->head, x));
     }
