@@ -1,6 +1,8 @@
 /* Functions with a backward of their own: one node on the tape that holds a pointer to the caller's
  * state (autograd.h is the manual), and what such a backward is made of: saved tensors, and the
  * backward of one op outside the tape. The walk is walk.c. */
+#include <string.h>
+
 #include "autograd/tape.h"
 #include "ops/ops.h"
 
@@ -118,36 +120,39 @@ bb_tensor *bb_function_target(const bb_function_call *call, int i) {
 /* ---- Saved tensors -------------------------------------------------------------------------- */
 
 bb_status bb_save(bb_tensor *t, bb_saved *saved) {
-    *saved = (bb_saved){NULL, 0};
+    memset(saved, 0, sizeof *saved);
     if (!t || t->ctx->status) return t ? t->ctx->status : BB_OK;
     if (!bb_tensor_usable(t)) return t->ctx->status;
-    bb_tensor *own = bb_detach_header(t);
-    if (!own) return t->ctx->status;
-    own->pinned = true; /* scopes leave it alone */
-    *saved = (bb_saved){own, t->storage->version};
+    struct packed_value *packed;
+    if (bb_pack_value(bb_tape_of(t->ctx), "bb_save", t, &packed)) return t->ctx->status;
+    bb_tensor *own = packed ? NULL : bb_detach_header(t);
+    if (!packed && !own) return t->ctx->status;
+    if (own) own->pinned = true; /* scopes leave it alone */
+    *saved = (bb_saved){own, t->storage->version, packed, t->ctx, t->ctx->step};
     return BB_OK;
 }
 
 bb_tensor *bb_saved_read(const bb_saved *saved, bb_context *ctx, const char *who) {
-    bb_tensor *t = saved->tensor;
-    if (!t) {
+    if (!saved->ctx)
         bb_fail(ctx, BB_ERR_STATE, "%s: expected what its forward saved, got nothing: %s", who,
                 "it was already read, or never saved");
-    } else if (t->life == BB_LIFE_DEAD || t->ctx != ctx || t->step != ctx->step) {
+    else if (saved->ctx != ctx || saved->step != ctx->step)
         bb_fail(ctx, BB_ERR_STATE, "%s: expected the step of its forward, which has ended", who);
-    } else if (t->storage->version != saved->version) {
+    else if (saved->tensor && saved->tensor->storage->version != saved->version)
         bb_fail(ctx, BB_ERR_STATE,
                 "%s: a tensor it saved was changed in place after the forward pass", who);
-    }
-    return ctx->status ? NULL : t;
+    if (ctx->status) return NULL;
+    return saved->packed ? bb_unpack_value(bb_tape_of(ctx), who, saved->packed) : saved->tensor;
 }
 
 void bb_unsave(bb_saved *saved) {
-    if (saved->tensor && saved->tensor->step == saved->tensor->ctx->step) {
+    bool alive = saved->ctx && saved->step == saved->ctx->step;
+    if (alive && saved->packed) bb_release_packed(bb_tape_of(saved->ctx), saved->packed);
+    if (alive && saved->tensor) {
         saved->tensor->pinned = false;
         bb_drop(saved->tensor);
     }
-    *saved = (bb_saved){NULL, 0};
+    memset(saved, 0, sizeof *saved);
 }
 
 /* ---- The backward of one op ----------------------------------------------------------------- */

@@ -183,6 +183,9 @@ BB_API bb_tensor *bb_keep(bb_tensor *t);
 /* Gives t's storage back now; the handle is dead afterwards. What the tape saved stays saved. */
 BB_API void bb_drop(bb_tensor *t);
 
+/* Scopes leave t alone from here on: it lives until bb_drop or the end of its step. Returns t. */
+BB_API bb_tensor *bb_hold(bb_tensor *t);
+
 /* A scope drops early what its step would drop at the end: every tensor made since bb_scope_begin,
  * except `result` (may be NULL), is dropped. Returns result. Scopes nest. */
 typedef size_t bb_scope;
@@ -221,10 +224,12 @@ BB_API bb_status bb_set_sm_margin(bb_context *ctx, int margin);
  * holds. */
 typedef struct bb_memory {
     uint64_t
-        system_allocations; /* calls of the allocator: constant across a steady training step */
-    size_t bytes_held;      /* from the allocator, now */
-    size_t bytes_in_use;    /* of tensors alive, now */
-    size_t bytes_peak;      /* highest bytes_held */
+        system_allocations;  /* calls of the allocator: constant across a steady training step */
+    size_t bytes_held;       /* from the allocator, now */
+    size_t bytes_in_use;     /* of tensors alive, now */
+    size_t bytes_peak;       /* highest bytes_held */
+    size_t accelerator_held; /* of bytes_held: memory of an accelerator */
+    size_t accelerator_peak; /* highest accelerator_held */
     int64_t live_tensors;
 } bb_memory;
 BB_API bb_memory bb_memory_stats(const bb_context *ctx);
@@ -432,7 +437,8 @@ typedef bb_status (*bb_backward_fn)(const bb_grad_call *grad);
  * A primitive has `gradient` (ops all the way, so it can be differentiated again; bb_no_gradient
  * for ops that have none) and a kernel on each backend, or `view` if it only re-reads its input's
  * storage. A composite has `decompose`, which computes the visible outputs by calling other ops and
- * is the authoritative formula; kernels for it are optional. */
+ * is the authoritative formula; kernels for it are optional. Its gradient is that of the
+ * decomposition, unless `gradient` is bb_no_gradient: then it has none. */
 struct bb_op {
     const char *name;                      /* "add", "RMSNormImpl" */
     const char *doc;                       /* one line: the formula */
@@ -454,7 +460,7 @@ struct bb_op {
     bb_forward_fn decompose;
 };
 
-/* The `gradient` of an op that has none by nature (comparisons, argmax, integer results). */
+/* The `gradient` of an op that has none by nature (comparisons, argmax, integer results, bytes). */
 BB_API bb_status bb_no_gradient(const bb_grad_call *grad);
 
 /* A kernel row. `supports` (may be NULL) says no to calls this kernel cannot take; a composite then

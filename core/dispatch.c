@@ -79,7 +79,7 @@ static void drop_outputs(bb_call *call) {
     }
 }
 
-static bb_status run_kernel(bb_call *call, const bb_kernel *kernel) {
+static bb_status compute(bb_call *call, const bb_kernel *kernel) {
     int visible = call->n_out - call->op->hidden;
     for (int i = 0; i < call->n_out; i++) {
         if (i >= visible && !call->needs_grad) continue;
@@ -95,15 +95,26 @@ static bb_status run_kernel(bb_call *call, const bb_kernel *kernel) {
     return status;
 }
 
+static bb_status run_kernel(bb_call *call, const bb_kernel *kernel) {
+    call->ctx->running = call;
+    call->ctx->running_backward = false;
+    bb_status status = compute(call, kernel);
+    call->ctx->running = NULL;
+    return status;
+}
+
 static bb_status run_composed(bb_call *call) {
     bb_context *ctx = call->ctx;
     int visible = call->n_out - call->op->hidden;
     for (int r = 0; r < ctx->recorder_count; r++)
         if (ctx->recorder[r]->enter) ctx->recorder[r]->enter(ctx->recorder[r], call);
     bb_scope scope = bb_scope_begin(ctx);
+    bool former = ctx->grad_enabled; /* of one without a gradient nothing is recorded */
+    if (call->op->gradient) ctx->grad_enabled = false;
     ctx->composing++;
     bb_status status = call->op->decompose(call);
     ctx->composing--;
+    ctx->grad_enabled = former;
     for (int i = 0; status == BB_OK && i < visible; i++) {
         const bb_tensor *t = call->out[i];
         if (!t) {

@@ -87,7 +87,7 @@ bb_status bb_register_op(bb_context *ctx, const bb_op *op) {
     if (!op->infer)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: infer: expected a function, got NULL",
                        op->name);
-    if (!op->gradient == !op->decompose)
+    if (op->decompose ? op->gradient && op->gradient != bb_no_gradient : !op->gradient)
         return bb_fail(ctx, BB_ERR_ARGUMENT,
                        "op %s: expected exactly one of gradient and decompose", op->name);
     if (op->variadic && bb_op_input_count(op) == 0)
@@ -143,7 +143,7 @@ bb_status bb_registry_check(bb_context *ctx) {
     for (int i = 0; i < ctx->entry_count; i++) {
         const bb_entry *e = &ctx->entries[i];
         for (int d = 0; d < BB_DEVICE_COUNT; d++)
-            if (ctx->backend[d] && e->op->gradient && !e->op->view && !e->kernel[d].forward)
+            if (ctx->backend[d] && !e->op->decompose && !e->op->view && !e->kernel[d].forward)
                 return bb_fail(ctx, BB_ERR_UNSUPPORTED, "op %s: primitive without a kernel on %s",
                                e->op->name, ctx->backend[d]->name);
     }

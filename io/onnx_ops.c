@@ -316,5 +316,6 @@ const char *bb_onnx_form(const bb_op *op, const char **native) {
     if (native) *native = op ? bb_onnx_native_form(op) : NULL;
     if (!op) return NULL;
     const form *f = form_of(op);
-    return f ? f->onnx : op->decompose ? "function" : NULL;
+    /* A composite without a gradient quantizes or dequantizes, and those primitives have no form. */
+    return f ? f->onnx : op->decompose && !op->gradient ? "function" : NULL;
 }

@@ -195,6 +195,10 @@ typedef struct bb_nn_transformer {
     bb_nn_stream *stream; /* of config.fused_chain; NULL: none */
     bool recompute; /* keep only each block's input for backward and compute the rest again: less
                        memory, more time */
+    int64_t offload_blocks; /* what the first so many blocks save for backward goes to the host's
+                               memory (bb_offload_begin). Backward needs the last block's first:
+                               leave that out. With recompute: each block's input */
+    int64_t offload_min_elements; /* as in bb_offload_options */
 } bb_nn_transformer;
 /* A model of this configuration, which is checked. Its parameters have values once the set is built
  * (bb_params_build, or the first optimizer). */

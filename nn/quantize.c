@@ -242,10 +242,7 @@ bb_quantized *bb_rms_norm_quantize(bb_quantizer *q, bb_tensor *x, bb_tensor *wei
                 axes, bb_shape_text(&shape, a), bb_shape_text(&got, b));
         return NULL;
     }
-    bool former = bb_set_grad_enabled(q->ctx, false); /* so that it may run fused */
-    bb_quantized *y = q->kind->rms_norm(q, x, weight, eps, axes, rstd);
-    bb_set_grad_enabled(q->ctx, former);
-    return y;
+    return q->kind->rms_norm(q, x, weight, eps, axes, rstd);
 }
 
 bb_tensor *bb_dequantize(const bb_quantized *x) {

@@ -50,8 +50,9 @@ BB_API bb_quantizer *bb_quantizer_new(bb_context *ctx, bb_device device,
 
 /* Which copies the next quantized tensors have. At least one. */
 BB_API bb_status bb_quantizer_set_usage(bb_quantizer *q, bool rows, bool columns);
+/* The usage as it is now. */
 BB_API bool bb_quantizer_uses_rows(const bb_quantizer *q);
-BB_API bool bb_quantizer_uses_columns(const bb_quantizer *q);
+BB_API bool bb_quantizer_uses_columns(const bb_quantizer *q); /* likewise */
 
 /* The end of a step, for delayed scaling (nothing happens for others): what was measured since the
  * last call goes into the history and the scale is set for the next step. Nothing measured, or an
@@ -81,6 +82,7 @@ struct bb_quantized {
     bb_tensor *amax;                        /* (1) f32, or NULL where the recipe has none */
 };
 
+/* x as q makes it, with the copies that q's usage asks for. */
 BB_API bb_quantized *bb_quantize(bb_quantizer *q, bb_tensor *x);
 
 /* The values again, of the logical dtype and shape: from the rows if they are there, otherwise from

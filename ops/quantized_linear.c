@@ -92,6 +92,7 @@ const bb_op bb_op_quantized_linear = {
     .attrs_bytes = sizeof(bb_quantized_linear_attrs),
     .optional = 1u << X_AMAX | 1u << W_AMAX | 1u << BIAS,
     .infer = infer,
+    .gradient = bb_no_gradient,
     .decompose = decompose,
 };
 

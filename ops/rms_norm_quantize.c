@@ -53,6 +53,7 @@ const bb_op bb_op_rms_norm_quantize = {
     .attrs_bytes = sizeof(bb_rms_norm_quantize_attrs),
     .optional = 1u << SCALE,
     .infer = infer,
+    .gradient = bb_no_gradient,
     .decompose = decompose,
 };
 

@@ -48,6 +48,7 @@ bb_tensor *bb_bench_tensor(bb_context *ctx, bb_device device, bb_dtype dtype, bb
 /* The benchmarks, each one an entry of cmd_bench.c's table. They return an exit code. */
 int bb_bench_rms_norm(const bb_bench_options *options);
 int bb_bench_add_rms_norm(const bb_bench_options *options);
+int bb_bench_quantize(const bb_bench_options *options);
 int bb_bench_gpu(const bb_bench_options *options);
 int bb_bench_train(const bb_bench_options *options);
 int bb_bench_op(const bb_bench_options *options);

@@ -23,6 +23,8 @@
     { BB_DRAW_BOOL, S(__VA_ARGS__), 0 }
 #define STATE(...)                                                                                 \
     { BB_DRAW_STATE, S(__VA_ARGS__), 0 }
+#define BYTE(...)                                                                                  \
+    { BB_DRAW_BYTE, S(__VA_ARGS__), 0 }
 #define ONE                                                                                        \
     { BB_DRAW_ONE, S(1), 0 }
 #define ABSENT                                                                                     \
@@ -135,6 +137,16 @@ const bb_op_case bb_op_cases[] = {
     {"linear", NULL, 3, {NORMAL(2, 3), NORMAL(4, 3), NORMAL(4)}},
     {"linear", NULL, 3, {NORMAL(2, 3), NORMAL(4, 3), ABSENT}},
 
+    {"Quantize", NULL, 2, {NORMAL(3, 5), ONE}},
+    {"Quantize", "{\"recipe\": \"fp8_block\", \"columns\": true}", 2, {NORMAL(3, 5), ABSENT}},
+    {"Dequantize", NULL, 3, {BYTE(3, 5), ONE, ABSENT}},
+    {"RMSNormQuantize", NULL, 3, {NORMAL(3, 5), STATE(5), ONE}},
+    {"QuantizedLinear",
+     NULL,
+     7,
+     {BYTE(3, 5), ONE, ABSENT, BYTE(4, 5), ONE, ABSENT, ABSENT}},
+    {"update_scale_", NULL, 3, {ONE, STATE(4), ONE}},
+
     {"adamw_", NULL, 7, {NORMAL(4), NORMAL(4), STATE(4), STATE(4), ONE, ONE, ABSENT}},
     {"sgd_", NULL, 5, {NORMAL(4), NORMAL(4), STATE(4), ONE, ABSENT}},
 };
@@ -171,6 +183,7 @@ static void draw_values(const bb_op_case_input *in, uint64_t *state, int64_t n, 
         case BB_DRAW_INDEX: x[k] = floor(u * (double)in->limit); break;
         case BB_DRAW_BOOL: x[k] = k % 3 != 1; break;
         case BB_DRAW_ONE: x[k] = 1; break;
+        case BB_DRAW_BYTE: x[k] = floor(u * 120) + (z < 0 ? 128 : 0); break;
         default: x[k] = z; break;
         }
     }
@@ -188,6 +201,10 @@ bb_tensor *bb_op_case_input_tensor(bb_context *ctx, const bb_op_case *c, int i, 
     }
     uint64_t state = (uint64_t)(i + 1) * 1000003u + (unsigned char)c->op[0];
     draw_values(in, &state, n, values);
+    if (in->draw == BB_DRAW_BYTE && dtype != BB_U8) {
+        bb_fail(ctx, BB_ERR_ARGUMENT, "%s: case: bytes are u8", c->op);
+        return NULL;
+    }
     if (in->draw == BB_DRAW_INDEX) dtype = BB_I64;
     if (in->draw == BB_DRAW_BOOL) dtype = BB_BOOL;
     if (in->draw == BB_DRAW_ONE && dtype != BB_F64) dtype = BB_F32;

@@ -16,6 +16,7 @@ typedef enum bb_draw {
     BB_DRAW_BOOL,       /* bool, both values */
     BB_DRAW_STATE,      /* uniform [0.5, 2), in f32 at least: optimizer moments */
     BB_DRAW_ONE,        /* one, in f32: learning rates and step counts */
+    BB_DRAW_BYTE,       /* fp8 codes, only as u8 */
     BB_DRAW_ABSENT      /* an optional input left out */
 } bb_draw;
 

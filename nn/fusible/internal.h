@@ -49,7 +49,7 @@ bb_status bb_fused_linear_add_rms_norm(bb_fusible_run *run);
 
 /* For a backward: handles of our own on what x is made of, which survive scopes and bb_drop until
  * bb_let_go or the end of the step. NULL in gives NULL. */
-bb_quantized *bb_hold(const bb_quantized *x);
+bb_quantized *bb_quantized_hold(const bb_quantized *x);
 void bb_let_go(bb_quantized *held);
 
 /* ---- fuser.c */

@@ -28,8 +28,8 @@ static bb_tensor *quantized_product(const bb_fusible_op *op, bb_op_context *c, b
     bb_quantized *weight = bb_quantize(q->weight, bb_cast(op->param[0], c->dtype));
     bb_tensor *y = bb_linear_quantized(x, weight, bb_cast(bias, c->dtype), c->dtype);
     if (y && c->requires_grad) {
-        c->quantized[0] = bb_hold(x);
-        c->quantized[1] = bb_hold(weight);
+        c->quantized[0] = bb_quantized_hold(x);
+        c->quantized[1] = bb_quantized_hold(weight);
     }
     return residual ? bb_add(y, residual) : y;
 }

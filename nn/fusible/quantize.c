@@ -68,7 +68,7 @@ static bb_tensor **part_of(bb_quantized *x, int i) {
     return part[i];
 }
 
-bb_quantized *bb_hold(const bb_quantized *x) {
+bb_quantized *bb_quantized_hold(const bb_quantized *x) {
     if (!x) return NULL;
     bb_context *ctx = bb_context_of(x->data ? x->data : x->columns);
     held *h = bb_arena_allocate(ctx, &ctx->arena, sizeof *h);

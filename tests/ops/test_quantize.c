@@ -1,6 +1,7 @@
 /* Quantize, Dequantize and update_scale_: every recipe to the byte against a slow reference
  * (tests/support/quantized.h), layouts, odd values, empty tensors, the recurrence of scales,
  * errors. Conversions of single numbers: tests/backends/test_fp8.c. */
+#include "autograd/autograd.h"
 #include "tests/support/quantized.h"
 
 #define SH(...) BB_SHAPE(__VA_ARGS__)
@@ -271,15 +272,34 @@ static void test_errors_back(test *t) {
     bb_close(ctx);
 }
 
+/* Bytes have no gradient: inputs that want one get none, and nothing is recorded. */
+static void test_no_gradient(test *t) {
+    static const char *const names[] = {"Quantize", "Dequantize", "RMSNormQuantize",
+                                        "QuantizedLinear", "update_scale_"};
+    bb_context *ctx = test_open();
+    for (int i = 0; i < COUNT(names); i++)
+        CHECK(t, bb_find_op(ctx, names[i])->gradient == bb_no_gradient);
+    const bb_rms_norm_quantize_attrs a = {{.recipe = BB_FP8_CURRENT, .rows = true}, 1e-5};
+    for (int path = BB_PATH_AUTO; path <= BB_PATH_COMPOSED; path++) {
+        bb_tensor *x = bb_set_requires_grad(bb_randn(ctx, BB_F32, SH(4, 8)), true), *rstd;
+        bb_tensor *w = bb_set_requires_grad(bb_ones(ctx, BB_F32, SH(8)), true);
+        bb_quantized_parts parts;
+        bb_set_path(ctx, (bb_path)path);
+        int64_t before = bb_tape_length(ctx);
+        CHECK(t, bb_rms_norm_quantize_parts(x, w, NULL, &a, &parts, &rstd) == BB_OK);
+        CHECK(t, !bb_requires_grad(rstd) && !bb_requires_grad(parts.data));
+        CHECK_INT(t, bb_tape_length(ctx), before);
+        CHECK(t, bb_grad_enabled(ctx));
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
-    {"recipes", test_recipes},
-    {"layouts", test_layouts},
-    {"empty", test_empty},
-    {"odd values", test_odd_values},
-    {"T-6, delayed scaling", test_update},
-    {"odd maxima", test_update_odd},
-    {"lengths of history", test_update_lengths},
-    {"errors", test_errors},
-    {"errors of Dequantize", test_errors_back},
+    {"no gradient", test_no_gradient}, {"recipes", test_recipes},
+    {"layouts", test_layouts},         {"empty", test_empty},
+    {"odd values", test_odd_values},   {"T-6, delayed scaling", test_update},
+    {"odd maxima", test_update_odd},   {"lengths of history", test_update_lengths},
+    {"errors", test_errors},           {"errors of Dequantize", test_errors_back},
 };
 TEST_MAIN(rows)

@@ -45,7 +45,7 @@ static void check_record(test *t, const bb_op *op) {
     int n_in = names(op->inputs, BB_MAX_INPUTS), n_out = names(op->outputs, BB_MAX_OUTPUTS);
     CHECK_MSG(t, op->doc && op->doc[0] && !strchr(op->doc, '\n'), "%s: doc: expected one line",
               op->name);
-    CHECK_MSG(t, !op->gradient != !op->decompose,
+    CHECK_MSG(t, !op->gradient != !op->decompose || op->gradient == bb_no_gradient,
               "%s: expected exactly one of gradient and decompose", op->name);
     CHECK_MSG(t, op->infer != NULL, "%s: no infer", op->name);
     CHECK_MSG(t,
@@ -92,7 +92,7 @@ static void test_kernels(test *t) {
         bool kernel = bb_op_has_kernel(ctx, op, BB_CPU, false);
         if (op->view)
             CHECK_MSG(t, !kernel, "%s: a view with a kernel", op->name);
-        else if (op->gradient)
+        else if (!op->decompose)
             CHECK_MSG(t, kernel, "%s: a primitive without a kernel", op->name);
         CHECK_MSG(t, kernel || !bb_op_has_kernel(ctx, op, BB_CPU, true),
                   "%s: a backward kernel without a forward one", op->name);

@@ -68,6 +68,7 @@ static void compare_case(test *t, bb_context *ctx, scratch *s, const bb_op_case 
              bb_dtype_name(dtype), paths[path]);
     snprintf(input, sizeof input, "%s/in", s->folder);
     snprintf(output, sizeof output, "%s/out", s->folder);
+    if (c->in[0].draw == BB_DRAW_BYTE) dtype = BB_U8;
     bb_set_path(ctx, path);
     bb_attrs_parse(ctx, op, c->attrs, &attrs);
     for (int i = 0; i < c->n; i++) {
