@@ -47,10 +47,11 @@ bb_status bb_fused_linear_add_rms_norm(bb_fusible_run *run);
 
 /* ---- quantize.c */
 
-/* For a backward: handles of our own on what x is made of, which survive scopes and bb_drop until
- * bb_let_go or the end of the step. NULL in gives NULL. */
+/* For a backward: what x is made of, past scopes and bb_drop until bb_quantized_let_go or the end
+ * of the step. It is read through bb_quantized_held. NULL in gives NULL. */
 bb_quantized *bb_quantized_hold(const bb_quantized *x);
-void bb_let_go(bb_quantized *held);
+bb_quantized *bb_quantized_held(bb_quantized *held, bb_context *ctx, const char *who);
+void bb_quantized_let_go(bb_quantized *held);
 
 /* ---- fuser.c */
 enum { BB_FUSION_MEMBERS = 5 };

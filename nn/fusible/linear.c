@@ -115,6 +115,9 @@ static bb_status backward(bb_fusible_back *back) {
     const bb_op_context *c = &back->c[0];
     bb_link g = back->grad_output;
     back->n_grad_params[0] = 1;
+    for (int i = 0; i < 2 && c->quantized[0]; i++)
+        if (!bb_quantized_held(c->quantized[i], back->ctx, "Linear: backward"))
+            return back->ctx->status;
     bb_quantizer *q = quantizers_of(back->op[0])->grad_output;
     if (!c->quantized[0] || (!q && !g.quantized)) {
         bb_tensor *dy = bb_link_tensor(g, c->dtype);

@@ -65,7 +65,7 @@ bb_tensor *bb_link_tensor(bb_link link, bb_dtype dtype) {
 void bb_op_context_clear(bb_op_context *c) {
     for (int i = 0; i < BB_FUSIBLE_SAVED; i++) bb_unsave(&c->saved[i]);
     for (int i = 0; i < 2; i++) {
-        if (c->op && c->step == c->op->ctx->step) bb_let_go(c->quantized[i]);
+        if (c->op && c->step == c->op->ctx->step) bb_quantized_let_go(c->quantized[i]);
         c->quantized[i] = NULL;
     }
     c->op = NULL;

@@ -74,17 +74,24 @@ bb_quantized *bb_quantized_hold(const bb_quantized *x) {
     held *h = bb_arena_allocate(ctx, &ctx->arena, sizeof *h);
     if (!h) return NULL;
     *h = (held){.quantized = *x};
-    for (int i = 0; i < PARTS; i++) {
+    for (int i = 0; i < PARTS && !ctx->status; i++) {
         bb_tensor **part = part_of(&h->quantized, i);
-        if (*part && bb_save(*part, &h->part[i])) break;
-        *part = h->part[i].tensor;
+        if (*part) bb_save(*part, &h->part[i]);
+        *part = NULL;
     }
     if (!ctx->status) return &h->quantized;
-    bb_let_go(&h->quantized);
+    bb_quantized_let_go(&h->quantized);
     return NULL;
 }
 
-void bb_let_go(bb_quantized *x) {
+bb_quantized *bb_quantized_held(bb_quantized *x, bb_context *ctx, const char *who) {
+    held *h = (held *)x;
+    for (int i = 0; i < PARTS; i++)
+        if (h->part[i].ctx) *part_of(x, i) = bb_saved_read(&h->part[i], ctx, who);
+    return ctx->status ? NULL : x;
+}
+
+void bb_quantized_let_go(bb_quantized *x) {
     held *h = (held *)x;
     for (int i = 0; h && i < PARTS; i++) bb_unsave(&h->part[i]);
 }

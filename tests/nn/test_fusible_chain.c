@@ -392,6 +392,49 @@ static void extras(test *t) {
     bb_close(ctx);
 }
 
+/* ---- Hooks on what a chain saves */
+
+static int packed, unpacked, statistics;
+static bb_status pack(void *user, bb_tensor *value, void **object) {
+    packed++;
+    statistics += bb_dtype_of(value) == BB_F32 && bb_count(value) == 6;
+    *object = bb_hold(bb_add_scalar(value, 0)); /* bytes of its own */
+    return bb_error(user);
+}
+static bb_tensor *unpack(void *user, void *object) {
+    (void)user;
+    unpacked++;
+    return object;
+}
+
+/* Activations of a chain go where those of ops go: the input and the reciprocal roots of a norm are
+ * offered to hooks, of which offloading is one. */
+static void t24(test *t) {
+    bb_context *ctx = test_open();
+    uint64_t state = 2;
+    bb_params *params = set_of(ctx, BB_F16);
+    bb_chain *chain = bb_chain_new(ctx, "hooks");
+    bb_chain_append(chain, bb_fusible_rms_norm(params, "norm", BB_SHAPE(8), NULL));
+    bb_chain_append(chain, bb_fusible_linear(params, "linear", 8, 4, 0));
+    bb_chain_append(chain, bb_fusible_activation(ctx, BB_ACT_GELU));
+    bb_tensor *x = bb_set_requires_grad(uniform(ctx, BB_F16, BB_SHAPE(6, 8), 0, 1, &state), true);
+    bb_backward(bb_sum_all(bb_chain_forward(chain, x)), NULL);
+    bb_tensor *want = bb_keep(bb_grad(x));
+    bb_zero_grad(x);
+    const bb_saved_hooks hooks = {.pack = pack, .unpack = unpack, .user = ctx};
+    packed = unpacked = statistics = 0;
+    bb_saved_hooks_push(ctx, &hooks);
+    bb_tensor *y = bb_chain_forward(chain, x);
+    bb_saved_hooks_pop(ctx);
+    CHECK_INT(t, packed, 4); /* x, rstd, Linear's and the activation's input */
+    CHECK_INT(t, statistics, 1);
+    bb_backward(bb_sum_all(y), NULL);
+    CHECK_INT(t, unpacked, 4);
+    CHECK(t, same_bytes(bb_grad(x), want));
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void short_of_memory(bb_context *ctx) {
     bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
     bb_chain *chain = bb_chain_new(ctx, "memory");
@@ -411,6 +454,7 @@ static const test_row rows[] = {
     {"T-4 L2Normalization, and small ops", small_ops},
     {"dropout", dropout},
     {"T-3 LayerNorm under autocast, Linear, Bias", layers},
+    {"T24 hooks and offloading of what is saved", t24},
     {"T30 which ops want gradients", t30},
     {"T31 the number of parameter gradients", t31},
     {"one node on the tape", tape},
