@@ -85,8 +85,8 @@ BB_API bb_link bb_fusible_backward(bb_fusible_op *op, bb_op_context *c, bb_link 
 /* Gives back what c holds, if no backward will come. */
 BB_API void bb_op_context_clear(bb_op_context *c);
 
-BB_API const char *bb_fusible_name(const bb_fusible_op *op); /* "RMSNorm" */
-BB_API int bb_fusible_param_count(const bb_fusible_op *op);
+BB_API const char *bb_fusible_name(const bb_fusible_op *op);        /* "RMSNorm" */
+BB_API int bb_fusible_param_count(const bb_fusible_op *op);         /* 0 to BB_FUSIBLE_PARAMS */
 BB_API bb_tensor *bb_fusible_param(const bb_fusible_op *op, int i); /* NULL: no such parameter */
 /* Initial values again, for op's parameters alone. Where they have no values yet, their whole set
  * is built: in place, so that handles stay what they are. */
@@ -189,7 +189,8 @@ BB_API bb_fusible_op *bb_fusible_quantize(bb_context *ctx, bb_quantizer *forward
 typedef struct bb_chain bb_chain;
 BB_API bb_chain *bb_chain_new(bb_context *ctx,
                               const char *name); /* name: for messages; may be "" */
-BB_API bb_status bb_chain_append(bb_chain *chain, bb_fusible_op *op);
+BB_API bb_status bb_chain_append(bb_chain *chain, bb_fusible_op *op); /* behind the last member */
+/* A function of one input. */
 BB_API bb_status bb_chain_append_function(bb_chain *chain, bb_segment_fn fn, void *user);
 /* Indices from 0; negative ones count from the end. */
 BB_API bb_status bb_chain_insert(bb_chain *chain, int index, bb_fusible_op *op);
@@ -219,6 +220,7 @@ BB_API bb_status bb_chain_set_recipe(bb_chain *chain, bb_device device,
 /* After the optimizer's step: bb_quantizer_update for all of them. */
 BB_API bb_status bb_chain_update_quantizers(bb_chain *chain);
 
+/* Runs the members in order; for chains without extras. */
 BB_API bb_tensor *bb_chain_forward(bb_chain *chain, bb_tensor *x);
 /* With the extra inputs and outputs of all members in order, exactly as many as there are. Extra
  * outputs: at most BB_MAX_OUTPUTS - 1 a segment. A result that is quantized comes dequantized. */

@@ -179,6 +179,29 @@ static void names(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {
-    {"T25 export, T-15", t25}, {"T26 RMSNormalization", t26}, {"names in a graph", names}};
+/* A graph keeps the pair of quantize and dequantize, and runs; ONNX's opset 18 has no fp8. */
+static void quantized(test *t) {
+    scratch s = scratch_open();
+    bb_context *ctx = test_open_host();
+    bb_chain *chain = chain_of(ctx, &cases[0]);
+    const bb_quantizer_options o = {.recipe = BB_FP8_CURRENT};
+    bb_chain_insert(chain, 1, bb_fusible_quantize(ctx, bb_quantizer_new(ctx, BB_CPU, &o), NULL));
+    bb_graph *g = graph_of(ctx, &cases[0], chain);
+    bb_tensor *x = graph_random(ctx, BB_F32, BB_SHAPE(3, 2, 3, 16), 7), *y = NULL;
+    bb_tensor *direct = bb_chain_forward(chain, x);
+    bb_graph_run(g, &x, 1, &y);
+    CHECK_OK(t, ctx);
+    double far = bb_item(bb_amax(bb_abs(bb_sub(direct, y)), (bb_ints){0}, false));
+    CHECK_MSG(t, far < 1e-5, "the graph gives other values, by %g", far);
+    bb_onnx_save(g, scratch_path(&s, "quantized.onnx"), NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "ONNX has no form for this op");
+    bb_graph_free(g);
+    bb_close(ctx);
+    scratch_close(&s);
+}
+
+static const test_row rows[] = {{"T25 export, T-15", t25},
+                                {"T26 RMSNormalization", t26},
+                                {"a pair of quantize and dequantize", quantized},
+                                {"names in a graph", names}};
 TEST_MAIN(rows)
