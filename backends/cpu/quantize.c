@@ -128,19 +128,20 @@ static bool stays_inside(const quantize_job *job, int64_t n, const int32_t *most
 
 static void make_runs(const quantize_job *job, const tile *t) {
     int64_t block = job->form.block, across = blocks_of(job->columns, block);
+    int64_t blocks = blocks_of(t->columns, block), first = t->column / block;
     int32_t most[WIDE / LEAST_BLOCK];
     float multiplier[WIDE];
     for (int64_t r = 0; r < t->rows; r++) {
         const float *z = t->z + r * t->columns;
         job->loops->amax_runs(t->columns, block, z, most);
-        for (int64_t c = 0; c < t->columns; c += block) {
-            int64_t end = t->columns - c < block ? t->columns : c + block;
-            bb_block_scale s = scale_of(job, most[c / block]);
-            put_scale(job->out[1], (t->row + r) * across + (t->column + c) / block, s);
-            for (int64_t i = c; i < end; i++) multiplier[i] = s.multiplier;
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t end = b + 1 < blocks ? (b + 1) * block : t->columns;
+            bb_block_scale s = scale_of(job, most[b]);
+            put_scale(job->out[1], (t->row + r) * across + first + b, s);
+            for (int64_t i = b * block; i < end; i++) multiplier[i] = s.multiplier;
         }
-        job->loops->encode_each(job->kind, stays_inside(job, blocks_of(t->columns, block), most),
-                                t->columns, z, multiplier, t->codes + r * t->columns);
+        job->loops->encode_each(job->kind, stays_inside(job, blocks, most), t->columns, z,
+                                multiplier, t->codes + r * t->columns);
     }
     put_rows(job, t);
 }
@@ -152,12 +153,13 @@ static void make_column_runs(const quantize_job *job, const tile *t) {
     int64_t block = job->form.block, down = blocks_of(job->rows, block);
     for (int64_t r = 0; r < t->rows; r++)
         job->loops->amax_each(t->columns, t->z + r * t->columns, most);
+    int64_t strip = t->row / block;
     for (int64_t c = 0; c < t->columns; c++) {
         bb_block_scale s = scale_of(job, most[c]);
         multiplier[c] = s.multiplier;
         put_scale(job->out[3],
-                  job->form.transposed ? (t->column + c) * down + t->row / block
-                                       : t->row / block * job->columns + t->column + c,
+                  job->form.transposed ? (t->column + c) * down + strip
+                                       : strip * job->columns + t->column + c,
                   s);
     }
     bool inside = stays_inside(job, t->columns, most);
