@@ -37,14 +37,18 @@ enum { NORM_BACKWARD_THREADS = 512 };
 
 /* Rows of the strip `item`, from `row` to `end`. The same in all threads of a block. */
 struct norm_cursor {
-    int item, group, row, end;
-    bool live;
+    int item, row, end;
 };
+static __device__ inline bool norm_live(const bb_norm_args &a, int item) {
+    return item < (int)a.rows.groups * (int)a.strips;
+}
+/* Computed where it is needed: registers are scarcer than divisions here. */
+static __device__ inline int norm_group(const bb_norm_args &a, int item) {
+    return item / (int)a.strips;
+}
 static __device__ inline void norm_open(const bb_norm_args &a, norm_cursor *c) {
-    const int strips = (int)a.strips, rows = (int)a.strip_rows;
-    c->live = c->item < (int)a.rows.groups * strips;
-    c->group = c->item / strips;
-    c->row = (c->item - c->group * strips) * rows;
+    const int rows = (int)a.strip_rows;
+    c->row = c->item % (int)a.strips * rows;
     c->end = min(c->row + rows, (int)a.rows.rows);
 }
 static __device__ inline void norm_advance(const bb_norm_args &a, norm_cursor *c, int step) {
@@ -135,10 +139,9 @@ template <typename X> struct norm_stage {
 
 /* What a thread knows of the rows of one step. */
 template <typename R, int ROWS> struct norm_step {
-    int item, group;
-    int64_t order[ROWS]; /* -1: there is no such row */
+    int item;        /* strip */
+    int order[ROWS]; /* among all rows, fewer than 2^31; -1: there is no such row */
     R mean[ROWS], rstd[ROWS];
-    bool live, last; /* last: of its strip */
 };
 
 /* Sends for the rows that the cursor is at, and moves it on. */
@@ -149,14 +152,15 @@ static __device__ inline void norm_fetch(const bb_norm_args &a, const norm_stage
     enum { W = bb_pack<X>::N };
     const int teams = (int)blockDim.x / lanes, vectors = (int)(a.rows.n / W);
     const int lane = (int)threadIdx.x % lanes, team = (int)threadIdx.x / lanes;
-    s->live = c->live, s->item = c->item, s->group = c->group;
+    const bool live = norm_live(a, c->item);
+    s->item = c->item;
 #pragma unroll
     for (int u = 0; u < ROWS; u++) {
         const int row = c->row + u * teams + team;
         s->order[u] = -1, s->rstd[u] = 0, s->mean[u] = 0;
-        if (!c->live || row >= c->end) continue;
-        const bb_row_at at = bb_rows_at(a.rows, c->group, row);
-        s->order[u] = at.of[BB_ROWS_ORDER];
+        if (!live || row >= c->end) continue;
+        const bb_row_at at = bb_rows_at(a.rows, norm_group(a, c->item), row);
+        s->order[u] = (int)at.of[BB_ROWS_ORDER];
         s->rstd[u] = static_cast<const R *>(a.rstd)[s->order[u]];
         if (CENTRED) s->mean[u] = static_cast<const R *>(a.mean)[s->order[u]];
 #pragma unroll
@@ -173,8 +177,7 @@ static __device__ inline void norm_fetch(const bb_norm_args &a, const norm_stage
         }
     }
     bb_async_commit();
-    if (c->live) norm_advance(a, c, teams * ROWS);
-    s->last = !c->live || c->item != s->item;
+    if (live) norm_advance(a, c, teams * ROWS);
 }
 
 /* dx of a vector. */
@@ -205,11 +208,16 @@ static __device__ inline bb_span<S, W> norm_gamma(const bb_norm_args &a, int gro
 }
 
 /* LANES threads a row (0: a.team), VECTORS vectors each, ROWS rows of each team a step. gamma stays
- * in registers, unless it takes 32 of them: then it comes from L1 or L2 each time. */
+ * in registers, unless it takes more than 16 of them, for LayerNorm with its second sum 8: then it
+ * comes from L1 or L2 each time. */
 template <bool CENTRED, typename X, typename S, int LANES, int VECTORS, int ROWS>
 static __global__ void __launch_bounds__(NORM_BACKWARD_THREADS, 1) strip_kernel(bb_norm_args a) {
     typedef bb_real<X> R;
-    enum { W = bb_pack<X>::N, PAIRS = CENTRED ? 2 : 1, KEEP = VECTORS <= 2 || sizeof(S) == 2 };
+    enum {
+        W = bb_pack<X>::N,
+        PAIRS = CENTRED ? 2 : 1,
+        KEEP = VECTORS * W * (int)sizeof(S) / 4 <= (CENTRED ? 8 : 16)
+    };
     BB_SHARED(R, slots, 2 * ROWS * PAIRS * BB_WARP);
     BB_DYNAMIC_SHARED(X, shared);
     const int lanes = LANES ? LANES : a.team, lane = (int)threadIdx.x % lanes;
@@ -223,16 +231,16 @@ static __global__ void __launch_bounds__(NORM_BACKWARD_THREADS, 1) strip_kernel(
 #pragma unroll
         for (int k = 0; k < W; k++) dscale[v][k] = dbias[v][k] = 0;
 
-    norm_cursor cursor = {(int)blockIdx.x, 0, 0, 0, false};
+    norm_cursor cursor = {(int)blockIdx.x, 0, 0};
     norm_step<R, ROWS> s, next;
     int group = -1;
     norm_open(a, &cursor);
     norm_fetch<CENTRED, VECTORS>(a, staged, 0, lanes, &cursor, &next);
-    for (int stage = 0; next.live; stage ^= 1) {
+    for (int stage = 0; norm_live(a, next.item); stage ^= 1) {
         s = next;
         norm_fetch<CENTRED, VECTORS>(a, staged, stage ^ 1, lanes, &cursor, &next);
-        if (KEEP && s.group != group) {
-            group = s.group;
+        if (KEEP && norm_group(a, s.item) != group) {
+            group = norm_group(a, s.item);
 #pragma unroll
             for (int v = 0; v < VECTORS; v++) g[v] = norm_gamma<S, W>(a, group, v * lanes + lane);
         }
@@ -247,7 +255,7 @@ static __global__ void __launch_bounds__(NORM_BACKWARD_THREADS, 1) strip_kernel(
                 if (s.order[u] < 0 || v * lanes + lane >= vectors) continue;
                 const bb_span<X, W> x = bb_span_load<W>(staged.at(stage, 0, u * VECTORS + v));
                 const bb_span<X, W> dy = bb_span_load<W>(staged.at(stage, 1, u * VECTORS + v));
-                if (!KEEP) g[v] = norm_gamma<S, W>(a, s.group, v * lanes + lane);
+                if (!KEEP) g[v] = norm_gamma<S, W>(a, norm_group(a, s.item), v * lanes + lane);
 #pragma unroll
                 for (int k = 0; k < W; k++) {
                     const R xhat = (CENTRED ? x.get(k) - s.mean[u] : x.get(k)) * s.rstd[u];
@@ -271,17 +279,17 @@ static __global__ void __launch_bounds__(NORM_BACKWARD_THREADS, 1) strip_kernel(
             for (int v = 0; v < VECTORS; v++) {
                 const int k = v * lanes + lane, slot = u * VECTORS + v;
                 if (k >= vectors) continue;
-                if (!KEEP) g[v] = norm_gamma<S, W>(a, s.group, k);
+                if (!KEEP) g[v] = norm_gamma<S, W>(a, norm_group(a, s.item), k);
                 const bb_span<X, W> dx = norm_dx<CENTRED>(
                     bb_span_load<W>(staged.at(stage, 0, slot)),
                     bb_span_load<W>(staged.at(stage, 1, slot)), g[v],
                     a.more ? staged.at(stage, 2, slot) : NULL, s.mean[u], s.rstd[u], c1, c0);
-                const int64_t at = s.order[u] * a.rows.n + k * W;
+                const int64_t at = (int64_t)s.order[u] * a.rows.n + k * W;
                 bb_span_store(static_cast<X *>(a.y) + at, dx);
                 if (a.sum) bb_span_store(static_cast<X *>(a.sum) + at, dx);
             }
         }
-        if (!s.last) continue;
+        if (next.item == s.item) continue; /* more of this strip */
         const int64_t at = (int64_t)s.item * a.rows.n;
         if (a.dscale)
             norm_flush<LANES>(dscale, lanes, a.rows.n, fold, static_cast<R *>(a.dscale) + at);
