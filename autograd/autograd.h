@@ -38,6 +38,64 @@ typedef bb_tensor *(*bb_segment_fn)(void *user, bb_tensor *const *inputs, int n)
 BB_API bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user,
                                bb_tensor *const *inputs, int n);
 
+/* Hooks on saved values (autograd/saved.c). While a pair is pushed, each value that the tape saves
+ * for backward (activations, parameters, statistics) is offered to `pack`; what pack makes of it is
+ * kept in its place, and the walk asks `unpack` for the value. Only the innermost pair is asked.
+ *   pack     may read `value`, not change it. It sets *packed to whatever it likes, or leaves it
+ *            NULL, and the tape keeps the value as if there were no hooks. Tensors that it makes
+ * are dropped when it returns, unless it holds them (bb_hold: until the end of the step). unpack
+ * gives a tensor of the value's dtype, shape and device, any strides. It may be asked more than
+ * once, or never; what it makes is dropped when the rule that reads it has run. release  is told
+ * once for each packed object: its nodes were walked, or the step ended. May be NULL. In all three
+ * gradients are off. A failure becomes the failure of the op, or of the walk. A value that several
+ * ops save is packed once for all of them while one of them still needs it. A packed value may be
+ * changed in place before backward, which reads what was packed; if that shares the value's bytes
+ * the change is an error, as without hooks. Nothing is packed while a graph is recorded (io/io.h):
+ * the graph shows the computation itself. */
+typedef struct bb_saved_hooks {
+    bb_status (*pack)(void *user, bb_tensor *value, void **packed);
+    bb_tensor *(*unpack)(void *user, void *packed);
+    void (*release)(void *user, void *packed);
+    void *user;
+} bb_saved_hooks;
+/* Copies the pair. hooks NULL: nothing is packed until the matching pop. A push that fails pushes
+ * nothing; pop also works after an error, and ignores one pop too many. */
+BB_API bb_status bb_saved_hooks_push(bb_context *ctx, const bb_saved_hooks *hooks);
+BB_API void bb_saved_hooks_pop(bb_context *ctx);
+
+/* Activation offloading (autograd/offload.c). What ops save between bb_offload_begin and
+ * bb_offload_end, a segment, goes to page-locked memory of the host in a queue beside the work, and
+ * comes back while backward walks the segment after it. The bits are those of a run without.
+ *   Goes: a tensor of an accelerator with min_elements or more, whatever its strides (its storage
+ * moves whole, and once, however many views of it are saved). Stays: what lives longer than the
+ * step (parameters and views of them), leaves with gradient. Device memory: a segment's is given
+ * back when the next segment ends, so that its copies have that long; the last segment's stays,
+ * since backward begins with it. Backward holds two segments at a time. The host never waits;
+ * page-locked memory is pooled until the context closes. May stand in a captured step
+ * (core/core.h). A value that is changed in place before its copy is done is an error of the walk.
+ * On a device that cannot do it (the CPU: its memory is the host's) both calls do nothing;
+ * bb_offload_available says so. Segments do not nest. */
+typedef struct bb_offload_options {
+    int64_t min_elements; /* 0: 256 * 1024 */
+} bb_offload_options;
+/* options may be NULL. After BB_OK, and only then, the segment must be ended, also after an error.
+ */
+BB_API bb_status bb_offload_begin(bb_context *ctx, const bb_offload_options *options);
+BB_API bb_status bb_offload_end(bb_context *ctx);
+/* Gives the device memory of the last segment back too, for when the most memory is needed after
+ * it. Work given from here on waits for its copies, so other work should come between. */
+BB_API bb_status bb_offload_settle(bb_context *ctx);
+/* Whether values on this device can go; otherwise *why (if why is not NULL) says why not. */
+BB_API bool bb_offload_available(bb_context *ctx, bb_device device, const char **why);
+/* Since the context opened; replays of a captured step are not counted. */
+typedef struct bb_offload_report {
+    int64_t values;            /* saved values that were taken */
+    int64_t storages;          /* copies to the host: views of one storage share one */
+    size_t to_host, to_device; /* bytes copied */
+    size_t pinned;             /* bytes of page-locked memory, now */
+} bb_offload_report;
+BB_API bb_offload_report bb_offload_stats(const bb_context *ctx);
+
 /* Finite differences against the tape, with a random cotangent. PyTorch's defaults: eps 1e-6, atol
  * 1e-5, rtol 1e-3, f64 inputs. fn must be a pure function of its inputs. */
 typedef struct bb_gradcheck_options {

@@ -1,24 +1,16 @@
-/* The tape: a recorder that keeps one node per op whose result needs a gradient. The walk is
- * walk.c. */
+/* The tape: a recorder that keeps one node per op whose result needs a gradient. What a node saves
+ * is saved.c, the walk is walk.c. */
 #include <string.h>
 
 #include "autograd/tape.h"
 
-static saved_value save(const bb_tensor *t) {
-    return (saved_value){bb_storage_ref(t->storage), (size_t)(t->data - (char *)t->storage->data),
-                         t->storage->version};
-}
-
-void bb_tape_release(tape_node *node) {
-    for (int i = 0; i < node->n_in + node->n_out; i++) {
-        bb_storage_unref(node->saved[i].storage);
-        node->saved[i].storage = NULL;
-    }
+void bb_tape_release(bb_tape *tape, tape_node *node) {
+    for (int i = 0; i < node->n_in + node->n_out; i++) bb_unsave(tape, &node->saved[i]);
     node->done = true;
 }
 
 void bb_tape_truncate(bb_tape *tape, int count) {
-    while (tape->count > count) bb_tape_release(tape->nodes[--tape->count]);
+    while (tape->count > count) bb_tape_release(tape, tape->nodes[--tape->count]);
 }
 
 static bb_status reserve(bb_tape *tape) {
@@ -58,6 +50,26 @@ static tape_node *new_node(bb_tape *tape, const bb_call *call) {
     return node;
 }
 
+/* What the record says backward will read. */
+static bb_status save_values(bb_tape *tape, const bb_call *call, tape_node *node) {
+    const bb_op *op = call->op;
+    int names = op->variadic ? bb_op_input_count(op) : call->n_in;
+    /* A fused composite within a decomposition: its inputs are dropped when the decomposition ends,
+     * and a second-order gradient would need them to run it again. */
+    unsigned mask = op->decompose && tape->ctx->composing ? ~0u : op->saves_inputs;
+    int n = call->n_in + call->n_out;
+    memset(node->saved, 0, (size_t)n * sizeof *node->saved);
+    for (int i = 0; i < n; i++) {
+        bb_tensor *t = i < call->n_in ? call->in[i] : call->out[i - call->n_in];
+        bool wanted = i < call->n_in ? t && input_bit(op, names, mask, i)
+                                     : op->saves_outputs >> (i - call->n_in) & 1;
+        if (!wanted || bb_save(tape, op, t, &node->saved[i]) == BB_OK) continue;
+        while (i-- > 0) bb_unsave(tape, &node->saved[i]);
+        return tape->ctx->status;
+    }
+    return BB_OK;
+}
+
 static bb_status record(bb_recorder *self, const bb_call *call) {
     bb_tape *tape = (bb_tape *)self;
     const bb_op *op = call->op;
@@ -66,15 +78,11 @@ static bb_status record(bb_recorder *self, const bb_call *call) {
     if (!node) return tape->ctx->status;
     node->op = op, node->device = call->device, node->n_in = call->n_in, node->n_out = call->n_out,
     node->done = false;
-    int names = op->variadic ? bb_op_input_count(op) : call->n_in;
-    /* A fused composite within a decomposition: its inputs are dropped when the decomposition ends,
-     * and a second-order gradient would need them to run it again. */
-    unsigned mask = op->decompose && tape->ctx->composing ? ~0u : op->saves_inputs;
+    if (save_values(tape, call, node)) return tape->ctx->status;
     for (int i = 0; i < call->n_in; i++) {
         bb_tensor *t = call->in[i];
         node->in[i] = t;
         node->want[i] = t && t->requires_grad;
-        node->saved[i] = t && input_bit(op, names, mask, i) ? save(t) : (saved_value){NULL, 0, 0};
     }
     int index = tape->count++;
     tape->nodes[index] = node;
@@ -83,8 +91,6 @@ static bb_status record(bb_recorder *self, const bb_call *call) {
         node->out[i] = t;
         node->slot[i] = NULL;
         node->meta[i] = (bb_meta){(bb_dtype)t->dtype, bb_shape_of_tensor(t)};
-        node->saved[call->n_in + i] =
-            op->saves_outputs >> i & 1 ? save(t) : (saved_value){NULL, 0, 0};
         if (i >= call->n_out - op->hidden) {
             bb_drop(t); /* nobody else has this handle; the tape holds the bytes */
         } else if (bb_dtype_is_float((bb_dtype)t->dtype)) {
@@ -96,11 +102,16 @@ static bb_status record(bb_recorder *self, const bb_call *call) {
     return BB_OK;
 }
 
-static void end_step(bb_recorder *self) { bb_tape_truncate((bb_tape *)self, 0); }
+static void end_step(bb_recorder *self) {
+    bb_tape_truncate((bb_tape *)self, 0);
+    bb_offload_end_step((bb_tape *)self);
+}
 
 static void close_tape(bb_recorder *self) {
     bb_tape *tape = (bb_tape *)self;
     bb_context *ctx = tape->ctx;
+    bb_offload_close(tape);
+    bb_saved_close(tape);
     bb_host_release(ctx, tape->nodes, (size_t)tape->capacity * sizeof *tape->nodes);
     bb_host_release(ctx, tape->captures, (size_t)tape->capture_capacity * sizeof *tape->captures);
     bb_host_release(ctx, tape, sizeof *tape);

@@ -7,11 +7,14 @@
 #include "core/impl.h"
 
 /* What backward will read of a tensor: its bytes, held here whatever becomes of the handle, and the
- * version they had when the forward pass used them. storage NULL: not saved. */
+ * version they had when the forward pass used them. Or what hooks made of it (saved.c). Both NULL:
+ * not saved. */
 typedef struct saved_value {
     bb_storage *storage;
     size_t offset;
     uint32_t version;
+    const int64_t *stride; /* NULL: the handle's own */
+    struct packed_value *packed;
 } saved_value;
 
 typedef struct tape_node {
@@ -35,15 +38,58 @@ typedef struct bb_tape {
     int count, capacity;
     bb_tensor **captures; /* gradients asked for by bb_gradients, innermost walk last */
     int capture_count, capture_capacity;
-    bool leaves;      /* of the walk under way */
-    int bound;        /* its lowest node */
-    int own_captures; /* the first capture that belongs to it and not to a walk around it */
+    bool leaves;           /* of the walk under way */
+    int bound;             /* its lowest node */
+    int own_captures;      /* the first capture that belongs to it and not to a walk around it */
+    bb_saved_hooks *hooks; /* the innermost last; pack NULL: none are asked */
+    int hook_count, hook_capacity;
+    struct packed_value *packed[64]; /* by the serial of the storage, so that each is packed once */
+    int relaid;                      /* handles on loan with other strides than their own */
+    struct offload *offload;         /* offload.c; NULL: never asked for */
 } bb_tape;
 
 static inline bb_tape *bb_tape_of(const bb_context *ctx) { return (bb_tape *)ctx->tape; }
 
-void bb_tape_release(tape_node *node);           /* lets go of what it saved */
-void bb_tape_truncate(bb_tape *tape, int count); /* forgets the nodes above */
+/* ---- saved.c */
+/* Saves t's value for `op`, or hands it to the hooks. */
+bb_status bb_save(bb_tape *tape, const bb_op *op, bb_tensor *t, saved_value *saved);
+void bb_unsave(bb_tape *tape, saved_value *saved);
+void bb_saved_close(bb_tape *tape);
+/* Lends a node's saved values to their handles while its rule runs. */
+typedef struct lent_value {
+    bb_tensor *t;
+    const struct packed_value *packed;
+    bb_storage *storage; /* what t had before */
+    char *data;
+    uint8_t life;
+    bool contiguous, relaid;
+    int64_t stride[BB_MAX_RANK]; /* if relaid */
+} lent_value;
+typedef struct loan {
+    lent_value small[BB_MAX_INPUTS + BB_MAX_OUTPUTS], *list;
+    int count;
+} loan;
+bb_status bb_lend(bb_tape *tape, const tape_node *node,
+                  loan *l); /* nothing is lent after a failure */
+void bb_take_back(bb_tape *tape, loan *l);
+
+/* ---- offload.c */
+void bb_offload_end_step(bb_tape *tape);
+void bb_offload_close(bb_tape *tape);
+
+static inline bb_tensor *bb_node_tensor(const tape_node *node, int i) {
+    return i < node->n_in ? node->in[i] : node->out[i - node->n_in];
+}
+
+/* Whether somebody records all ops, and not only those with gradients. */
+static inline bool bb_is_recorded(const bb_context *ctx) {
+    for (int r = 0; r < ctx->recorder_count; r++)
+        if (!ctx->recorder[r]->gradients_only) return true;
+    return false;
+}
+
+void bb_tape_release(bb_tape *tape, tape_node *node); /* lets go of what it saved */
+void bb_tape_truncate(bb_tape *tape, int count);      /* forgets the nodes above */
 
 /* One walk over the nodes from `top` down to `bound` (inclusive). Slots and captures are already
  * seeded. */

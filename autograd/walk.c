@@ -103,53 +103,6 @@ static bb_status route(bb_tape *tape, const walk *w, bb_tensor *t, bb_tensor *g)
     return BB_OK;
 }
 
-/* ---- Saved values: lent to their handles while the node's rule runs
- * -------------------------------- */
-
-typedef struct loan {
-    uint8_t life[BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56];
-    bool lent[BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56];
-} loan;
-enum { LOAN_MAX = BB_MAX_INPUTS + BB_MAX_OUTPUTS + 56 };
-
-static bb_tensor *node_tensor(const tape_node *node, int i) {
-    return i < node->n_in ? node->in[i] : node->out[i - node->n_in];
-}
-
-static void take_back(const tape_node *node, const loan *l, int n) {
-    for (int i = n - 1; i >= 0; i--) {
-        if (!l->lent[i]) continue;
-        bb_tensor *t = node_tensor(node, i);
-        t->storage = NULL;
-        t->data = NULL;
-        t->life = l->life[i];
-    }
-}
-
-static bb_status lend(bb_context *ctx, const tape_node *node, loan *l) {
-    int n = node->n_in + node->n_out;
-    for (int i = 0; i < n; i++) {
-        const saved_value *s = &node->saved[i];
-        bb_tensor *t = node_tensor(node, i);
-        if (i < LOAN_MAX) l->lent[i] = false;
-        if (!s->storage) continue;
-        if (s->version != s->storage->version) {
-            take_back(node, l, i < LOAN_MAX ? i : LOAN_MAX);
-            return bb_fail(
-                ctx, BB_ERR_STATE,
-                "bb_backward: %s: a tensor it saved was changed in place after the forward pass",
-                node->op->name);
-        }
-        if (t->storage || i >= LOAN_MAX) continue;
-        l->life[i] = t->life;
-        l->lent[i] = true;
-        t->storage = s->storage;
-        t->data = (char *)s->storage->data + s->offset;
-        t->life = BB_LIFE_STEP;
-    }
-    return BB_OK;
-}
-
 /* ---- One node
  * ---------------------------------------------------------------------------------------- */
 
@@ -253,7 +206,7 @@ static bb_tensor *own_handle(const tape_node *node, bb_tensor *const *grad_in, i
                              bb_tensor *g) {
     bool elsewhere = false;
     for (int k = 0; k < node->n_in + node->n_out && !elsewhere; k++)
-        elsewhere = node_tensor(node, k) == g;
+        elsewhere = bb_node_tensor(node, k) == g;
     for (int k = 0; k < node->n_out && !elsewhere; k++) elsewhere = node->slot[k] == g;
     for (int k = 0; k < i && !elsewhere; k++) elsewhere = grad_in[k] == g;
     return elsewhere ? bb_detach_header(g) : g;
@@ -332,15 +285,14 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     if (show_output_grads(tape, w, node)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     loan l;
-    bb_status status = lend(ctx, node, &l);
+    bb_status status = bb_lend(tape, node, &l);
     if (status) return status;
     status = fill_missing_slots(ctx, node);
     if (!status && node->op->window && !w->create_graph)
         status = add_window(tape, w, node);
     else if (!status)
         status = apply_rule(tape, w, node);
-    int n = node->n_in + node->n_out;
-    take_back(node, &l, n < LOAN_MAX ? n : LOAN_MAX);
+    bb_take_back(tape, &l);
     if (!w->create_graph) {
         bb_scope_end(ctx, scope, NULL);
         for (int i = 0; i < node->n_out; i++) bb_drop(node->slot[i]);
@@ -349,20 +301,14 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
         if (node->slot[i]) node->slot[i]->pinned = false;
         node->slot[i] = NULL;
     }
-    if (!status && !w->retain && !w->create_graph) bb_tape_release(node);
+    if (!status && !w->retain && !w->create_graph) bb_tape_release(tape, node);
     return status;
-}
-
-/* Whoever records all ops cannot follow a walk that adds in place and runs backward kernels. */
-static bool is_recorded(const bb_context *ctx) {
-    for (int r = 0; r < ctx->recorder_count; r++)
-        if (!ctx->recorder[r]->gradients_only) return true;
-    return false;
 }
 
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound) {
     bb_context *ctx = tape->ctx;
-    if (!w->create_graph && is_recorded(ctx))
+    /* Whoever records all ops cannot follow a walk that adds in place and runs backward kernels. */
+    if (!w->create_graph && bb_is_recorded(ctx))
         return bb_fail(ctx, BB_ERR_STATE,
                        "bb_backward: a graph is being recorded: expected gradients that are ops "
                        "themselves (bb_gradients with create_graph)");

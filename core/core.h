@@ -183,6 +183,9 @@ BB_API bb_tensor *bb_keep(bb_tensor *t);
 /* Gives t's storage back now; the handle is dead afterwards. What the tape saved stays saved. */
 BB_API void bb_drop(bb_tensor *t);
 
+/* Scopes leave t alone from here on: it lives until bb_drop or the end of its step. Returns t. */
+BB_API bb_tensor *bb_hold(bb_tensor *t);
+
 /* A scope drops early what its step would drop at the end: every tensor made since bb_scope_begin,
  * except `result` (may be NULL), is dropped. Returns result. Scopes nest. */
 typedef size_t bb_scope;
@@ -221,10 +224,12 @@ BB_API bb_status bb_set_sm_margin(bb_context *ctx, int margin);
  * holds. */
 typedef struct bb_memory {
     uint64_t
-        system_allocations; /* calls of the allocator: constant across a steady training step */
-    size_t bytes_held;      /* from the allocator, now */
-    size_t bytes_in_use;    /* of tensors alive, now */
-    size_t bytes_peak;      /* highest bytes_held */
+        system_allocations;  /* calls of the allocator: constant across a steady training step */
+    size_t bytes_held;       /* from the allocator, now */
+    size_t bytes_in_use;     /* of tensors alive, now */
+    size_t bytes_peak;       /* highest bytes_held */
+    size_t accelerator_held; /* of bytes_held: memory of an accelerator */
+    size_t accelerator_peak; /* highest accelerator_held */
     int64_t live_tensors;
 } bb_memory;
 BB_API bb_memory bb_memory_stats(const bb_context *ctx);

@@ -10,12 +10,15 @@
 typedef struct bb_storage {
     bb_context *ctx;
     void *data;
-    size_t bytes; /* capacity, after rounding to the pool's class */
+    size_t bytes;    /* capacity, after rounding to the pool's class */
+    size_t used;     /* what was asked for */
+    uint64_t serial; /* of this use of the bytes: no two of a context are alike */
     uint32_t refs;
     uint32_t version; /* counts changes in place */
     uint16_t size_class;
     uint8_t device;
     bool gradient;                  /* of a leaf: a walk may add to it */
+    bool lasting;                   /* a context tensor had it: letting go of it frees nothing */
     struct bb_storage *next;        /* in the pool's free list */
     void (*give_back)(void *owner); /* not NULL: the bytes are someone else's */
     void *owner;
@@ -52,7 +55,7 @@ struct bb_tensor {
 /* What a device must offer. Calls are stream-ordered; synchronize waits. copy moves between tensors
  * of the same shape, any strides, any dtypes, where at least one lives on this device and the other
  * on this device or the host. */
-enum { BB_BACKEND_ABI = 3 };
+enum { BB_BACKEND_ABI = 4 };
 typedef struct bb_backend {
     uint32_t abi;
     const char *name; /* "cpu" */
@@ -79,6 +82,18 @@ typedef struct bb_backend {
      */
     bb_status (*bandwidth)(struct bb_backend *self, const void *const *from, int reads,
                            void *const *to, int writes, size_t bytes);
+    /* A second queue beside the work, for copies between device memory and page-locked memory of
+     * the host (autograd/offload.c). side_begin: copies given from here on start after the work
+     * given so far. side_end: a ticket, rising, for the copies given so far. side_wait: work given
+     * from here on starts after the copies of that ticket. The host waits for none of it, only
+     * pinned_release does. All NULL: the device has no such thing. */
+    void *(*pinned_allocate)(struct bb_backend *self, size_t bytes); /* NULL: no memory */
+    void (*pinned_release)(struct bb_backend *self, void *block, size_t bytes);
+    bb_status (*side_begin)(struct bb_backend *self);
+    bb_status (*side_copy)(struct bb_backend *self, void *target, const void *source, size_t bytes,
+                           bool to_host);
+    bb_status (*side_end)(struct bb_backend *self, uint64_t *ticket);
+    bb_status (*side_wait)(struct bb_backend *self, uint64_t ticket);
     const char *hardware;     /* what it runs on, for reports; NULL: the host */
     bool simulated;           /* nothing measured on it says anything of real hardware */
     const bb_kernel *kernels; /* ended by a row without a name */
@@ -181,6 +196,7 @@ struct bb_context {
     bb_arena arena;
     bb_tensor *context_tensors; /* list */
     bb_storage *free_storages;  /* headers */
+    uint64_t storages;          /* serials given */
     bb_storage *pool[BB_DEVICE_COUNT][BB_SIZE_CLASSES];
     bb_memory memory;
 

@@ -88,6 +88,11 @@ void bb_drop(bb_tensor *t) {
         give_storage_back(t, BB_LIFE_DROPPED);
 }
 
+bb_tensor *bb_hold(bb_tensor *t) {
+    if (t) t->pinned = true;
+    return t;
+}
+
 bb_scope bb_scope_begin(bb_context *ctx) {
     return ctx ? ctx->generation[ctx->current_generation].count : 0;
 }

@@ -86,7 +86,9 @@ bb_storage *bb_storage_new(bb_context *ctx, bb_device device, size_t bytes) {
     }
     s->refs = 1;
     s->version = 0;
-    s->gradient = false;
+    s->gradient = s->lasting = false;
+    s->used = bytes;
+    s->serial = ++ctx->storages;
     s->next = NULL;
     ctx->memory.bytes_in_use += s->bytes;
     if (device == BB_CPU) bb_unpoison(s->data, s->bytes);
@@ -104,6 +106,8 @@ bb_storage *bb_storage_foreign(bb_context *ctx, void *data, size_t bytes,
     *s = (bb_storage){.ctx = ctx,
                       .data = data,
                       .bytes = bytes,
+                      .used = bytes,
+                      .serial = ++ctx->storages,
                       .refs = 1,
                       .device = BB_CPU,
                       .give_back = give_back,

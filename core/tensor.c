@@ -33,6 +33,7 @@ void bb_tensor_attach(bb_tensor *t, bb_storage *s, size_t byte_offset) {
     t->storage = s;
     t->device = s->device;
     t->data = (char *)s->data + byte_offset;
+    if (t->life == BB_LIFE_CONTEXT) s->lasting = true;
 }
 
 static bb_tensor *new_with_storage(bb_context *ctx, bb_device device, bb_dtype dtype,

@@ -65,6 +65,19 @@ static bb_tensor *run_block(void *user, bb_tensor *const *inputs, int n) {
     return bb_nn_block_forward(user, inputs[0], NULL, 0);
 }
 
+/* One block with a tape, in the way that the model asks for. */
+static bb_tensor *train_block(bb_nn_transformer *model, int64_t i, bb_tensor *x) {
+    bb_context *ctx = model->params->ctx;
+    bool offload = i < model->offload_blocks;
+    if (offload && bb_offload_begin(ctx, &(bb_offload_options){model->offload_min_elements}))
+        return NULL;
+    bb_tensor *y = model->recompute ? bb_recompute(ctx, run_block, &model->blocks[i], &x, 1)
+                                    : bb_nn_block_forward(&model->blocks[i], x, NULL, 0);
+    if (offload) bb_offload_end(ctx);
+    if (i == model->offload_blocks) bb_offload_settle(ctx); /* that block gave the copies time */
+    return y;
+}
+
 /* The shared walk; cache NULL: training. What goes into a block is dropped once its output is
  * there. */
 static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache *cache) {
@@ -73,12 +86,10 @@ static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache 
     bb_scope scope = bb_scope_begin(ctx);
     bb_tensor *x = embed(model, ids);
     for (int64_t i = 0; i < model->config.layers; i++) {
-        bb_tensor *y;
-        if (model->recompute && !cache && ctx->grad_enabled)
-            y = bb_recompute(ctx, run_block, &model->blocks[i], &x, 1);
-        else
-            y = bb_nn_block_forward(&model->blocks[i], x, cache ? &cache->layer[i] : NULL,
-                                    position);
+        bb_tensor *y = !cache && ctx->grad_enabled
+                           ? train_block(model, i, x)
+                           : bb_nn_block_forward(&model->blocks[i], x,
+                                                 cache ? &cache->layer[i] : NULL, position);
         bb_drop(x);
         x = y;
     }

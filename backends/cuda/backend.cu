@@ -18,9 +18,7 @@ static bb_status check(bb_cuda *cuda, const char *what, const char *why) {
     return why ? bb_cuda_fail(cuda, what, why) : BB_OK;
 }
 
-static void *allocate(bb_backend *self, size_t bytes) {
-    bb_memory *memory = &self->ctx->memory;
-    void *block = bb_runtime_allocate(cuda_of(self)->runtime, bytes);
+static void *count(bb_memory *memory, void *block, size_t bytes) {
     memory->system_allocations++;
     if (!block) return NULL;
     memory->bytes_held += bytes;
@@ -28,9 +26,19 @@ static void *allocate(bb_backend *self, size_t bytes) {
     return block;
 }
 
+static void *allocate(bb_backend *self, size_t bytes) {
+    bb_memory *memory = &self->ctx->memory;
+    void *block = count(memory, bb_runtime_allocate(cuda_of(self)->runtime, bytes), bytes);
+    if (block) memory->accelerator_held += bytes;
+    if (memory->accelerator_held > memory->accelerator_peak)
+        memory->accelerator_peak = memory->accelerator_held;
+    return block;
+}
+
 static void release(bb_backend *self, void *block, size_t bytes) {
     bb_runtime_free(cuda_of(self)->runtime, block);
     self->ctx->memory.bytes_held -= bytes;
+    self->ctx->memory.accelerator_held -= bytes;
 }
 
 /* What kernels could only leave behind becomes an error now. */
@@ -161,6 +169,45 @@ static bb_status copy(bb_backend *self, const bb_tensor *source, bb_tensor *targ
     return bb_cuda_copy_elements(cuda, source, target);
 }
 
+/* ---- Copies beside the work */
+
+static void *pinned_allocate(bb_backend *self, size_t bytes) {
+    return count(&self->ctx->memory, bb_runtime_allocate_pinned(cuda_of(self)->runtime, bytes),
+                 bytes);
+}
+
+static void pinned_release(bb_backend *self, void *block, size_t bytes) {
+    bb_runtime_free_pinned(cuda_of(self)->runtime, block);
+    self->ctx->memory.bytes_held -= bytes;
+}
+
+static bb_status side_begin(bb_backend *self) {
+    bb_cuda *cuda = cuda_of(self);
+    cuda->op = "offload";
+    return check(cuda, "beginning copies beside the work", bb_runtime_side_begin(cuda->runtime));
+}
+
+static bb_status side_copy(bb_backend *self, void *target, const void *source, size_t bytes,
+                           bool to_host) {
+    bb_cuda *cuda = cuda_of(self);
+    cuda->op = "offload";
+    return check(cuda, to_host ? "copying to the host" : "copying to the device",
+                 bb_runtime_side_copy(cuda->runtime, target, source, bytes,
+                                      to_host ? BB_TO_HOST : BB_TO_DEVICE));
+}
+
+static bb_status side_end(bb_backend *self, uint64_t *ticket) {
+    bb_cuda *cuda = cuda_of(self);
+    cuda->op = "offload";
+    return check(cuda, "ending copies beside the work", bb_runtime_side_end(cuda->runtime, ticket));
+}
+
+static bb_status side_wait(bb_backend *self, uint64_t ticket) {
+    bb_cuda *cuda = cuda_of(self);
+    cuda->op = "offload";
+    return check(cuda, "waiting for copies", bb_runtime_side_wait(cuda->runtime, ticket));
+}
+
 /* ---- Graphs */
 
 static bb_status capture_begin(bb_backend *self) {
@@ -238,6 +285,12 @@ bb_module_open(const bb_host *host, bb_context *ctx, const char **why) {
     b->replay = replay;
     b->graph_free = graph_free;
     b->bandwidth = bb_cuda_bandwidth;
+    b->pinned_allocate = pinned_allocate;
+    b->pinned_release = pinned_release;
+    b->side_begin = side_begin;
+    b->side_copy = side_copy;
+    b->side_end = side_end;
+    b->side_wait = side_wait;
     b->hardware = cuda->info.name;
     b->simulated = cuda->info.simulated;
     b->kernels = bb_cuda_kernels;

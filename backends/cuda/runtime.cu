@@ -1,4 +1,4 @@
-/* CUDA's runtime behind runtime.h: one device, one stream. */
+/* CUDA's runtime behind runtime.h: one device, one stream, and one for the copies beside it. */
 #include "backends/cuda/runtime.h"
 
 #include <stdio.h>
@@ -17,9 +17,20 @@ struct staging {
     cudaEvent_t free[2];
 };
 
+/* The second stream. A ticket stands for an event of a ring; one whose event was recorded again
+ * since waits for a later ticket, which in one stream is only longer. */
+enum { SIDE_EVENTS = 64 };
+struct side_stream {
+    cudaStream_t stream; /* NULL: not opened yet */
+    cudaEvent_t work;    /* what the copies wait for */
+    cudaEvent_t done[SIDE_EVENTS];
+    uint64_t tickets;
+};
+
 struct bb_runtime {
     cudaStream_t stream;
     staging ring;
+    side_stream side;
 };
 
 static const char *text_of(cudaError_t error) {
@@ -61,6 +72,26 @@ static cudaError_t ring_take(bb_runtime *r, size_t bytes, void **place) {
     return error;
 }
 
+static cudaError_t side_open(side_stream *side) {
+    cudaError_t error = cudaEventCreateWithFlags(&side->work, cudaEventDisableTiming);
+    for (int i = 0; i < SIDE_EVENTS && error == cudaSuccess; i++)
+        error = cudaEventCreateWithFlags(&side->done[i], cudaEventDisableTiming);
+    if (error == cudaSuccess)
+        error = cudaStreamCreateWithFlags(&side->stream, cudaStreamNonBlocking);
+    return error;
+}
+
+static void side_close(side_stream *side) {
+    if (side->stream) {
+        cudaStreamSynchronize(side->stream);
+        cudaStreamDestroy(side->stream);
+    }
+    if (side->work) cudaEventDestroy(side->work);
+    for (int i = 0; i < SIDE_EVENTS; i++)
+        if (side->done[i]) cudaEventDestroy(side->done[i]);
+    *side = side_stream();
+}
+
 bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
     int count = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
@@ -93,6 +124,7 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
 void bb_runtime_close(bb_runtime *r) {
     if (!r) return;
     cudaStreamSynchronize(r->stream);
+    side_close(&r->side);
     ring_close(&r->ring);
     cudaStreamDestroy(r->stream);
     delete r;
@@ -134,6 +166,57 @@ void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes) {
 void bb_runtime_free_shared(bb_runtime *r, void *block) {
     (void)r;
     cudaFreeHost(block);
+}
+
+void *bb_runtime_allocate_pinned(bb_runtime *r, size_t bytes) {
+    void *block = NULL;
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    (void)r;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    const cudaError_t error = cudaHostAlloc(&block, bytes, cudaHostAllocDefault);
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    if (error != cudaSuccess) cudaGetLastError();
+    return error == cudaSuccess ? block : NULL;
+}
+
+void bb_runtime_free_pinned(bb_runtime *r, void *block) {
+    if (r->side.stream) cudaStreamSynchronize(r->side.stream);
+    cudaFreeHost(block);
+}
+
+const char *bb_runtime_side_begin(bb_runtime *r) {
+    side_stream *side = &r->side;
+    cudaError_t error = cudaSuccess;
+    if (!side->stream) {
+        cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+        cudaThreadExchangeStreamCaptureMode(&mode);
+        error = side_open(side);
+        cudaThreadExchangeStreamCaptureMode(&mode);
+        if (error != cudaSuccess) side_close(side);
+    }
+    if (error == cudaSuccess) error = cudaEventRecord(side->work, r->stream);
+    if (error == cudaSuccess) error = cudaStreamWaitEvent(side->stream, side->work, 0);
+    return text_of(error);
+}
+
+const char *bb_runtime_side_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
+                                 bb_direction direction) {
+    const cudaMemcpyKind kind =
+        direction == BB_TO_HOST ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice;
+    return text_of(cudaMemcpyAsync(target, source, bytes, kind, r->side.stream));
+}
+
+const char *bb_runtime_side_end(bb_runtime *r, uint64_t *ticket) {
+    side_stream *side = &r->side;
+    *ticket = ++side->tickets;
+    if (!side->stream) return NULL; /* no copy was ever given */
+    return text_of(cudaEventRecord(side->done[*ticket % SIDE_EVENTS], side->stream));
+}
+
+const char *bb_runtime_side_wait(bb_runtime *r, uint64_t ticket) {
+    side_stream *side = &r->side;
+    if (!side->stream) return NULL;
+    return text_of(cudaStreamWaitEvent(r->stream, side->done[ticket % SIDE_EVENTS], 0));
 }
 
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,

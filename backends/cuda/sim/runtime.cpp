@@ -1,12 +1,15 @@
 /* The simulation's runtime (runtime.h): device memory is host memory of its own that only kernels
  * may touch; under AddressSanitizer it is poisoned but for what the running kernel was given.
- * Graphs are lists of what was enqueued. */
+ * Graphs are lists of what was enqueued. Work runs when it is given; a copy beside it as late as it
+ * may: when somebody waits for it. So whoever forgets to wait reads what was there before, or has
+ * the copy land in memory that is another's by then. */
 #include "backends/cuda/runtime.h"
 
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <deque>
 #include <map>
 #include <new>
 #include <vector>
@@ -23,8 +26,17 @@
 
 namespace {
 typedef std::function<const char *()> work;
+/* Copies beside the work that are not done yet. */
+struct side_copy {
+    uint64_t ticket;
+    work run;
+};
+typedef std::deque<side_copy> side_queue;
 struct graph {
     std::vector<work> nodes;
+    side_queue side;
+    uint64_t first_ticket;
+    bool unjoined; /* copies that the work does not wait for yet */
 };
 /* Blocks of all devices of this thread, for the check of pointer arguments. */
 struct owned_block {
@@ -40,6 +52,13 @@ std::map<uintptr_t, owned_block>::iterator block_of(const void *p) {
     --it;
     return (uintptr_t)p <= it->first + it->second.bytes ? it : owned.end();
 }
+thread_local std::map<uintptr_t, size_t> pinned; /* page-locked memory of the host */
+
+const char *run_until(side_queue &side, uint64_t ticket) {
+    for (; !side.empty() && side.front().ticket <= ticket; side.pop_front())
+        if (const char *error = side.front().run()) return error;
+    return nullptr;
+}
 } // namespace
 
 struct bb_runtime {
@@ -47,6 +66,11 @@ struct bb_runtime {
     int64_t launches, refused_launch, lost_launch; /* 0: never */
     bool lost;
     size_t limit, used; /* bytes of device memory; BOBBIN_SIM_MEMORY sets the limit */
+    uint64_t given;     /* pieces of work so far */
+    uint64_t waited;    /* of those the next copy beside them waits for */
+    side_queue side;
+    uint64_t ticket;                     /* of the copies that are given now */
+    uint64_t captured_from, captured_to; /* tickets of the last captured step */
 };
 
 static int64_t number_of(const char *name) {
@@ -67,6 +91,7 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
         return nullptr;
     }
     const char *limit = getenv("BOBBIN_SIM_MEMORY");
+    r->ticket = 1;
     r->limit = limit ? strtoull(limit, nullptr, 10) : (size_t)16 << 30;
     r->refused_launch = number_of("BOBBIN_SIM_REFUSED_AT");
     r->lost_launch = number_of("BOBBIN_SIM_LOST_AT");
@@ -90,6 +115,20 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
 
 void bb_runtime_close(bb_runtime *r) { delete r; }
 
+namespace {
+const char *run_or_record(bb_runtime *r, const work &w) {
+    if (r->lost) return lost_device;
+    r->given++;
+    if (r->recording) {
+        r->recording->nodes.push_back(w);
+        return nullptr;
+    }
+    return w();
+}
+
+void finish_side(bb_runtime *r) { run_until(r->side, UINT64_MAX); }
+} // namespace
+
 void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
     if (r->lost || bytes > r->limit - r->used) return nullptr;
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
@@ -104,6 +143,7 @@ void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
 void bb_runtime_free(bb_runtime *r, void *block) {
     auto it = owned.find((uintptr_t)block);
     if (it == owned.end()) return;
+    finish_side(r); /* CUDA waits for the whole device */
     r->used -= it->second.bytes;
     ASAN_UNPOISON_MEMORY_REGION(block, it->second.bytes);
     owned.erase(it);
@@ -136,13 +176,6 @@ void bb_sim_access::operator()(const void *p) {
 }
 bb_sim_access::~bb_sim_access() {
     for (auto &b : blocks) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
-}
-
-static const char *run_or_record(bb_runtime *r, const work &w) {
-    if (r->lost) return lost_device;
-    if (!r->recording) return w();
-    r->recording->nodes.push_back(w);
-    return nullptr;
 }
 
 bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, work w) {
@@ -225,19 +258,96 @@ const char *bb_runtime_synchronize(bb_runtime *r) {
     return r->recording ? "a wait for the device inside a captured step" : nullptr;
 }
 
+/* ---- Copies beside the work */
+
+void *bb_runtime_allocate_pinned(bb_runtime *r, size_t bytes) {
+    (void)r;
+    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!p) return nullptr;
+    memset(p, 0xFF, bytes);
+    pinned[(uintptr_t)p] = bytes;
+    return p;
+}
+
+void bb_runtime_free_pinned(bb_runtime *r, void *block) {
+    finish_side(r);
+    pinned.erase((uintptr_t)block);
+    free(block);
+}
+
+const char *bb_runtime_side_begin(bb_runtime *r) {
+    r->waited = r->given;
+    if (r->recording) r->recording->unjoined = true;
+    return nullptr;
+}
+
+const char *bb_runtime_side_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
+                                 bb_direction direction) {
+    const void *host = direction == BB_TO_HOST ? target : source;
+    if (const char *fault = bb_sim_pointer_fault(direction == BB_TO_HOST ? source : target))
+        return fault;
+    auto it = pinned.upper_bound((uintptr_t)host);
+    if (it == pinned.begin() || (--it)->first + it->second < (uintptr_t)host + bytes)
+        return "a copy beside the work from or to host memory that is not page-locked";
+    if (r->waited != r->given) return "a copy beside the work that does not wait for it";
+    const side_copy copy = {r->ticket, [=]() -> const char * {
+                                bb_sim_access open;
+                                open(target), open(source);
+                                memmove(target, source, bytes);
+                                return nullptr;
+                            }};
+    graph *g = r->recording;
+    if (!g) {
+        r->side.push_back(copy);
+        return nullptr;
+    }
+    g->unjoined = true;
+    g->nodes.push_back([=]() -> const char * {
+        g->side.push_back(copy);
+        return nullptr;
+    });
+    return nullptr;
+}
+
+const char *bb_runtime_side_end(bb_runtime *r, uint64_t *ticket) {
+    *ticket = r->ticket++;
+    return nullptr;
+}
+
+const char *bb_runtime_side_wait(bb_runtime *r, uint64_t ticket) {
+    graph *g = r->recording;
+    if (!g) {
+        if (ticket >= r->captured_from && ticket < r->captured_to)
+            return "a wait for a copy of a captured step outside of it";
+        return run_or_record(r, [=]() { return run_until(r->side, ticket); });
+    }
+    if (ticket < g->first_ticket) return "a wait for a copy from before the captured step";
+    if (ticket + 1 == r->ticket) g->unjoined = false;
+    return run_or_record(r, [=]() { return run_until(g->side, ticket); });
+}
+
+/* ---- Graphs */
+
 const char *bb_runtime_capture_begin(bb_runtime *r) {
     if (r->recording) return "a capture is already under way";
     r->recording = new (std::nothrow) graph();
+    if (r->recording) r->recording->first_ticket = r->ticket;
     return r->recording ? nullptr : "out of memory";
 }
 void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
     graph *g = r->recording;
     r->recording = nullptr;
-    *why = g ? nullptr : "no capture is under way";
-    return g;
+    *why = !g            ? "no capture is under way"
+           : g->unjoined ? "a captured step that does not wait for the copies beside it"
+                         : nullptr;
+    if (g) r->captured_from = g->first_ticket, r->captured_to = r->ticket;
+    if (!*why) return g;
+    delete g;
+    return nullptr;
 }
 const char *bb_runtime_replay(bb_runtime *r, void *captured) {
     if (r->lost) return lost_device;
+    r->given++;
     for (const work &w : static_cast<graph *>(captured)->nodes)
         if (const char *error = w()) return error;
     return nullptr;
