@@ -285,7 +285,6 @@ static const test_row rows[] = {
 #if defined(__SANITIZE_ADDRESS__)
     {"access", test_access},
 #endif
-
     {"copies_beside", test_copies_beside},
     {"after_a_fault", test_after_a_fault},
 };
