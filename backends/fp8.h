@@ -43,30 +43,44 @@ BB_FP8_INLINE int32_t bb_magnitude(float x) { return bb_fp8_bits(x) & 0x7FFFFFFF
 
 /* ---- Encoding */
 
-/* The code, without sign, of a number whose magnitude has these bits. `most` and `least` are the
- * bits of the largest and of the smallest normal number of the format. A power of two is added that
- * makes the adder round at the format's last bit; below `least` that bit stands still. */
-BB_FP8_INLINE int32_t bb_fp8_round(int32_t magnitude, int32_t most, int32_t least, int mantissa) {
-    int32_t clipped = magnitude < most ? magnitude : most;
-    int32_t exponent = clipped & BB_F32_INFINITY;
+/* The code, without sign, of a number x >= 0 that is not beyond the format's largest; only the low
+ * byte counts. `least` is the bits of the smallest normal number, `bias` its biased exponent.
+ *
+ * A power of two is added that makes the adder round at the format's last bit; below `least` that
+ * bit stands still. The sum's low bits count units of it, and its exponent says which binade they
+ * are of: both together are the code, up to a constant, which rides on the low bits of what was
+ * added. The constant is even, so ties stay what they are. */
+BB_FP8_INLINE int32_t bb_fp8_round(float x, int32_t least, int mantissa) {
+    int32_t exponent = bb_fp8_bits(x) & BB_F32_INFINITY;
     exponent = exponent > least ? exponent : least;
-    int32_t shift = exponent + ((23 - mantissa) << 23);
-    int32_t sum = bb_fp8_bits(bb_fp8_float(clipped) + bb_fp8_float(shift));
-    return ((exponent - least) >> (23 - mantissa)) + (sum - shift);
+    int32_t constant = -((least >> (23 - mantissa)) + ((23 - mantissa) << mantissa)) & 0xFF;
+    int32_t shift = exponent + (((23 - mantissa) << 23) | constant);
+    int32_t sum = bb_fp8_bits(x + bb_fp8_float(shift));
+    return sum + (sum >> (23 - mantissa));
+}
+
+/* x >= 0, not NaN, at most the largest number, to a code without sign. */
+BB_FP8_INLINE int32_t bb_e4m3_code(float x) { return bb_fp8_round(x, 121 << 23, 3) & 0x7F; }
+BB_FP8_INLINE int32_t bb_e5m2_code(float x) { return bb_fp8_round(x, 113 << 23, 2) & 0x7F; }
+BB_FP8_INLINE int32_t bb_e2m1_code(float x) { return bb_fp8_round(x, 127 << 23, 1) & 7; }
+
+/* The bits of |x|, or of the largest number where they are more. */
+BB_FP8_INLINE float bb_fp8_clip(int32_t magnitude, int32_t most) {
+    return bb_fp8_float(magnitude < most ? magnitude : most);
 }
 
 BB_FP8_INLINE uint8_t bb_f32_to_e4m3(float x) {
-    int32_t m = bb_magnitude(x), code = bb_fp8_round(m, 0x43E00000, 121 << 23, 3);
+    int32_t m = bb_magnitude(x), code = bb_e4m3_code(bb_fp8_clip(m, 0x43E00000));
     code = m > BB_F32_INFINITY ? 0x7F : code;
     return (uint8_t)(code | (int32_t)((uint32_t)bb_fp8_bits(x) >> 24 & 0x80u));
 }
 BB_FP8_INLINE uint8_t bb_f32_to_e5m2(float x) {
-    int32_t m = bb_magnitude(x), code = bb_fp8_round(m, 0x47600000, 113 << 23, 2);
+    int32_t m = bb_magnitude(x), code = bb_e5m2_code(bb_fp8_clip(m, 0x47600000));
     code = m > BB_F32_INFINITY ? 0x7E : code;
     return (uint8_t)(code | (int32_t)((uint32_t)bb_fp8_bits(x) >> 24 & 0x80u));
 }
 BB_FP8_INLINE uint8_t bb_f32_to_e2m1(float x) {
-    int32_t m = bb_magnitude(x), code = bb_fp8_round(m, 0x40C00000, 127 << 23, 1);
+    int32_t m = bb_magnitude(x), code = bb_e2m1_code(bb_fp8_clip(m, 0x40C00000));
     int32_t sign = (int32_t)((uint32_t)bb_fp8_bits(x) >> 28 & 8u);
     return (uint8_t)(m > BB_F32_INFINITY ? sign ^ 8 : code | sign);
 }

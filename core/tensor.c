@@ -261,6 +261,11 @@ bb_status bb_assign(bb_tensor *target, bb_tensor *source) {
     if (source->device != target->device &&
         bb_refuse_in_capture(ctx, "bb_assign", "values cannot go to or come from the host"))
         return ctx->status;
+    for (int r = 0; r < ctx->recorder_count; r++)
+        if (!ctx->recorder[r]->gradients_only)
+            return bb_fail(ctx, BB_ERR_STATE,
+                           "bb_assign: a graph is being recorded: expected ops, which it can run "
+                           "again");
     bb_status status = bb_copy_into(source, target);
     bb_tensor_changed(target);
     return status ? ctx->status : BB_OK;

@@ -39,6 +39,7 @@ static void put_float(line *l, float value) {
     put(l, "%.*sE%s%s", shown, text, e[1] == '-' ? "-" : "+", *digits ? digits : "0");
 }
 
+static void put_attrs(line *l, const bb_external_attr *list, int n);
 static void put_attr(line *l, const bb_external_attr *a) {
     put(l, "%s = ", a->name);
     switch (a->kind) {
@@ -55,7 +56,17 @@ static void put_attr(line *l, const bb_external_attr *a) {
             put(l, "%s%lld : si64", i ? ", " : "", (long long)a->list.v[i]);
         put(l, "]");
         break;
+    case BB_EXTERNAL_DICT: put_attrs(l, a->items, a->n_items); break;
     }
+}
+
+static void put_attrs(line *l, const bb_external_attr *list, int n) {
+    put(l, "{");
+    for (int i = 0; i < n; i++) {
+        if (i) put(l, ", ");
+        put_attr(l, &list[i]);
+    }
+    put(l, "}");
 }
 
 size_t bb_external_declaration(const bb_external *e, char *text, size_t bytes) {
@@ -64,12 +75,9 @@ size_t bb_external_declaration(const bb_external *e, char *text, size_t bytes) {
     if (!e || !e->composite) return 0;
     put(&l, "composite_declaration<\"%s\" = {", e->composite);
     put_names(&l, "input_names", e->input_names, e->n_inputs);
-    put(&l, ", op_attrs = {");
-    for (int i = 0; i < e->n_attrs; i++) {
-        if (i) put(&l, ", ");
-        put_attr(&l, &e->attrs[i]);
-    }
-    put(&l, "}, ");
+    put(&l, ", op_attrs = ");
+    put_attrs(&l, e->attrs, e->n_attrs);
+    put(&l, ", ");
     put_names(&l, "output_names", e->output_names, e->n_outputs);
     put(&l, "}>");
     return l.n;

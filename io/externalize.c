@@ -136,10 +136,53 @@ static bb_status encode(const plan *p, const bb_node *n, const char *name, bb_ex
     return refuse(p, n, name, "Unsupported value provided in composite declaration");
 }
 
-static void insert_sorted(bb_external_attr *list, int *n, bb_external_attr attr) {
-    int at = (*n)++;
-    for (; at > 0 && strcmp(list[at - 1].name, attr.name) > 0; at--) list[at] = list[at - 1];
-    list[at] = attr;
+/* Attributes that are being gathered: of a call, or of a dictionary among them. */
+typedef struct attr_list {
+    bb_external_attr *at;
+    int n, capacity;
+} attr_list;
+
+static void insert_sorted(attr_list *list, bb_external_attr attr) {
+    int at = list->n++;
+    for (; at > 0 && strcmp(list->at[at - 1].name, attr.name) > 0; at--)
+        list->at[at] = list->at[at - 1];
+    list->at[at] = attr;
+}
+
+/* Puts attr where its path says, "norm.eps" into the dictionary norm. Full names are for messages.
+ */
+static bb_status put_attr(const plan *p, const bb_node *n, attr_list *list, const char *full,
+                          const char *path, bb_external_attr attr) {
+    size_t length = strcspn(path, ".");
+    const char *name = bb_graph_text(p->g, "%.*s", (int)length, path);
+    bool dict = path[length] == '.';
+    if (!name) return p->g->ctx->status;
+    if (length == 0) return refuse(p, n, full, "expected a name before and after each dot");
+    bb_external_attr *there = NULL;
+    for (int i = 0; i < list->n; i++)
+        if (strcmp(list->at[i].name, name) == 0) there = &list->at[i];
+    if (there && dict != (there->kind == BB_EXTERNAL_DICT))
+        return refuse(p, n, full, "expected a value or a dictionary of this name, got both");
+    if (there && !dict) return BB_OK; /* named twice: the same path, so the same value */
+    attr.name = name;
+    if (!dict) {
+        insert_sorted(list, attr);
+        return BB_OK;
+    }
+    attr_list inside = {NULL, 0, list->capacity};
+    inside.at = there ? (bb_external_attr *)(uintptr_t)there->items
+                      : bb_graph_allocate(p->g, (size_t)inside.capacity * sizeof *inside.at);
+    if (!inside.at) return p->g->ctx->status;
+    if (there) inside.n = there->n_items;
+    if (put_attr(p, n, &inside, full, path + length + 1, attr)) return p->g->ctx->status;
+    if (there)
+        there->n_items = inside.n;
+    else
+        insert_sorted(list, (bb_external_attr){.name = name,
+                                               .kind = BB_EXTERNAL_DICT,
+                                               .items = inside.at,
+                                               .n_items = inside.n});
+    return BB_OK;
 }
 
 static bb_status read_attrs(const plan *p, const bb_node *n, const bb_externalize_spec *s,
@@ -147,17 +190,20 @@ static bb_status read_attrs(const plan *p, const bb_node *n, const bb_externaliz
     int names = 0;
     if (!s->composite_op_name) return BB_OK;
     while (s->composite_attrs && s->composite_attrs[names]) names++;
-    bb_external_attr *list = bb_graph_allocate(p->g, (size_t)(names + 1) * sizeof *list);
-    if (!list) return p->g->ctx->status;
-    insert_sorted(list, &e->n_attrs, (bb_external_attr){.name = "version", .number = 1});
+    attr_list list = {NULL, 0, names + 1};
+    list.at = bb_graph_allocate(p->g, (size_t)list.capacity * sizeof *list.at);
+    if (!list.at) return p->g->ctx->status;
+    insert_sorted(&list, (bb_external_attr){.name = "version", .number = 1});
     for (int i = 0; i < names; i++) {
         bb_external_attr attr;
         bool present = false;
-        if (strcmp(s->composite_attrs[i], "version") == 0) continue;
-        if (encode(p, n, s->composite_attrs[i], &attr, &present)) return p->g->ctx->status;
-        if (present) insert_sorted(list, &e->n_attrs, attr);
+        const char *full = s->composite_attrs[i], *dot = strrchr(full, '.');
+        if (strcmp(full, "version") == 0) continue;
+        if (encode(p, n, dot ? dot + 1 : full, &attr, &present)) return p->g->ctx->status;
+        if (present && put_attr(p, n, &list, full, full, attr)) return p->g->ctx->status;
     }
-    e->attrs = list;
+    e->attrs = list.at;
+    e->n_attrs = list.n;
     return BB_OK;
 }
 

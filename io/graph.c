@@ -1,6 +1,7 @@
 /* The recorder of graphs: what bb_graph_begin attaches to the context. It keeps each op that runs
  * as a node and knows tensors by their handles, which are not used twice within a step. Dead nodes
- * and names are graph_finish.c's business, sizes that change graph_trace.c's. */
+ * and names are graph_finish.c's business, values graph_value.c's, sizes that change
+ * graph_trace.c's. */
 #include <ctype.h>
 #include <stdarg.h>
 #include <string.h>
@@ -53,119 +54,6 @@ void bb_graph_op_name(const char *op, char *out, size_t bytes) {
         out[n++] = (char)tolower((unsigned char)*p);
     }
     out[n] = 0;
-}
-
-/* ---- Values */
-
-static size_t slot_at(const bb_graph *g, const bb_tensor *t) {
-    size_t mask = (size_t)g->slot_capacity - 1;
-    size_t i = (size_t)(((uintptr_t)t >> 4) * (uintptr_t)0x9E3779B97F4A7C15u >> 20) & mask;
-    while (g->slot[i].key && g->slot[i].key != t) i = (i + 1) & mask;
-    return i;
-}
-
-static bool bind(bb_graph *g, const bb_tensor *t, int value) {
-    if (2 * (g->slot_count + 1) > g->slot_capacity) {
-        bb_slot *before = g->slot;
-        int n = g->slot_capacity, more = n ? 2 * n : 256;
-        bb_slot *fresh = bb_host_allocate(g->ctx, (size_t)more * sizeof *fresh);
-        if (!fresh) return false;
-        memset(fresh, 0, (size_t)more * sizeof *fresh);
-        g->slot = fresh;
-        g->slot_capacity = more;
-        for (int i = 0; i < n; i++)
-            if (before[i].key) g->slot[slot_at(g, before[i].key)] = before[i];
-        bb_host_release(g->ctx, before, (size_t)n * sizeof *before);
-    }
-    size_t i = slot_at(g, t);
-    if (!g->slot[i].key) g->slot_count++;
-    g->slot[i] = (bb_slot){t, value};
-    return true;
-}
-
-static int find(const bb_graph *g, const bb_tensor *t) {
-    if (!g->slot_capacity) return -1;
-    size_t i = slot_at(g, t);
-    return g->slot[i].key ? g->slot[i].value : -1;
-}
-
-/* -1: out of memory. */
-static int new_value(bb_graph *g, bb_value_kind kind, const bb_tensor *t) {
-    if (!bb_graph_grow(g, (void **)&g->value, g->value_count, &g->value_capacity, sizeof *g->value))
-        return -1;
-    bb_value *v = &g->value[g->value_count];
-    memset(v, 0, sizeof *v);
-    v->kind = kind;
-    v->dtype = (bb_dtype)t->dtype;
-    v->rank = t->rank;
-    for (int i = 0; i < t->rank; i++) v->dim[i] = bb_dim_of(t->size[i]);
-    v->node = v->inner = -1;
-    return bind(g, t, g->value_count) ? g->value_count++ : -1;
-}
-
-/* Whether the bytes of t belong to a tensor of the context, of which it is a view. */
-static bool views_context(const bb_tensor *t) {
-    for (const bb_tensor *c = t->ctx->context_tensors; c; c = c->next)
-        if (c->storage == t->storage) return true;
-    return false;
-}
-
-/* A handle of the context's lifetime on the same elements. */
-static bb_tensor *same_elements(const bb_tensor *t) {
-    bb_shape shape = bb_shape_of_tensor(t);
-    bb_tensor *view = bb_tensor_header(t->ctx, (bb_dtype)t->dtype, &shape, BB_LIFE_CONTEXT);
-    if (!view) return NULL;
-    memcpy(view->stride, t->stride, sizeof t->stride);
-    view->contiguous = t->contiguous;
-    bb_tensor_attach(view, bb_storage_ref(t->storage),
-                     (size_t)(t->data - (char *)t->storage->data));
-    return view;
-}
-
-static bool same_view(const bb_tensor *a, const bb_tensor *b) {
-    bool same = a->data == b->data && a->dtype == b->dtype && a->rank == b->rank;
-    for (int i = 0; same && i < a->rank; i++)
-        same = a->size[i] == b->size[i] && a->stride[i] == b->stride[i];
-    return same;
-}
-
-/* A handle that no op made, on elements that one did: bb_detach makes such. -1: none; -2: after
- * the error that it is another view of them. */
-static int alias_of(const bb_graph *g, const bb_tensor *t) {
-    int found = -1;
-    for (int i = 0; i < g->slot_capacity; i++) {
-        const bb_tensor *key = g->slot[i].key;
-        if (!key || key->storage != t->storage) continue;
-        bb_value_kind kind = g->value[g->slot[i].value].kind;
-        if (kind != BB_VALUE_NODE && kind != BB_VALUE_INPUT) continue;
-        if (same_view(key, t)) return g->slot[i].value;
-        found = -2;
-    }
-    if (found == -2)
-        bb_fail(g->ctx, BB_ERR_STATE,
-                "graph: expected tensors that ops made, got a view of a recorded one that none "
-                "made");
-    return found;
-}
-
-/* What an op reads: something recorded, or a constant. */
-static int value_of(bb_graph *g, bb_tensor *t) {
-    int value = find(g, t);
-    if (value >= 0) return value;
-    value = t->life == BB_LIFE_CONTEXT ? -1 : alias_of(g, t);
-    if (value != -1) return value;
-    bool of_context = t->life == BB_LIFE_CONTEXT, view = !of_context && views_context(t);
-    bb_tensor *kept = of_context ? t : view ? same_elements(t) : bb_keep(t);
-    if (!kept) return -1;
-    value = new_value(g, BB_VALUE_CONSTANT, t);
-    if (value < 0) {
-        if (!of_context) bb_tensor_free(kept);
-        return -1;
-    }
-    g->value[value].tensor = kept;
-    g->value[value].owned = !of_context;
-    g->value[value].copied = !of_context && !view;
-    return value;
 }
 
 /* ---- Nodes */
@@ -221,6 +109,14 @@ static bool follow_layers(bb_graph *g) {
     return true;
 }
 
+/* How often the op has changed the bytes of t. */
+static uint32_t changes_of(const bb_call *call, const bb_tensor *t) {
+    uint32_t n = 0;
+    for (int i = 0; i < call->n_in && call->op->mutates >> i; i++)
+        n += call->op->mutates >> i & 1 && call->in[i] && call->in[i]->storage == t->storage;
+    return n;
+}
+
 static bool take_call(bb_graph *g, const bb_call *call) {
     char name[64];
     if (g->ctx->step != g->step) {
@@ -235,7 +131,9 @@ static bool take_call(bb_graph *g, const bb_call *call) {
     if (!in || !out || (call->attrs && !attrs)) return false;
     if (attrs) memcpy(attrs, call->attrs, call->op->attrs_bytes);
     for (int i = 0; i < call->n_in; i++) {
-        in[i] = call->in[i] ? value_of(g, call->in[i]) : -1;
+        in[i] = call->in[i] ? bb_graph_value_of(g, call->in[i], changes_of(call, call->in[i]),
+                                                !call->op->view)
+                            : -1;
         if (call->in[i] && in[i] < 0) return false;
         bool changes = call->op->mutates >> i & 1 && in[i] >= 0;
         if (changes && g->value[in[i]].kind == BB_VALUE_CONSTANT && g->value[in[i]].copied) {
@@ -245,6 +143,9 @@ static bool take_call(bb_graph *g, const bb_call *call) {
             return false;
         }
     }
+    for (int i = 0; i < call->n_in; i++)
+        if (call->op->mutates >> i & 1 && call->in[i])
+            bb_graph_note_change(g, call->in[i]->storage);
     int at = open_node(g, call->op, call->op->name, path_of(g, name));
     if (at < 0) return false;
     bb_node *n = &g->node[at];
@@ -255,9 +156,11 @@ static bool take_call(bb_graph *g, const bb_call *call) {
 static bool take_outputs(bb_graph *g, int at, const bb_call *call, bool composed) {
     int visible = call->n_out - call->op->hidden;
     for (int i = 0; i < visible; i++) {
-        int inner = composed ? value_of(g, call->out[i]) : -1;
-        int v = composed && inner < 0 ? -1 : new_value(g, BB_VALUE_NODE, call->out[i]);
+        int inner = composed ? bb_graph_value_of(g, call->out[i], 0, true) : -1;
+        int v = composed && inner < 0 ? -1 : bb_graph_new_value(g, BB_VALUE_NODE, call->out[i]);
         if (v < 0) return false;
+        if (call->op->view) /* the values are its input's */
+            bb_graph_same_bytes(g, call->in[0], call->out[i]);
         g->value[v].node = at;
         g->value[v].output = i;
         g->value[v].inner = inner;
@@ -355,11 +258,11 @@ static bb_status named(bb_graph *g, const char *call, bb_value_kind kind, const 
     if (kind == BB_VALUE_PARAM && t->life != BB_LIFE_CONTEXT)
         return bb_fail(g->ctx, BB_ERR_ARGUMENT,
                        "%s: %s: expected a tensor of the context, got one of the step", call, name);
-    if (find(g, t) >= 0)
+    if (bb_graph_find(g, t) >= 0)
         return bb_fail(g->ctx, BB_ERR_ARGUMENT,
                        "%s: %s: expected a tensor that is new to the graph, got one that is in it",
                        call, name);
-    int v = new_value(g, kind, t);
+    int v = bb_graph_new_value(g, kind, t);
     if (v < 0) return g->ctx->status;
     g->value[v].name = bb_graph_text(g, "%s", name);
     if (!g->value[v].name) return g->ctx->status;
@@ -383,7 +286,8 @@ bb_status bb_graph_output(bb_graph *g, const char *name, bb_tensor *t) {
                                 &g->output_name_capacity, sizeof *g->output_name))
         return g->ctx->status;
     g->output_name[g->output_count] = text;
-    return append(g, &g->output, &g->output_count, &g->output_capacity, value_of(g, t));
+    return append(g, &g->output, &g->output_count, &g->output_capacity,
+                  bb_graph_value_of(g, t, 0, true));
 }
 
 bb_status bb_graph_end(bb_graph *g) {

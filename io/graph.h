@@ -75,6 +75,8 @@ typedef struct bb_external_call {
 typedef struct bb_slot {
     const bb_tensor *key;
     int value;
+    uint32_t version; /* of its bytes when it was last read or changed by an op */
+    bool read;
 } bb_slot;
 
 struct bb_graph {
@@ -114,6 +116,17 @@ const char *bb_graph_text(bb_graph *g, const char *format, ...) BB_PRINTF(2, 3);
 bool bb_graph_grow(bb_graph *g, void **array, int count, int *capacity, size_t bytes);
 /* "rmsnorm_impl" of "RMSNormImpl". */
 void bb_graph_op_name(const char *op, char *out, size_t bytes);
+
+/* ---- io/graph_value.c: while recording */
+int bb_graph_find(const bb_graph *g,
+                  const bb_tensor *t); /* the value that t stands for; -1: none */
+int bb_graph_new_value(bb_graph *g, bb_value_kind kind, const bb_tensor *t); /* -1: no memory */
+/* What an op reads, or only views: something recorded, or a constant. -1 after an error. `changes`:
+ * how often the op that is being recorded has changed t's bytes. */
+int bb_graph_value_of(bb_graph *g, bb_tensor *t, uint32_t changes, bool reads);
+void bb_graph_note_change(bb_graph *g, const bb_storage *changed); /* by a recorded op */
+/* `view` was read if its base was: nothing else may change it. */
+void bb_graph_same_bytes(bb_graph *g, const bb_tensor *base, const bb_tensor *view);
 
 /* ---- io/graph_finish.c: dead nodes, layers' inputs and outputs, names */
 bb_status bb_graph_finish(bb_graph *g);

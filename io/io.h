@@ -228,9 +228,12 @@ typedef struct bb_graph bb_graph;
 
 /* Recording by hand, of anything: a forward pass, or a training step made of ops (bb_gradients with
  * create_graph, then bb_adamw_). Begin; name the inputs and parameters; compute; name the outputs;
- * end; all within one step. bb_backward, which adds in place, is an error meanwhile. Sizes are
- * static. What was not named and comes from outside is a constant: tensors of the context by
- * reference, tensors of the step as a copy. */
+ * end; all within one step. What changes a tensor without an op is an error meanwhile: bb_backward,
+ * bb_assign, the optimizers of nn/nn.h, and an op that reads what was changed so (bb_write) since
+ * another op read or made it. A training step looks into composites, so those stay open in its graph and a
+ * run of it gives the numbers of BB_PATH_COMPOSED. Sizes are static. What was not named and comes
+ * from outside is a constant: tensors of the context by reference, tensors of the step as a copy.
+ */
 BB_API bb_graph *bb_graph_begin(bb_context *ctx); /* one at a time in a context */
 BB_API bb_status bb_graph_input(bb_graph *graph, const char *name, bb_tensor *t);
 /* By reference: a run reads, and optimizer nodes change, t itself. t is of the context. */
@@ -289,7 +292,9 @@ BB_API void bb_graph_print(const bb_graph *graph, FILE *file);
 typedef struct bb_externalize_spec {
     const char *target;            /* an op's name ("RMSNormImpl") or a layer's class ("RMSNorm") */
     const char *composite_op_name; /* "rms_norm"; NULL: a boundary without a declaration */
-    const char *const *composite_attrs; /* names, ended by NULL; needs composite_op_name */
+    /* Names, ended by NULL; needs composite_op_name. "norm.eps" puts the attribute eps into a
+     * dictionary norm, which holds all that are named so; dictionaries may stand in others. */
+    const char *const *composite_attrs;
 } bb_externalize_spec;
 
 typedef enum bb_external_kind {
@@ -297,7 +302,8 @@ typedef enum bb_external_kind {
     BB_EXTERNAL_FLOAT, /* f32 */
     BB_EXTERNAL_BOOL,
     BB_EXTERNAL_STRING,
-    BB_EXTERNAL_LIST /* of integers */
+    BB_EXTERNAL_LIST, /* of integers */
+    BB_EXTERNAL_DICT
 } bb_external_kind;
 typedef struct bb_external_attr {
     const char *name;
@@ -306,6 +312,8 @@ typedef struct bb_external_attr {
     float real;
     const char *text;
     bb_ints list;
+    const struct bb_external_attr *items; /* DICT, in alphabetical order */
+    int n_items;
 } bb_external_attr;
 
 /* One call of an externalized target. */

@@ -118,9 +118,13 @@ static const char *write_function(bb_onnx *o, const bb_external_call *c) {
     return name;
 }
 
-static void call_attrs(bb_proto *attrs, const bb_external *e) {
+static bb_status call_attrs(bb_context *ctx, bb_proto *attrs, const bb_external *e) {
     for (int i = 0; i < e->n_attrs; i++) {
         const bb_external_attr *a = &e->attrs[i];
+        if (a->kind == BB_EXTERNAL_DICT)
+            return bb_fail(ctx, BB_ERR_UNSUPPORTED,
+                           "onnx: node %s: attribute %s: a dictionary, which ONNX cannot hold",
+                           e->path, a->name);
         if (a->kind == BB_EXTERNAL_FLOAT)
             bb_onnx_attr_float(attrs, a->name, a->real);
         else if (a->kind == BB_EXTERNAL_STRING)
@@ -130,6 +134,7 @@ static void call_attrs(bb_proto *attrs, const bb_external *e) {
         else
             bb_onnx_attr_int(attrs, a->name, a->number);
     }
+    return BB_OK;
 }
 
 static bb_status write_call(bb_onnx_body *b, const bb_external_call *c) {
@@ -142,8 +147,10 @@ static bb_status write_call(bb_onnx_body *b, const bb_external_call *c) {
     for (int i = 0; i < e->n_inputs; i++) in[i] = bb_onnx_name(b, c->in[i]);
     for (int i = 0; i < e->n_outputs; i++) out[i] = bb_onnx_name(b, c->out[i]);
     bb_proto attrs = {.ctx = b->o->ctx};
-    call_attrs(&attrs, e);
-    bb_onnx_emit_many(b, name, "bobbin", in, e->n_inputs, out, e->n_outputs, &attrs);
+    if (call_attrs(b->o->ctx, &attrs, e) == BB_OK)
+        bb_onnx_emit_many(b, name, "bobbin", in, e->n_inputs, out, e->n_outputs, &attrs);
+    else
+        bb_proto_free(&attrs);
     return b->o->ctx->status;
 }
 

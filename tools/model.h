@@ -24,6 +24,20 @@ bb_nn_transformer *bb_model_load(bb_context *ctx, bb_device device, const char *
 bb_nn_transformer *bb_model_load_as(bb_context *ctx, bb_device device, const char *folder,
                                     bb_dtype dtype);
 
+/* model.safetensors.index.json (tools/model_index.c): the files that its weight_map names, each
+ * once, none outside the folder; `map`, from tensor to file, lives as long as the index is open.
+ * Close it after an error too. */
+enum { BB_MOST_SHARDS = 512, BB_SHARD_NAME_BYTES = 256 };
+typedef struct bb_model_index {
+    bb_file file;
+    bb_json map;
+    char (*shard)[BB_SHARD_NAME_BYTES];
+    int count;
+} bb_model_index;
+bb_status bb_model_index_read(bb_context *ctx, const char *path, bb_model_index *index);
+int bb_model_index_find(const bb_model_index *index, const char *shard); /* count: no such file */
+void bb_model_index_close(bb_model_index *index);
+
 /* The tokens that end a text: eos_token_id (a number or a list) of the folder's
  * generation_config.json, or else of its config.json. */
 bb_ints bb_model_end_tokens(bb_context *ctx, const char *folder);

@@ -1,5 +1,6 @@
 /* The weights of a model folder: model.safetensors, or the shards that model.safetensors.index.json
- * lists. Any floating dtype is read and converted to that of the model. See tools/model.h. */
+ * lists (model_index.c). Any floating dtype is read and converted to that of the model. See
+ * tools/model.h. */
 #include "tools/model.h"
 
 #include <stdlib.h>
@@ -8,16 +9,19 @@
 
 #include "core/impl.h"
 
-enum { MOST_SHARDS = 512, SHARD_NAME_BYTES = 256 };
-
 typedef struct weights {
     bb_context *ctx;
-    bb_safetensors *file[MOST_SHARDS];
-    char (*name)[SHARD_NAME_BYTES]; /* of the shards; NULL: one file */
+    bb_safetensors *file[BB_MOST_SHARDS];
     int count;
-    bb_file index;
-    bb_json map; /* from tensor to shard */
+    bb_model_index index; /* no files in it: model.safetensors is all */
 } weights;
+
+/* A tensor of the model, and the file that is to hold it. */
+typedef struct place {
+    const char *name;
+    bb_tensor *tensor;
+    bb_safetensors *file;
+} place;
 
 static bb_status wrong(const bb_safetensors *file, bb_context *ctx, const char *name,
                        const char *expected, const char *got) {
@@ -29,44 +33,16 @@ static bb_status wrong(const bb_safetensors *file, bb_context *ctx, const char *
 /* ---- Opening ----------------------------------------------------------------------------------
  */
 
-static int find_shard(const weights *w, const char *name) {
-    int i = 0;
-    while (i < w->count && strcmp(w->name[i], name) != 0) i++;
-    return i;
-}
-
-/* Opens every file that the index names, once. */
 static bb_status open_shards(weights *w, const char *folder, const char *path) {
-    bb_json root;
-    char quoted[BB_QUOTE_BYTES];
-    if (bb_file_map(w->ctx, path, &w->index)) return bb_error(w->ctx);
-    if (bb_json_parse(w->ctx, path, w->index.data, w->index.bytes, &root)) return bb_error(w->ctx);
-    if (!bb_json_get(root, "weight_map", &w->map) || bb_json_kind_of(w->map) != BB_JSON_OBJECT)
-        return bb_fail(w->ctx, BB_ERR_FORMAT, "%s: weight_map: expected an object, got none", path);
-    w->name = malloc(MOST_SHARDS * sizeof *w->name);
-    if (!w->name) return bb_fail(w->ctx, BB_ERR_MEMORY, "%s: out of memory", path);
-    for (bb_json_walk walk = bb_json_begin(w->map); bb_json_next(&walk);) {
-        char name[SHARD_NAME_BYTES];
-        size_t bytes = bb_json_string(walk.value, name, sizeof name);
-        if (bytes == 0 || bytes >= sizeof name || strlen(name) != bytes || strchr(name, '/'))
-            return bb_fail(
-                w->ctx, BB_ERR_FORMAT, "%s: weight_map: expected names of files, got %s", path,
-                bb_quote(walk.value.at, (size_t)(walk.value.end - walk.value.at), quoted));
-        int shard = find_shard(w, name);
-        if (shard < w->count) continue;
-        if (shard == MOST_SHARDS)
-            return bb_fail(w->ctx, BB_ERR_FORMAT,
-                           "%s: weight_map: expected at most %d files, got one more", path,
-                           MOST_SHARDS);
-        char *full = bb_path_join(w->ctx, folder, name);
-        w->file[shard] = full ? bb_safetensors_open(w->ctx, full) : NULL;
+    if (bb_model_index_read(w->ctx, path, &w->index)) return bb_error(w->ctx);
+    for (int i = 0; i < w->index.count; i++) {
+        char *full = bb_path_join(w->ctx, folder, w->index.shard[i]);
+        w->file[i] = full ? bb_safetensors_open(w->ctx, full) : NULL;
         free(full);
-        if (!w->file[shard]) return bb_error(w->ctx);
-        memcpy(w->name[w->count++], name, bytes + 1);
+        if (!w->file[i]) return bb_error(w->ctx);
+        w->count++;
     }
-    return w->count ? BB_OK
-                    : bb_fail(w->ctx, BB_ERR_FORMAT,
-                              "%s: weight_map: expected at least one tensor, got none", path);
+    return BB_OK;
 }
 
 static bb_status open_weights(weights *w, const char *folder) {
@@ -85,34 +61,45 @@ static bb_status open_weights(weights *w, const char *folder) {
 
 static void close_weights(weights *w) {
     for (int i = 0; i < w->count; i++) bb_safetensors_close(w->file[i]);
-    if (w->index.data) bb_file_unmap(&w->index);
-    free(w->name);
+    bb_model_index_close(&w->index);
 }
 
 /* ---- Checking ---------------------------------------------------------------------------------
  */
 
-static bb_safetensors *file_of(const weights *w, const char *name) {
-    bb_json value;
-    char shard[SHARD_NAME_BYTES] = "";
-    if (!w->name) return w->file[0];
-    if (bb_json_get(w->map, name, &value)) bb_json_string(value, shard, sizeof shard);
-    int i = find_shard(w, shard);
-    return i < w->count ? w->file[i] : w->file[0];
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const place *)a)->name, ((const place *)b)->name);
+}
+static place *find(place *sorted, int count, const char *name) {
+    const place key = {name, NULL, NULL};
+    return bsearch(&key, sorted, (size_t)count, sizeof *sorted, by_name);
 }
 
-static bb_status check(const weights *w, const bb_named *named) {
-    bb_safetensors *file = file_of(w, named->name);
+/* What the index does not name is looked for in the first file, whose error then says so. */
+static void find_files(const weights *w, place *sorted, int count) {
+    for (int i = 0; i < count; i++) sorted[i].file = w->file[0];
+    if (!w->index.count) return;
+    for (bb_json_walk walk = bb_json_begin(w->index.map); bb_json_next(&walk);) {
+        char name[BB_NAME_BYTES + 64], shard[BB_SHARD_NAME_BYTES];
+        if (bb_json_string(walk.key, name, sizeof name) >= sizeof name) continue;
+        place *p = find(sorted, count, name);
+        if (!p) continue;
+        bb_json_string(walk.value, shard, sizeof shard);
+        p->file = w->file[bb_model_index_find(&w->index, shard)];
+    }
+}
+
+static bb_status check(const weights *w, const place *p) {
     bb_stored stored;
-    if (!bb_safetensors_find(file, named->name, &stored))
-        return wrong(file, w->ctx, named->name, "to find it in the file", "no such tensor");
-    bb_shape shape = bb_shape_of(named->tensor);
+    if (!bb_safetensors_find(p->file, p->name, &stored))
+        return wrong(p->file, w->ctx, p->name, "to find it in the file", "no such tensor");
+    bb_shape shape = bb_shape_of(p->tensor);
     char expected[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
     if (!bb_shape_equal(&stored.shape, &shape))
-        return wrong(file, w->ctx, named->name, bb_shape_text(&shape, expected),
+        return wrong(p->file, w->ctx, p->name, bb_shape_text(&shape, expected),
                      bb_shape_text(&stored.shape, got));
     if (!bb_dtype_is_float(stored.dtype))
-        return wrong(file, w->ctx, named->name, "f64, f32, f16 or bf16",
+        return wrong(p->file, w->ctx, p->name, "f64, f32, f16 or bf16",
                      bb_dtype_name(stored.dtype));
     return BB_OK;
 }
@@ -124,15 +111,14 @@ static bool ends(const char *text, const char *end) {
 
 /* A further tensor passes if it says nothing: a table of angles that old files carry, or the copy
  * of tied embeddings. */
-static bb_status check_further(const weights *w, bb_safetensors *file, const bb_stored *stored,
-                               bool tied) {
+static bb_status check_further(const weights *w, place *sorted, int count, bb_safetensors *file,
+                               const bb_stored *stored, bool tied) {
     bb_stored embed;
     if (ends(stored->name, ".rotary_emb.inv_freq")) return BB_OK;
     if (tied && strcmp(stored->name, "lm_head.weight") == 0) {
-        bb_safetensors *other = file_of(w, "model.embed_tokens.weight");
-        if (bb_safetensors_find(other, "model.embed_tokens.weight", &embed) &&
-            embed.dtype == stored->dtype && embed.bytes == stored->bytes &&
-            memcmp(embed.data, stored->data, embed.bytes) == 0)
+        const place *p = find(sorted, count, "model.embed_tokens.weight");
+        if (p && bb_safetensors_find(p->file, p->name, &embed) && embed.dtype == stored->dtype &&
+            embed.bytes == stored->bytes && memcmp(embed.data, stored->data, embed.bytes) == 0)
             return BB_OK;
         return wrong(file, w->ctx, stored->name,
                      "the values of model.embed_tokens.weight (tie_word_embeddings)", "others");
@@ -140,20 +126,12 @@ static bb_status check_further(const weights *w, bb_safetensors *file, const bb_
     return wrong(file, w->ctx, stored->name, "only tensors that config.json calls for", "one more");
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const bb_named *)a)->name, ((const bb_named *)b)->name);
-}
-
-static bb_status check_all(const weights *w, bb_named *sorted, int count, bool tied) {
-    for (int i = 0; i < count; i++)
-        if (check(w, &sorted[i])) return bb_error(w->ctx);
-    qsort(sorted, (size_t)count, sizeof *sorted, by_name);
+static bb_status check_all(const weights *w, place *sorted, int count, bool tied) {
     for (int f = 0; f < w->count; f++)
         for (int64_t i = 0; i < bb_safetensors_count(w->file[f]); i++) {
             bb_stored stored = bb_safetensors_at(w->file[f], i);
-            const bb_named key = {stored.name, NULL};
-            if (bsearch(&key, sorted, (size_t)count, sizeof *sorted, by_name)) continue;
-            if (check_further(w, w->file[f], &stored, tied)) return bb_error(w->ctx);
+            if (find(sorted, count, stored.name)) continue;
+            if (check_further(w, sorted, count, w->file[f], &stored, tied)) return bb_error(w->ctx);
         }
     return BB_OK;
 }
@@ -161,14 +139,12 @@ static bb_status check_all(const weights *w, bb_named *sorted, int count, bool t
 /* ---- Reading ----------------------------------------------------------------------------------
  */
 
-static bb_status fill(const weights *w, const bb_named *named) {
+static bb_status fill(const weights *w, const place *p) {
     bb_context *ctx = w->ctx;
     bb_scope scope = bb_scope_begin(ctx);
-    bb_tensor *target = named->tensor;
-    bb_tensor *stored =
-        bb_safetensors_load(file_of(w, named->name), named->name, bb_device_of(target));
-    bb_status status = stored ? bb_copy_into(stored, target) : bb_error(ctx);
-    if (status == BB_OK) bb_tensor_changed(target);
+    bb_tensor *stored = bb_safetensors_load(p->file, p->name, bb_device_of(p->tensor));
+    bb_status status = stored ? bb_copy_into(stored, p->tensor) : bb_error(ctx);
+    if (status == BB_OK) bb_tensor_changed(p->tensor);
     bb_scope_end(ctx, scope, NULL);
     return status;
 }
@@ -176,11 +152,17 @@ static bb_status fill(const weights *w, const bb_named *named) {
 static bb_status read_weights(const weights *w, bb_nn_transformer *model) {
     int count = 0;
     const bb_named *tensors = bb_nn_transformer_named(model, &count);
-    bb_named *sorted = tensors ? malloc((size_t)count * sizeof *sorted) : NULL;
+    place *sorted = tensors ? malloc((size_t)count * sizeof *sorted) : NULL;
+    bb_status status = BB_OK;
     if (!sorted) return bb_fail(w->ctx, BB_ERR_MEMORY, "model: out of memory");
-    memcpy(sorted, tensors, (size_t)count * sizeof *sorted);
-    bb_status status = check_all(w, sorted, count, model->config.tie_embeddings);
-    for (int i = 0; i < count && status == BB_OK; i++) status = fill(w, &tensors[i]);
+    for (int i = 0; i < count; i++) sorted[i] = (place){tensors[i].name, tensors[i].tensor, NULL};
+    qsort(sorted, (size_t)count, sizeof *sorted, by_name);
+    find_files(w, sorted, count);
+    /* In the model's order, so that the first that is missing is named. */
+    for (int i = 0; i < count && status == BB_OK; i++)
+        status = check(w, find(sorted, count, tensors[i].name));
+    if (status == BB_OK) status = check_all(w, sorted, count, model->config.tie_embeddings);
+    for (int i = 0; i < count && status == BB_OK; i++) status = fill(w, &sorted[i]);
     free(sorted);
     return status;
 }

@@ -18,7 +18,14 @@
 #include "backends/fp8.h"
 
 /* A tile is 1 x WIDE or up to 128 x 128; both sides are multiples of every block. */
-enum { WIDE = 1024, SIDE = 128, TILE_FLOATS = SIDE * SIDE, COLUMN_BAND = 32, PIECE = 16384 };
+enum {
+    WIDE = 1024,
+    LEAST_BLOCK = 16,
+    SIDE = 128,
+    TILE_FLOATS = SIDE * SIDE,
+    COLUMN_BAND = 32,
+    PIECE = 16384
+};
 /* Data from this size on would only push other data out of the caches. */
 enum { STREAM_BYTES = 16 << 20 };
 
@@ -49,7 +56,7 @@ typedef struct tile {
 
 typedef struct recipe {
     bool whole; /* needs the amax of all before the first byte */
-    int32_t (*make)(const quantize_job *job, const tile *t); /* gives the tile's amax, or 0 */
+    int32_t (*make)(const quantize_job *job, const tile *t); /* gives its amax, or 0 */
     bb_block_scale (*scale)(const bb_scale_rule *rule, float amax);
 } recipe;
 
@@ -67,8 +74,7 @@ static void put_codes(const quantize_job *job, bb_tensor *data, int64_t at, int6
                       const uint8_t *codes) {
     uint8_t *to = (uint8_t *)data->data;
     if (job->form.packed)
-        for (int64_t i = 0; i < n / 2; i++)
-            to[at / 2 + i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
+        job->loops->pack(n, codes, to + at / 2);
     else if (job->stream)
         stream_bytes(to + at, codes, (size_t)n);
     else
@@ -102,26 +108,40 @@ static int64_t blocks_of(int64_t n, int64_t block) { return n / block + (n % blo
 
 static int32_t make_tensor(const quantize_job *job, const tile *t) {
     int64_t n = t->rows * t->columns;
-    job->loops->encode(job->kind, n, t->z, job->multiplier, t->codes);
+    int32_t most = job->loops->amax(n, t->z);
+    job->loops->encode(job->kind, n, t->z, job->multiplier, most, t->codes);
     if (job->attrs->rows) put_rows(job, t);
     if (job->attrs->columns) put_columns(job, t);
-    return job->recipe->whole ? 0 : job->loops->amax(n, t->z);
+    return most;
 }
 
 static bb_block_scale scale_of(const quantize_job *job, int32_t amax) {
     return job->recipe->scale(&job->rule, bb_fp8_float(amax));
 }
 
+/* A scale of fp8 is made so that its amax stays within; of nvfp4 it is rounded, to either side. */
+static bool stays_inside(const quantize_job *job, int64_t n, const int32_t *most) {
+    int32_t all = 0;
+    for (int64_t i = 0; i < n; i++) all = most[i] > all ? most[i] : all;
+    return !job->form.packed && all < BB_F32_INFINITY;
+}
+
 static void make_runs(const quantize_job *job, const tile *t) {
     int64_t block = job->form.block, across = blocks_of(job->columns, block);
+    int64_t blocks = blocks_of(t->columns, block), first = t->column / block;
+    int32_t most[WIDE / LEAST_BLOCK];
+    float multiplier[WIDE];
     for (int64_t r = 0; r < t->rows; r++) {
-        for (int64_t c = 0; c < t->columns; c += block) {
-            int64_t n = t->columns - c < block ? t->columns - c : block;
-            const float *z = t->z + r * t->columns + c;
-            bb_block_scale s = scale_of(job, job->loops->amax(n, z));
-            put_scale(job->out[1], (t->row + r) * across + (t->column + c) / block, s);
-            job->loops->encode(job->kind, n, z, s.multiplier, t->codes + r * t->columns + c);
+        const float *z = t->z + r * t->columns;
+        job->loops->amax_runs(t->columns, block, z, most);
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t end = b + 1 < blocks ? (b + 1) * block : t->columns;
+            bb_block_scale s = scale_of(job, most[b]);
+            put_scale(job->out[1], (t->row + r) * across + first + b, s);
+            for (int64_t i = b * block; i < end; i++) multiplier[i] = s.multiplier;
         }
+        job->loops->encode_each(job->kind, stays_inside(job, blocks, most), t->columns, z,
+                                multiplier, t->codes + r * t->columns);
     }
     put_rows(job, t);
 }
@@ -133,16 +153,18 @@ static void make_column_runs(const quantize_job *job, const tile *t) {
     int64_t block = job->form.block, down = blocks_of(job->rows, block);
     for (int64_t r = 0; r < t->rows; r++)
         job->loops->amax_each(t->columns, t->z + r * t->columns, most);
+    int64_t strip = t->row / block;
     for (int64_t c = 0; c < t->columns; c++) {
         bb_block_scale s = scale_of(job, most[c]);
         multiplier[c] = s.multiplier;
         put_scale(job->out[3],
-                  job->form.transposed ? (t->column + c) * down + t->row / block
-                                       : t->row / block * job->columns + t->column + c,
+                  job->form.transposed ? (t->column + c) * down + strip
+                                       : strip * job->columns + t->column + c,
                   s);
     }
+    bool inside = stays_inside(job, t->columns, most);
     for (int64_t r = 0; r < t->rows; r++)
-        job->loops->encode_each(job->kind, t->columns, t->z + r * t->columns, multiplier,
+        job->loops->encode_each(job->kind, inside, t->columns, t->z + r * t->columns, multiplier,
                                 t->codes + r * t->columns);
     put_columns(job, t);
 }
@@ -157,8 +179,9 @@ static int32_t make_squares(const quantize_job *job, const tile *t) {
     if (!job->attrs->square) return make_blocks(job, t);
     int64_t block = job->form.block, n = t->rows * t->columns;
     int64_t across = blocks_of(job->columns, block), down = blocks_of(job->rows, block);
-    bb_block_scale s = scale_of(job, job->loops->amax(n, t->z));
-    job->loops->encode(job->kind, n, t->z, s.multiplier, t->codes);
+    int32_t most = job->loops->amax(n, t->z);
+    bb_block_scale s = scale_of(job, most);
+    job->loops->encode(job->kind, n, t->z, s.multiplier, most, t->codes);
     if (job->attrs->rows) {
         put_scale(job->out[1], t->row / block * across + t->column / block, s);
         put_rows(job, t);
@@ -214,9 +237,13 @@ static int32_t row_direct(const quantize_job *job, int64_t row) {
     return most;
 }
 
-/* The band from `row` on, tile by tile; gives the largest amax that `make` gave. */
-static int32_t band_tiles(const quantize_job *job, int64_t row, int64_t end,
-                          int32_t (*make)(const quantize_job *job, const tile *t)) {
+static int32_t row_measure(const quantize_job *job, int64_t row) {
+    return job->loops->fetch_amax(&job->source, 0, job->columns, row_of(job, row),
+                                  rstd_of(job, row));
+}
+
+/* The band from `row` on, tile by tile; gives the largest amax. */
+static int32_t band_tiles(const quantize_job *job, int64_t row, int64_t end) {
     float z[TILE_FLOATS];
     uint8_t codes[TILE_FLOATS];
     int64_t width = job->band == 1 ? WIDE : SIDE;
@@ -227,14 +254,10 @@ static int32_t band_tiles(const quantize_job *job, int64_t row, int64_t end,
         for (int64_t r = 0; r < t.rows; r++)
             job->loops->fetch(&job->source, t.column, t.columns, row_of(job, row + r),
                               rstd_of(job, row + r), z + r * t.columns);
-        int32_t here = make(job, &t);
+        int32_t here = job->recipe->make(job, &t);
         most = here > most ? here : most;
     }
     return most;
-}
-
-static int32_t measure_tile(const quantize_job *job, const tile *t) {
-    return job->loops->amax(t->rows * t->columns, t->z);
 }
 
 static void piece(const quantize_job *job, int64_t first, int64_t last, bool measure) {
@@ -244,9 +267,12 @@ static void piece(const quantize_job *job, int64_t first, int64_t last, bool mea
         int64_t row = band * job->band, end = row + job->band;
         if (end > job->rows) end = job->rows;
         if (job->norm && measure == job->recipe->whole) band_statistics(job, row, end);
-        int32_t here = measure  ? band_tiles(job, row, end, measure_tile)
-                       : direct ? row_direct(job, row)
-                                : band_tiles(job, row, end, job->recipe->make);
+        int32_t here = 0;
+        if (!measure) here = direct ? row_direct(job, row) : band_tiles(job, row, end);
+        for (; measure && row < end; row++) {
+            int32_t one = row_measure(job, row);
+            here = one > here ? one : here;
+        }
         most = here > most ? here : most;
     }
     if (job->stream && !measure) stream_end();

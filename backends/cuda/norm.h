@@ -1,6 +1,7 @@
 /* What RMSNormImpl, AddRMSNorm and LayerNorm share on the GPU.
  *   norm.cu            layouts, scale tables, the sums over strips
- *   norm_forward.h     forward kernels, norm_backward.h  backward kernels: templates
+ *   norm_forward.h     forward kernels; norm_backward.h chooses between the backward kernels of
+ *   norm_strips.h, norm_columns.h: templates
  *   rms_norm_*.cu, layer_norm.cu   adapters; each compiles the templates it needs
  * Math: ops/rms_norm.c, ops/layer_norm.c. Why the kernels are as they are, and what they should
  * reach: DESIGN.md. */
@@ -167,6 +168,35 @@ static __device__ inline double bb_norm_root(double x) { return sqrt(x); }
 /* Correctly rounded, as on the CPU; rsqrtf is not. Once a row. */
 template <typename R> static __device__ inline R bb_norm_rstd(R squares, int64_t n, double eps) {
     return (R)1 / bb_norm_root(squares / (R)n + (R)eps);
+}
+
+/* Sums of ROWS x PAIRS numbers over the threads of a team: lanes of one warp, or whole warps; then
+ * every thread of the block calls it. slots: 32 x ROWS x PAIRS values that no sum since the barrier
+ * before the last has used. */
+template <typename R, int ROWS, int PAIRS>
+static __device__ inline void norm_sums(R (&sum)[ROWS][PAIRS], int lanes, R *slots) {
+#pragma unroll
+    for (int u = 0; u < ROWS; u++)
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            sum[u][i] = bb_warp_sum(sum[u][i], lanes < BB_WARP ? lanes : (int)BB_WARP);
+    if (lanes <= BB_WARP) return;
+    const int warp = (int)threadIdx.x / BB_WARP, warps = lanes / BB_WARP;
+    const int first = warp / warps * warps;
+#pragma unroll
+    for (int u = 0; u < ROWS; u++)
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (threadIdx.x % BB_WARP == 0) slots[(u * PAIRS + i) * BB_WARP + warp] = sum[u][i];
+    __syncthreads();
+#pragma unroll
+    for (int u = 0; u < ROWS; u++)
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            const R *slot = slots + (u * PAIRS + i) * BB_WARP + first;
+            sum[u][i] = slot[0];
+            for (int w = 1; w < warps; w++) sum[u][i] += slot[w];
+        }
 }
 
 #endif

@@ -109,7 +109,7 @@ template <typename X, int W> static __device__ inline float rows_squares(const b
 }
 
 template <typename X, int W>
-static __global__ void __launch_bounds__(256, 4) rows_kernel(bb_quantize_args a) {
+static __global__ void __launch_bounds__(256, 2) rows_kernel(bb_quantize_args a) {
     BB_SHARED(float, slots, 2 * BB_WARP);
     const int lanes = a.team, teams = (int)blockDim.x / lanes, lane = (int)threadIdx.x % lanes;
     const int64_t vectors = a.width / W, tiles = (a.rows + teams - 1) / teams;

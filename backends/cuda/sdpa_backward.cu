@@ -262,26 +262,6 @@ template <int WIDTH, typename T> bb_status launch_mma(bb_cuda *cuda, const bb_sd
     return status;
 }
 
-/* False: no kernel for it. */
-template <typename T>
-bool try_mma(bb_cuda *cuda, const bb_sdpa_job<T> &j, int width, bb_status *status) {
-    typedef mma_shape<256> widest;
-    const size_t most = cuda->info.shared_bytes;
-    if (!bb_sdpa_tensor_cores<T>(cuda)) return false;
-    if (width > 128 && (size_t)widest::OWN_BYTES + widest::KEYS_BYTES > most) return false;
-    *status = width <= 32    ? launch_mma<32>(cuda, j)
-              : width <= 64  ? launch_mma<64>(cuda, j)
-              : width <= 128 ? launch_mma<128>(cuda, j)
-                             : launch_mma<256>(cuda, j);
-    return true;
-}
-template <> bool try_mma<float>(bb_cuda *, const bb_sdpa_job<float> &, int, bb_status *) {
-    return false;
-}
-template <> bool try_mma<double>(bb_cuda *, const bb_sdpa_job<double> &, int, bb_status *) {
-    return false;
-}
-
 /* ---- FMA. C: tiles of columns of the gradients. */
 template <typename T, int C>
 __global__ void __launch_bounds__(BB_FMA_THREADS, 1) dquery_fma(const bb_sdpa_job<T> j) {
@@ -403,7 +383,11 @@ template <typename T> bb_status bb_sdpa_backward(bb_cuda *cuda, const bb_sdpa_jo
     bb_status status =
         BB_LAUNCH(cuda, (delta_kernel<T>), rows ? bb_cuda_grid(cuda, rows, DELTA_WARPS, 16) : 0,
                   DELTA_WARPS * BB_WARP, 0, j);
-    if (status || try_mma(cuda, j, width, &status)) return status;
+    if (status) return status;
+    typedef mma_shape<256> widest;
+    const auto launch = [&](auto w) { status = launch_mma<decltype(w)::value>(cuda, j); };
+    if (bb_mma_for_width<T>(cuda, width, (size_t)widest::OWN_BYTES + widest::KEYS_BYTES, launch))
+        return status;
     return width <= 64 ? launch_fma<64>(cuda, j) : launch_fma<256>(cuda, j);
 }
 

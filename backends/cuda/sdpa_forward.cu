@@ -102,24 +102,6 @@ template <int WIDTH, typename T> bb_status launch_mma(bb_cuda *cuda, const bb_sd
                      shape::BYTES, j);
 }
 
-/* False: no kernel for it. */
-template <typename T>
-bool try_mma(bb_cuda *cuda, const bb_sdpa_job<T> &j, int width, bb_status *status) {
-    if (!bb_sdpa_tensor_cores<T>(cuda)) return false;
-    if (width > 128 && mma_shape<256>::BYTES > cuda->info.shared_bytes) return false;
-    *status = width <= 32    ? launch_mma<32>(cuda, j)
-              : width <= 64  ? launch_mma<64>(cuda, j)
-              : width <= 128 ? launch_mma<128>(cuda, j)
-                             : launch_mma<256>(cuda, j);
-    return true;
-}
-template <> bool try_mma<float>(bb_cuda *, const bb_sdpa_job<float> &, int, bb_status *) {
-    return false;
-}
-template <> bool try_mma<double>(bb_cuda *, const bb_sdpa_job<double> &, int, bb_status *) {
-    return false;
-}
-
 /* ---- FMA: the block is one tile of queries. C: tiles of output columns. */
 template <typename T, int C>
 __global__ void __launch_bounds__(BB_FMA_THREADS, 1) forward_fma(const bb_sdpa_job<T> j) {
@@ -177,8 +159,9 @@ template <int WIDTH, typename T> bb_status launch_fma(bb_cuda *cuda, const bb_sd
 
 template <typename T> bb_status bb_sdpa_forward(bb_cuda *cuda, const bb_sdpa_job<T> &j) {
     const int width = max(j.width, j.value_width);
-    bb_status status;
-    if (try_mma(cuda, j, width, &status)) return status;
+    bb_status status = BB_OK;
+    const auto launch = [&](auto w) { status = launch_mma<decltype(w)::value>(cuda, j); };
+    if (bb_mma_for_width<T>(cuda, width, mma_shape<256>::BYTES, launch)) return status;
     return j.value_width <= 64 ? launch_fma<64>(cuda, j) : launch_fma<256>(cuda, j);
 }
 

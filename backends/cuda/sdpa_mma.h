@@ -6,6 +6,8 @@
 #ifndef BOBBIN_BACKENDS_CUDA_SDPA_MMA_H
 #define BOBBIN_BACKENDS_CUDA_SDPA_MMA_H
 
+#include <type_traits>
+
 #include "backends/cuda/async.h"
 #include "backends/cuda/mma.h"
 #include "backends/cuda/sdpa_tile.h"
@@ -129,6 +131,26 @@ static __device__ inline void bb_mma_store(bb_mma_tile<M, WIDTH / 8> &tile, T *s
         for (int e = 0; e < 8 && !wide; e++)
             if (column + e < width) to[e] = pack.v[e];
     }
+}
+
+/* On the host: launch(w), w.value being the width that a kernel for rows of `width` is made for.
+ * False: the tensor cores do not serve, or the device has no room for the widest kernel. */
+template <typename T, typename F>
+static inline bool bb_mma_for_width(const bb_cuda *cuda, int width, size_t widest_bytes, F launch) {
+    if constexpr (sizeof(T) == 2) {
+        if (!bb_sdpa_tensor_cores<T>(cuda)) return false;
+        if (width > 128 && widest_bytes > cuda->info.shared_bytes) return false;
+        if (width <= 32)
+            launch(std::integral_constant<int, 32>());
+        else if (width <= 64)
+            launch(std::integral_constant<int, 64>());
+        else if (width <= 128)
+            launch(std::integral_constant<int, 128>());
+        else
+            launch(std::integral_constant<int, 256>());
+        return true;
+    }
+    return false;
 }
 
 #endif

@@ -107,10 +107,14 @@ static void check_level(test *t, const bb_isa *isa, int kind) {
     const bb_quantize_loops *loops = isa->loops->quantize;
     int n = numbers(0, kind, x), wrong = 0, wrong_each = 0, wrong_back = 0;
     int32_t most = 0;
-    loops->encode(kind, n, x, 0.75f, codes);
-    for (int i = 0; i < n; i++) wrong += codes[i] != encode(kind, x[i] * 0.75f);
+    for (int inside = 0; inside < 2; inside++) { /* the second time nothing is beyond the range */
+        float last = inside ? (float)ref_decode(kind, codes_of[kind] / 2 - 5) : INFINITY;
+        for (int i = 0; i < n; i++) y[i] = fabsf(x[i]) <= last || !inside ? x[i] : -last;
+        loops->encode(kind, n, y, 0.75f, loops->amax(n, y), codes);
+        for (int i = 0; i < n; i++) wrong += codes[i] != encode(kind, y[i] * 0.75f);
+    }
     for (int i = 0; i < n; i++) factor[i] = 0.5f + (float)(i % 7);
-    loops->encode_each(kind, n, x, factor, codes);
+    loops->encode_each(kind, false, n, x, factor, codes);
     for (int i = 0; i < n; i++) wrong_each += codes[i] != encode(kind, x[i] * factor[i]);
     loops->decode_each(kind, n, codes, factor, y);
     for (int i = 0; i < n; i++)

@@ -1,5 +1,6 @@
-/* The host simulation itself: it runs right kernels right, and catches each fault it claims to (backends/cuda/sim/sim.h). A
- * kernel with a planted fault must fail its launch with the words that name the fault. */
+/* The host simulation itself: it runs right kernels right, and catches each fault it claims to
+ * (backends/cuda/sim/sim.h). A kernel with a planted fault must fail its launch with the words that
+ * name the fault. */
 #include "backends/cuda/async.h"
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/sim/fiber.h"
@@ -13,18 +14,21 @@ extern "C" {
 }
 
 /* Launches without a module: bb_sim_run is what a launch ends in. */
-template <typename K> static const char *run(K kernel, dim3 grid, dim3 block, size_t shared_bytes = 0) {
+template <typename K>
+static const char *run(K kernel, dim3 grid, dim3 block, size_t shared_bytes = 0) {
     return bb_sim_run(grid, block, shared_bytes, bb_sim_kernel_of(kernel));
 }
 
 static void check_fault(test *t, const char *got, const char *expected) {
-    CHECK_MSG(t, got && strstr(got, expected), "expected a fault with \"%s\", got \"%s\"", expected, got ? got : "(none)");
+    CHECK_MSG(t, got && strstr(got, expected), "expected a fault with \"%s\", got \"%s\"", expected,
+              got ? got : "(none)");
 }
 
 static void test_indices(test *t) {
     static int seen[2][3][4][5];
     memset(seen, 0, sizeof seen);
-    const char *fault = run([] { seen[blockIdx.y][blockIdx.x][threadIdx.y][threadIdx.x]++; }, dim3(3, 2), dim3(5, 4));
+    const char *fault = run([] { seen[blockIdx.y][blockIdx.x][threadIdx.y][threadIdx.x]++; },
+                            dim3(3, 2), dim3(5, 4));
     int right = 0;
     for (int *p = &seen[0][0][0][0]; p < &seen[0][0][0][0] + 120; p++) right += *p == 1;
     CHECK_MSG(t, !fault, "%s", fault);
@@ -63,7 +67,8 @@ static void test_block_sum(test *t) {
     const char *fault = run(
         [] {
             BB_SHARED(double, slots, 32);
-            total[blockIdx.x][threadIdx.x] = bb_block_sum((double)(threadIdx.x + blockIdx.x), slots);
+            total[blockIdx.x][threadIdx.x] =
+                bb_block_sum((double)(threadIdx.x + blockIdx.x), slots);
         },
         3, 96);
     CHECK_MSG(t, !fault, "%s", fault);
@@ -74,7 +79,13 @@ static void test_block_sum(test *t) {
 }
 
 static void test_divergent_barriers(test *t) {
-    check_fault(t, run([] { if (threadIdx.x < 32) __syncthreads(); }, 1, 64), "divergent barrier: it ended");
+    check_fault(t,
+                run(
+                    [] {
+                        if (threadIdx.x < 32) __syncthreads();
+                    },
+                    1, 64),
+                "divergent barrier: it ended");
     check_fault(t,
                 run(
                     [] {
@@ -88,8 +99,16 @@ static void test_divergent_barriers(test *t) {
 }
 
 static void test_lost_lanes(test *t) {
-    check_fault(t, run([] { if (threadIdx.x != 5) bb_warp_sum(1.0f); }, 1, 32), "waits for a lane");
-    check_fault(t, run([] { bb_warp_sum(threadIdx.x == 5 ? __shfl_xor_sync(1u, 1.0f, 1) : 1.0f); }, 1, 32), "leaves out its own lane 5");
+    check_fault(t,
+                run(
+                    [] {
+                        if (threadIdx.x != 5) bb_warp_sum(1.0f);
+                    },
+                    1, 32),
+                "waits for a lane");
+    check_fault(
+        t, run([] { bb_warp_sum(threadIdx.x == 5 ? __shfl_xor_sync(1u, 1.0f, 1) : 1.0f); }, 1, 32),
+        "leaves out its own lane 5");
 }
 
 /* Without the barrier some order of the threads reads what is not written yet: NaN. */
@@ -190,6 +209,62 @@ static void test_access(test *t) {
 }
 #endif
 
+/* A copy beside the work runs when it is waited for, and whoever waits for too little is told. */
+static void test_copies_beside(test *t) {
+    bb_device_info info;
+    const char *why = nullptr;
+    bb_runtime *r = bb_runtime_open(&info, &why);
+    char *device = static_cast<char *>(bb_runtime_allocate(r, 256)), ordinary[64] = {0};
+    char *host = static_cast<char *>(bb_runtime_allocate_pinned(r, 64));
+    uint64_t first, second;
+    memset(host, 7, 64);
+    CHECK(t, !bb_runtime_set(r, device, 1, 256));
+    check_fault(t, bb_runtime_side_copy(r, host, device, 64, BB_TO_HOST), "does not wait for it");
+    CHECK(t, !bb_runtime_side_begin(r));
+    check_fault(t, bb_runtime_side_copy(r, ordinary, device, 64, BB_TO_HOST), "not page-locked");
+    check_fault(t, bb_runtime_side_copy(r, host, device, 65, BB_TO_HOST), "not page-locked");
+    check_fault(t, bb_runtime_side_copy(r, ordinary, host, 64, BB_TO_DEVICE), "not the device's");
+    CHECK(t, !bb_runtime_side_copy(r, host, device, 64, BB_TO_HOST));
+    CHECK(t, !bb_runtime_side_end(r, &first));
+    CHECK(t, !bb_runtime_side_copy(r, device + 128, host, 64, BB_TO_DEVICE));
+    CHECK(t, !bb_runtime_side_end(r, &second));
+    CHECK(t, !bb_runtime_set(r, device, 2, 256)); /* before the copy, for all it knows */
+    CHECK_INT(t, host[0], 7);
+    CHECK(t, !bb_runtime_side_wait(r, first));
+    CHECK_INT(t, host[0], 2);
+    host[0] = 9;
+    CHECK(t, !bb_runtime_side_wait(r, second));
+    CHECK(t, !bb_runtime_copy(r, ordinary, device + 128, 2, BB_TO_HOST));
+    CHECK_INT(t, ordinary[0], 9);
+    CHECK_INT(t, ordinary[1], 2);
+    /* In a captured step. */
+    CHECK(t, !bb_runtime_capture_begin(r));
+    check_fault(t, bb_runtime_side_wait(r, first), "from before the captured step");
+    CHECK(t, !bb_runtime_side_begin(r));
+    CHECK(t, !bb_runtime_side_copy(r, host, device, 64, BB_TO_HOST));
+    CHECK(t, !bb_runtime_side_end(r, &first));
+    CHECK(t, !bb_runtime_capture_end(r, &why));
+    check_fault(t, why, "does not wait for the copies beside it");
+    check_fault(t, bb_runtime_side_wait(r, first), "of a captured step outside of it");
+    CHECK(t, !bb_runtime_capture_begin(r));
+    CHECK(t, !bb_runtime_side_begin(r));
+    CHECK(t, !bb_runtime_side_copy(r, host, device, 64, BB_TO_HOST));
+    CHECK(t, !bb_runtime_side_end(r, &first));
+    CHECK(t, !bb_runtime_set(r, device, 5, 256));
+    CHECK(t, !bb_runtime_side_wait(r, first));
+    void *graph = bb_runtime_capture_end(r, &why);
+    CHECK_MSG(t, graph && !why, "%s", why ? why : "");
+    for (int i = 0; i < 2; i++) {
+        host[0] = 9;
+        CHECK(t, !bb_runtime_replay(r, graph));
+        CHECK_INT(t, host[0], 5);
+    }
+    bb_runtime_graph_free(r, graph);
+    bb_runtime_free_pinned(r, host);
+    bb_runtime_free(r, device);
+    bb_runtime_close(r);
+}
+
 /* A failed launch leaves nothing behind that a later one would notice. */
 static void test_after_a_fault(test *t) {
     check_fault(t, run([] { bb_sim_fault("on purpose %d", 1); }, 4, 64), "on purpose 1");
@@ -210,6 +285,7 @@ static const test_row rows[] = {
 #if defined(__SANITIZE_ADDRESS__)
     {"access", test_access},
 #endif
+    {"copies_beside", test_copies_beside},
     {"after_a_fault", test_after_a_fault},
 };
 TEST_MAIN(rows)

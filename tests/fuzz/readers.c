@@ -95,6 +95,19 @@ static void read_config(bb_context *ctx, const char *path) {
     if (bb_model_config_read(ctx, path, &config) == BB_OK) use(&config.dim, sizeof config.dim);
 }
 
+/* ---- model.safetensors.index.json of a model in several files */
+
+static void read_index(bb_context *ctx, const char *path) {
+    bb_model_index index;
+    if (bb_model_index_read(ctx, path, &index) == BB_OK)
+        for (int i = 0; i < index.count; i++) {
+            use(index.shard[i], strlen(index.shard[i]));
+            if (bb_model_index_find(&index, index.shard[i]) != i || strchr(index.shard[i], '/'))
+                bb_fail(ctx, BB_ERR_STATE, "a file is listed twice, or lies elsewhere");
+        }
+    bb_model_index_close(&index);
+}
+
 /* ---- tokenizer.json of a model: read, then used on letters, numbers, spaces and accents */
 
 static void read_tokenizer(bb_context *ctx, const char *path) {
@@ -112,8 +125,13 @@ static void read_tokenizer(bb_context *ctx, const char *path) {
 }
 
 const reader readers[] = {
-    {"json", read_json}, {"safetensors", read_safetensors}, {"checkpoint", read_checkpoint},
-    {"npy", read_npy},   {"config", read_config},           {"tokenizer", read_tokenizer},
+    {"json", read_json},
+    {"safetensors", read_safetensors},
+    {"checkpoint", read_checkpoint},
+    {"npy", read_npy},
+    {"config", read_config},
+    {"index", read_index},
+    {"tokenizer", read_tokenizer},
 };
 const int reader_count = sizeof readers / sizeof readers[0];
 

@@ -66,14 +66,20 @@ static void test_safetensors(test *t) { replay_folder(t, "safetensors"); }
 static void test_checkpoint(test *t) { replay_folder(t, "checkpoint"); }
 static void test_npy(test *t) { replay_folder(t, "npy"); }
 static void test_config(test *t) { replay_folder(t, "config"); }
+static void test_index(test *t) { replay_folder(t, "index"); }
 static void test_tokenizer(test *t) { replay_folder(t, "tokenizer"); }
 
 /* Every reader is replayed above. */
 static void test_all(test *t);
 
 static const test_row rows[] = {
-    {"json", test_json},       {"safetensors", test_safetensors}, {"checkpoint", test_checkpoint},
-    {"npy", test_npy},         {"config", test_config},           {"tokenizer", test_tokenizer},
+    {"json", test_json},
+    {"safetensors", test_safetensors},
+    {"checkpoint", test_checkpoint},
+    {"npy", test_npy},
+    {"config", test_config},
+    {"index", test_index},
+    {"tokenizer", test_tokenizer},
     {"all readers", test_all},
 };
 

@@ -310,6 +310,63 @@ static void e10_encodings(test *t) {
     }
 }
 
+static bb_graph *all_graph(bb_context *ctx) {
+    bb_register_op(ctx, &all_op);
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(2));
+    bb_graph *g = bb_graph_begin(ctx);
+    bb_graph_input(g, "x", x);
+    bb_graph_output(g, "y", bb_apply1(ctx, &all_op, &x, 1, NULL));
+    bb_graph_end(g);
+    return g;
+}
+static void e10_dictionaries(test *t) {
+    static const char *const names[] = {"group.whole", "choice",        "group.deep.flag",
+                                        "group.real",  "group.version", "group.deep.list",
+                                        "none.empty",  "group.real",    NULL};
+    static const struct {
+        const char *names[3], *message;
+    } bad[] = {
+        {{"whole", "whole.real"}, "attribute whole.real: expected a value or a dictionary"},
+        {{"whole.real", "whole"}, "attribute whole: expected a value or a dictionary"},
+        {{"a..flag"}, "attribute a..flag: expected a name before and after each dot"},
+        {{".flag"}, "attribute .flag: expected a name before and after each dot"},
+        {{"a."}, "attribute : expected one that it has"},
+        {{"a.nothing"}, "attribute nothing: expected one that it has"},
+    };
+    bb_context *ctx = test_open();
+    bb_graph *g = all_graph(ctx);
+    const bb_externalize_spec spec = {"AllKinds", "all_kinds", names};
+    CHECK_INT(t, externalize(g, &spec, 1), BB_OK);
+    CHECK_MSG(
+        t,
+        strstr(declaration(g, 0),
+               "op_attrs = {choice = \"bc\", group = {deep = {flag = true, list = [4 : si64, "
+               "5 : si64, 6 : si64]}, real = 1.00000001E-1 : f32, version = 7 : si64, whole = "
+               "-3 : si64}, version = 1 : si64}, ") != NULL,
+        "%s", declaration(g, 0));
+    const bb_external_attr *group = &bb_external_at(g, 0)->attrs[1];
+    CHECK(t, group->kind == BB_EXTERNAL_DICT && group->n_items == 4);
+    CHECK_TEXT(t, group->items[0].items[1].name, "list");
+    /* ONNX has no attribute that holds another. */
+    CHECK_INT(t, bb_onnx_save(g, "dictionary.onnx", NULL), BB_ERR_UNSUPPORTED);
+    CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED,
+                "onnx: node all_kinds: attribute group: a dictionary, which ONNX cannot hold");
+    CHECK(t, fopen("dictionary.onnx", "r") == NULL);
+    bb_graph_free(g);
+    bb_end_step(ctx);
+    bb_close(ctx);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        ctx = test_open();
+        g = all_graph(ctx);
+        const bb_externalize_spec wrong = {"AllKinds", "all_kinds", bad[i].names};
+        CHECK_INT(t, externalize(g, &wrong, 1), BB_ERR_ARGUMENT);
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, bad[i].message);
+        CHECK_INT(t, bb_external_count(g), 0);
+        bb_graph_free(g);
+        bb_close(ctx);
+    }
+}
+
 static void e11_names(test *t) {
     bb_context *ctx = test_open();
     bb_graph *g = graph_of_model(graph_model(ctx, BB_F32, false, false));
@@ -517,6 +574,7 @@ static const test_row rows[] = {
     {"E8 absent inputs are dropped", e8_absent_inputs_are_dropped},
     {"E9 attributes of each call", e9_attributes_of_each_call},
     {"E10 encodings", e10_encodings},
+    {"E10 dictionaries", e10_dictionaries},
     {"E11 names", e11_names},
     {"E12 one graph for each call", e12_one_graph_for_each_call},
     {"E13 the body is the decomposition", e13_body_is_the_decomposition},

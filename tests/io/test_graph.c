@@ -169,6 +169,72 @@ static void test_training_step(test *t) {
     bb_close(ctx);
 }
 
+/* The same of a whole transformer: loss, gradients of all parameters, AdamW on each. */
+enum { MOST_PARAMS = 32 };
+typedef struct learner {
+    bb_nn_transformer *model;
+    bb_tensor *m[MOST_PARAMS], *v[MOST_PARAMS], *lr, *count;
+} learner;
+
+static learner new_learner(bb_context *ctx) {
+    learner l = {.model = graph_model(ctx, BB_F32, true, false)};
+    for (int i = 0; i < bb_params_count(l.model->params); i++) {
+        bb_shape shape = bb_shape_of(bb_params_at(l.model->params, i));
+        l.m[i] = bb_keep(bb_zeros(ctx, BB_F32, shape));
+        l.v[i] = bb_keep(bb_zeros(ctx, BB_F32, shape));
+    }
+    l.lr = bb_keep(bb_scalar(ctx, BB_F32, 0.01));
+    l.count = bb_keep(bb_scalar(ctx, BB_F32, 1));
+    return l;
+}
+
+static bb_tensor *learn(learner *l, bb_tensor *ids, bb_tensor *targets) {
+    bb_tensor *param[MOST_PARAMS], *g[MOST_PARAMS];
+    int n = bb_params_count(l->model->params);
+    for (int i = 0; i < n; i++) param[i] = bb_params_at(l->model->params, i);
+    bb_tensor *loss = bb_nn_transformer_loss(l->model, ids, targets);
+    bb_gradients(loss, NULL, param, n, true, g);
+    for (int i = 0; i < n; i++)
+        bb_adamw_(param[i], g[i], l->m[i], l->v[i], l->lr, l->count, NULL, NULL);
+    return loss;
+}
+
+static bb_tensor *some_ids(bb_context *ctx, int by) {
+    bb_tensor *ids = graph_ids(ctx, 2, 6, 19);
+    int64_t *at = bb_data(ids);
+    for (int i = 0; i < 12; i++) at[i] = (at[i] + i * by) % 19;
+    return ids;
+}
+
+static void test_training_step_of_a_model(test *t) {
+    bb_context *ctx = test_open();
+    bb_set_path(ctx, BB_PATH_COMPOSED);
+    learner a = new_learner(ctx), b = new_learner(ctx);
+    bb_assign(bb_params_values(b.model->params), bb_params_values(a.model->params));
+    bb_tensor *in[2] = {some_ids(ctx, 1), some_ids(ctx, 2)}, *loss;
+    bb_graph *g = bb_graph_begin(ctx);
+    bb_graph_input(g, "ids", in[0]);
+    bb_graph_input(g, "targets", in[1]);
+    int n = 0;
+    const bb_named *listed = bb_params_list(a.model->params, &n);
+    for (int i = 0; i < n; i++) bb_graph_param(g, listed[i].name, listed[i].tensor);
+    bb_graph_output(g, "loss", learn(&a, in[0], in[1]));
+    CHECK_INT(t, bb_graph_end(g), BB_OK);
+    CHECK_OK(t, ctx);
+    CHECK_INT(t, bb_graph_node_count(g, "adamw_"), n);
+    learn(&b, in[0], in[1]);
+    for (int step = 0; step < 4; step++) {
+        CHECK(t, graph_same(bb_params_values(a.model->params), bb_params_values(b.model->params)));
+        bb_end_step(ctx);
+        in[0] = some_ids(ctx, 3 + step), in[1] = some_ids(ctx, 5 + step);
+        CHECK_INT(t, bb_graph_run(g, in, 2, &loss), BB_OK);
+        CHECK(t, graph_same(loss, learn(&b, in[0], in[1])));
+        CHECK_OK(t, ctx);
+    }
+    bb_graph_free(g);
+    bb_close(ctx);
+}
+
 /* By reference: a parameter that was not named, and a view of one that was made before. */
 static void test_references(test *t) {
     bb_context *ctx = test_open();
@@ -206,6 +272,23 @@ static void test_not_followed(test *t) {
     bb_graph_end(g);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "a graph that records cannot follow the change");
     bb_graph_free(g);
+    g = bb_graph_begin(ctx);
+    bb_assign(w, bb_mul(w, x));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "bb_assign: a graph is being recorded: expected ops");
+    bb_graph_free(g);
+    for (int named = 0; named < 2; named++) { /* read, changed by the host, read */
+        g = bb_graph_begin(ctx);
+        if (named) bb_graph_param(g, "w", w);
+        bb_write(w, (float[]){1, 2, 3}, 12); /* nobody has read it yet */
+        bb_tensor *y = bb_mul(w, x);
+        CHECK_OK(t, ctx);
+        bb_write(w, (float[]){4, 5, 6}, 12);
+        CHECK(t, !bb_mul(w, y));
+        CHECK_ERROR(t, ctx, BB_ERR_STATE,
+                    named ? "graph: w: expected changes by recorded ops alone"
+                          : "graph: a tensor: expected changes by recorded");
+        bb_graph_free(g);
+    }
     bb_close(ctx);
 }
 
@@ -260,9 +343,13 @@ static void record_and_run(bb_context *ctx) {
 
 static void test_memory(test *t) { alloc_failure_loop(t, record_and_run); }
 
-static const test_row rows[] = {
-    {"small", test_small},           {"model", test_model},
-    {"names", test_names},           {"training step", test_training_step},
-    {"references", test_references}, {"not followed", test_not_followed},
-    {"wrong use", test_wrong_use},   {"memory", test_memory}};
+static const test_row rows[] = {{"small", test_small},
+                                {"model", test_model},
+                                {"names", test_names},
+                                {"training step", test_training_step},
+                                {"training step of a model", test_training_step_of_a_model},
+                                {"references", test_references},
+                                {"not followed", test_not_followed},
+                                {"wrong use", test_wrong_use},
+                                {"memory", test_memory}};
 TEST_MAIN(rows)

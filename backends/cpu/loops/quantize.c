@@ -86,61 +86,137 @@ static void amax_each(int64_t n, const float *restrict x, int32_t *restrict most
     }
 }
 
-static inline void encode_run(int kind, int64_t n, const float *restrict x, float multiplier,
-                              uint8_t *restrict codes) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) codes[i] = encoded(kind, x[i] * multiplier);
-}
-static void encode(int kind, int64_t n, const float *x, float multiplier, uint8_t *codes) {
-    if (kind == BB_CODE_E4M3)
-        encode_run(BB_CODE_E4M3, n, x, multiplier, codes);
-    else if (kind == BB_CODE_E5M2)
-        encode_run(BB_CODE_E5M2, n, x, multiplier, codes);
-    else
-        encode_run(BB_CODE_E2M1, n, x, multiplier, codes);
+static void amax_runs(int64_t n, int64_t block, const float *x, int32_t *most) {
+    for (int64_t at = 0; at < n; at += block) {
+        if (at + block > n)
+            *most++ = amax(n - at, x + at);
+        else if (block == 16)
+            *most++ = amax(16, x + at);
+        else if (block == 32)
+            *most++ = amax(32, x + at);
+        else
+            *most++ = amax(block, x + at);
+    }
 }
 
-static inline void encode_each_run(int kind, int64_t n, const float *restrict x,
+/* Where nothing is beyond the largest number and nothing is NaN, there is less to do. */
+static inline bool within(int kind, int32_t most, float multiplier) {
+    const float largest = kind == BB_CODE_E4M3 ? 448.0f : kind == BB_CODE_E5M2 ? 57344.0f : 6.0f;
+    return multiplier > 0 && bb_fp8_float(most) * multiplier <= largest;
+}
+static inline uint8_t encoded_within(int kind, float x, float multiplier) {
+    float p = bb_fp8_float(bb_magnitude(x)) * multiplier;
+    int32_t code = kind == BB_CODE_E4M3   ? bb_e4m3_code(p)
+                   : kind == BB_CODE_E5M2 ? bb_e5m2_code(p)
+                                          : bb_e2m1_code(p);
+    uint32_t sign = (uint32_t)bb_fp8_bits(x) >> (kind == BB_CODE_E2M1 ? 28 : 24);
+    return (uint8_t)((uint32_t)code | (sign & (kind == BB_CODE_E2M1 ? 8u : 0x80u)));
+}
+
+static inline void encode_run(int kind, bool inside, int64_t n, const float *restrict x,
+                              float multiplier, uint8_t *restrict codes) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        codes[i] =
+            inside ? encoded_within(kind, x[i], multiplier) : encoded(kind, x[i] * multiplier);
+}
+static void encode(int kind, int64_t n, const float *x, float multiplier, int32_t most,
+                   uint8_t *codes) {
+    bool inside = within(kind, most, multiplier);
+    if (kind == BB_CODE_E4M3 && inside)
+        encode_run(BB_CODE_E4M3, true, n, x, multiplier, codes);
+    else if (kind == BB_CODE_E4M3)
+        encode_run(BB_CODE_E4M3, false, n, x, multiplier, codes);
+    else if (kind == BB_CODE_E5M2 && inside)
+        encode_run(BB_CODE_E5M2, true, n, x, multiplier, codes);
+    else if (kind == BB_CODE_E5M2)
+        encode_run(BB_CODE_E5M2, false, n, x, multiplier, codes);
+    else
+        encode_run(BB_CODE_E2M1, false, n, x, multiplier, codes);
+}
+
+static inline void encode_each_run(int kind, bool inside, int64_t n, const float *restrict x,
                                    const float *restrict multiplier, uint8_t *restrict codes) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) codes[i] = encoded(kind, x[i] * multiplier[i]);
+    for (int64_t i = 0; i < n; i++)
+        codes[i] = inside ? encoded_within(kind, x[i], multiplier[i])
+                          : encoded(kind, x[i] * multiplier[i]);
 }
-static void encode_each(int kind, int64_t n, const float *x, const float *multiplier,
+static void encode_each(int kind, bool inside, int64_t n, const float *x, const float *multiplier,
                         uint8_t *codes) {
-    if (kind == BB_CODE_E4M3)
-        encode_each_run(BB_CODE_E4M3, n, x, multiplier, codes);
+    if (kind == BB_CODE_E4M3 && inside)
+        encode_each_run(BB_CODE_E4M3, true, n, x, multiplier, codes);
+    else if (kind == BB_CODE_E4M3)
+        encode_each_run(BB_CODE_E4M3, false, n, x, multiplier, codes);
     else if (kind == BB_CODE_E5M2)
-        encode_each_run(BB_CODE_E5M2, n, x, multiplier, codes);
+        encode_each_run(BB_CODE_E5M2, false, n, x, multiplier, codes);
     else
-        encode_each_run(BB_CODE_E2M1, n, x, multiplier, codes);
+        encode_each_run(BB_CODE_E2M1, false, n, x, multiplier, codes);
 }
 
-/* The loop that a norm before fp8 with a known scale is: each element goes from its dtype to its
- * byte in registers. */
-static inline int32_t norm_encode(int dtype, int round, int kind, int64_t n, const void *restrict x,
-                                  float rstd, const float *restrict weight, float multiplier,
-                                  uint8_t *restrict codes) {
+static void pack(int64_t n, const uint8_t *restrict codes, uint8_t *restrict packed) {
+#pragma omp simd
+    for (int64_t i = 0; i < n / 2; i++) packed[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
+}
+
+/* ---- A norm and its bytes: elements go from their dtype to their byte in registers */
+
+static inline float normal(int dtype, const void *x, int64_t i, float rstd, const float *weight) {
+    return get(dtype, x, i) * rstd * weight[i];
+}
+
+/* Rounding keeps the order of numbers: the amax is rounded instead of all elements. */
+static inline int32_t norm_amax(int dtype, int round, int64_t n, const void *restrict x, float rstd,
+                                const float *restrict weight) {
     int32_t most = 0;
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
-        float z = rounded(round, get(dtype, x, i) * rstd * weight[i]);
+        int32_t m = bb_magnitude(normal(dtype, x, i, rstd, weight));
+        most = m > most ? m : most;
+    }
+    return bb_magnitude(rounded(round, bb_fp8_float(most)));
+}
+
+/* A bf16 that is not NaN. */
+static inline float rounded_within(int round, float x) {
+    uint32_t u = bb_bits_of_f32(x);
+    u = (u + 0x7FFFu + (u >> 16 & 1u)) & 0xFFFF0000u;
+    return round == BB_BF16 ? bb_f32_of_bits(u) : x;
+}
+
+static inline int32_t norm_encode(int dtype, int round, bool inside, int64_t n,
+                                  const void *restrict x, float rstd, const float *restrict weight,
+                                  float multiplier, uint8_t *restrict codes) {
+    int32_t most = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < n; i++) {
+        float z = normal(dtype, x, i, rstd, weight);
+        z = inside ? rounded_within(round, z) : rounded(round, z);
         int32_t m = bb_magnitude(z);
         most = m > most ? m : most;
-        codes[i] = encoded(kind, z * multiplier);
+        codes[i] = inside ? encoded_within(BB_CODE_E4M3, z, multiplier)
+                          : encoded(BB_CODE_E4M3, z * multiplier);
     }
     return most;
 }
 
-static int32_t fetch_encode(const bb_quantize_source *source, int kind, int64_t column, int64_t n,
-                            const void *x, float rstd, float multiplier, uint8_t *codes) {
-    const void *from = tile_at(source->dtype, x, column * source->step);
-    bool plain = source->weight && source->dtype == BB_BF16 && source->step == 1;
-    const float *weight = source->weight ? source->weight + column : NULL;
-    if (plain && kind == BB_CODE_E4M3 && source->round == BB_F32)
-        return norm_encode(BB_BF16, BB_F32, BB_CODE_E4M3, n, from, rstd, weight, multiplier, codes);
-    if (plain && kind == BB_CODE_E4M3)
-        return norm_encode(BB_BF16, BB_BF16, BB_CODE_E4M3, n, from, rstd, weight, multiplier,
-                           codes);
+/* As if nothing were beyond the range; if something was, again. */
+static inline int32_t norm_encode_tile(int dtype, int round, int64_t n, const void *x, float rstd,
+                                       const float *weight, float multiplier, uint8_t *codes) {
+    int32_t most = norm_encode(dtype, round, true, n, x, rstd, weight, multiplier, codes);
+    if (within(BB_CODE_E4M3, most, multiplier)) return most;
+    return norm_encode(dtype, round, false, n, x, rstd, weight, multiplier, codes);
+}
+
+static bool is_plain(const bb_quantize_source *source) {
+    return source->weight && source->dtype == BB_BF16 && source->step == 1;
+}
+
+static int32_t fetch_amax(const bb_quantize_source *source, int64_t column, int64_t n,
+                          const void *x, float rstd) {
+    if (is_plain(source))
+        return norm_amax(BB_BF16, BB_BF16, n, tile_at(BB_BF16, x, column), rstd,
+                         source->weight + column);
     int32_t most = 0;
     float z[TILE];
     for (int64_t at = 0; at < n; at += TILE) {
@@ -148,7 +224,26 @@ static int32_t fetch_encode(const bb_quantize_source *source, int kind, int64_t 
         fetch(source, column + at, m, x, rstd, z);
         int32_t here = amax(m, z);
         most = here > most ? here : most;
-        encode(kind, m, z, multiplier, codes + at);
+    }
+    return most;
+}
+
+static int32_t fetch_encode(const bb_quantize_source *source, int kind, int64_t column, int64_t n,
+                            const void *x, float rstd, float multiplier, uint8_t *codes) {
+    const void *from = tile_at(source->dtype, x, column * source->step);
+    const float *weight = source->weight ? source->weight + column : NULL;
+    if (is_plain(source) && kind == BB_CODE_E4M3 && source->round == BB_F32)
+        return norm_encode_tile(BB_BF16, BB_F32, n, from, rstd, weight, multiplier, codes);
+    if (is_plain(source) && kind == BB_CODE_E4M3)
+        return norm_encode_tile(BB_BF16, BB_BF16, n, from, rstd, weight, multiplier, codes);
+    int32_t most = 0;
+    float z[TILE];
+    for (int64_t at = 0; at < n; at += TILE) {
+        int64_t m = tile_length(at, n, TILE);
+        fetch(source, column + at, m, x, rstd, z);
+        int32_t here = amax(m, z);
+        most = here > most ? here : most;
+        encode(kind, m, z, multiplier, here, codes + at);
     }
     return most;
 }
@@ -170,10 +265,13 @@ static void decode_each(int kind, int64_t n, const uint8_t *codes, const float *
 const bb_quantize_loops BB_ISA_NAME(bb_quantize_loops) = {
     .squares = squares,
     .fetch = fetch,
+    .fetch_amax = fetch_amax,
     .fetch_encode = fetch_encode,
     .amax = amax,
+    .amax_runs = amax_runs,
     .amax_each = amax_each,
     .encode = encode,
     .encode_each = encode_each,
+    .pack = pack,
     .decode_each = decode_each,
 };

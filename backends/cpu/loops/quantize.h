@@ -3,6 +3,7 @@
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_QUANTIZE_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_QUANTIZE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef enum bb_code_kind { BB_CODE_E4M3 = 0, BB_CODE_E5M2, BB_CODE_E2M1 } bb_code_kind;
@@ -21,16 +22,26 @@ typedef struct bb_quantize_loops {
     /* z = elements [column, column + n) of the row x. */
     void (*fetch)(const bb_quantize_source *source, int64_t column, int64_t n, const void *x,
                   float rstd, float *z);
-    /* Both, and encode's, in one loop; codes are not packed. */
+    /* fetch and amax in one loop. */
+    int32_t (*fetch_amax)(const bb_quantize_source *source, int64_t column, int64_t n,
+                          const void *x, float rstd);
+    /* fetch, amax and encode in one loop; gives the amax. */
     int32_t (*fetch_encode)(const bb_quantize_source *source, int kind, int64_t column, int64_t n,
                             const void *x, float rstd, float multiplier, uint8_t *codes);
-    /* Maximum of |x| as bits (bb_magnitude), of all or of each with what is there. */
+    /* Maximum of |x| as bits (bb_magnitude): of all, of each run of `block` (16, 32 or 128; the
+     * last may be shorter), of each element with what is there. */
     int32_t (*amax)(int64_t n, const float *x);
+    void (*amax_runs)(int64_t n, int64_t block, const float *x, int32_t *most);
     void (*amax_each)(int64_t n, const float *x, int32_t *most);
-    /* codes = x multiplier; a byte each, also e2m1. */
-    void (*encode)(int kind, int64_t n, const float *x, float multiplier, uint8_t *codes);
-    void (*encode_each)(int kind, int64_t n, const float *x, const float *multiplier,
+    /* codes = x multiplier; a byte each, also e2m1. most: the amax of x. */
+    void (*encode)(int kind, int64_t n, const float *x, float multiplier, int32_t most,
+                   uint8_t *codes);
+    /* The same with a multiplier each. inside: no product is NaN or beyond the largest number by
+     * more than rounding. */
+    void (*encode_each)(int kind, bool inside, int64_t n, const float *x, const float *multiplier,
                         uint8_t *codes);
+    /* Two codes a byte, the first in the low half; n is even. */
+    void (*pack)(int64_t n, const uint8_t *codes, uint8_t *packed);
     /* y = value of codes, times factor; a byte each. */
     void (*decode_each)(int kind, int64_t n, const uint8_t *codes, const float *factor, float *y);
 } bb_quantize_loops;

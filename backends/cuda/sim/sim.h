@@ -11,7 +11,8 @@
  * device's;
  *   - a write past the end of shared memory (guard bytes; under AddressSanitizer any access), a
  * misaligned 16-byte access;
- *   - reads of memory that nobody wrote: device and shared memory start as NaN.
+ *   - reads of memory that nobody wrote: device and shared memory start as NaN;
+ *   - copies beside the work that are not waited for: they run as late as they may (runtime.cpp).
  * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
  * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory. So that a
  * test can see what a failing device does: BOBBIN_SIM_REFUSED_AT=n, the n-th launch of a context
