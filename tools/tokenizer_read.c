@@ -168,7 +168,7 @@ static bool empty(bb_json object, const char *key) {
 }
 
 static bb_status read_model(bb_reading *r, bb_json model) {
-    bb_json vocab, merges, value;
+    bb_json vocab, merges, value = {NULL, NULL};
     double dropout = 0;
     static const char *const none[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     if (bb_part_keys(r, "model", model,
