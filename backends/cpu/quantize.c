@@ -119,11 +119,10 @@ static bb_block_scale scale_of(const quantize_job *job, int32_t amax) {
     return job->recipe->scale(&job->rule, bb_fp8_float(amax));
 }
 
-/* A scale of fp8 is made so that its amax stays within; of nvfp4 it is rounded, to either side. */
-static bool stays_inside(const quantize_job *job, int64_t n, const int32_t *most) {
+static bool are_finite(int64_t n, const int32_t *most) {
     int32_t all = 0;
     for (int64_t i = 0; i < n; i++) all = most[i] > all ? most[i] : all;
-    return !job->form.packed && all < BB_F32_INFINITY;
+    return all < BB_F32_INFINITY;
 }
 
 static void make_runs(const quantize_job *job, const tile *t) {
@@ -140,8 +139,8 @@ static void make_runs(const quantize_job *job, const tile *t) {
             put_scale(job->out[1], (t->row + r) * across + first + b, s);
             for (int64_t i = b * block; i < end; i++) multiplier[i] = s.multiplier;
         }
-        job->loops->encode_each(job->kind, stays_inside(job, blocks, most), t->columns, z,
-                                multiplier, t->codes + r * t->columns);
+        job->loops->encode_each(job->kind, are_finite(blocks, most), t->columns, z, multiplier,
+                                t->codes + r * t->columns);
     }
     put_rows(job, t);
 }
@@ -162,9 +161,9 @@ static void make_column_runs(const quantize_job *job, const tile *t) {
                                        : strip * job->columns + t->column + c,
                   s);
     }
-    bool inside = stays_inside(job, t->columns, most);
+    bool finite = are_finite(t->columns, most);
     for (int64_t r = 0; r < t->rows; r++)
-        job->loops->encode_each(job->kind, inside, t->columns, t->z + r * t->columns, multiplier,
+        job->loops->encode_each(job->kind, finite, t->columns, t->z + r * t->columns, multiplier,
                                 t->codes + r * t->columns);
     put_columns(job, t);
 }

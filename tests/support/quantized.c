@@ -306,6 +306,7 @@ float *read_f32(bb_tensor *t) {
 #define BOTH .rows = true, .columns = true
 const quantize_case quantize_cases[] = {
     {"delayed", {.recipe = BB_FP8_DELAYED, BOTH}},
+    {"delayed rows", {.recipe = BB_FP8_DELAYED, .rows = true}},
     {"delayed e5m2 rows", {.recipe = BB_FP8_DELAYED, .format = BB_E5M2, .rows = true}},
     {"delayed columns", {.recipe = BB_FP8_DELAYED, .columns = true}},
     {"current", {.recipe = BB_FP8_CURRENT, BOTH}},

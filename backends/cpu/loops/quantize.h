@@ -36,9 +36,9 @@ typedef struct bb_quantize_loops {
     /* codes = x multiplier; a byte each, also e2m1. most: the amax of x. */
     void (*encode)(int kind, int64_t n, const float *x, float multiplier, int32_t most,
                    uint8_t *codes);
-    /* The same with a multiplier each. inside: no product is NaN or beyond the largest number by
-     * more than rounding. */
-    void (*encode_each)(int kind, bool inside, int64_t n, const float *x, const float *multiplier,
+    /* The same with multipliers that bring each run's amax to the largest number, but for rounding;
+     * of e4m3 a finite amax is then never clipped. */
+    void (*encode_each)(int kind, bool finite, int64_t n, const float *x, const float *multiplier,
                         uint8_t *codes);
     /* Two codes a byte, the first in the low half; n is even. */
     void (*pack)(int64_t n, const uint8_t *codes, uint8_t *packed);
