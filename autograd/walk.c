@@ -156,8 +156,8 @@ static bb_status rerun_composite(void *user, bb_tensor *const *inputs, int n,
 
 /* Fused backward: allocates what it writes; a leaf whose gradient is still empty is written
  * directly. */
-static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_fn backward,
-                                     const bb_grad_call *grad) {
+static bb_status compute(bb_tape *tape, const walk *w, bb_backward_fn backward,
+                         const bb_grad_call *grad) {
     bb_context *ctx = tape->ctx;
     const bb_call *call = grad->call;
     for (int i = 0; i < call->n_in; i++) {
@@ -176,6 +176,15 @@ static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_f
     return status ? (ctx->status ? ctx->status
                                  : bb_fail(ctx, status, "%s: backward failed", call->op->name))
                   : BB_OK;
+}
+
+static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_fn backward,
+                                     const bb_grad_call *grad) {
+    tape->ctx->running = grad->call;
+    tape->ctx->running_backward = true;
+    bb_status status = compute(tape, w, backward, grad);
+    tape->ctx->running = NULL;
+    return status;
 }
 
 static bb_status run_rule(bb_tape *tape, const walk *w, const bb_grad_call *grad) {

@@ -79,7 +79,7 @@ static void drop_outputs(bb_call *call) {
     }
 }
 
-static bb_status run_kernel(bb_call *call, const bb_kernel *kernel) {
+static bb_status compute(bb_call *call, const bb_kernel *kernel) {
     int visible = call->n_out - call->op->hidden;
     for (int i = 0; i < call->n_out; i++) {
         if (i >= visible && !call->needs_grad) continue;
@@ -92,6 +92,14 @@ static bb_status run_kernel(bb_call *call, const bb_kernel *kernel) {
         if (call->op->mutates >> i & 1 && call->in[i]) bb_tensor_changed(call->in[i]);
     if (status == BB_OK && call->ctx->synchronize)
         status = call->ctx->backend[call->device]->synchronize(call->ctx->backend[call->device]);
+    return status;
+}
+
+static bb_status run_kernel(bb_call *call, const bb_kernel *kernel) {
+    call->ctx->running = call;
+    call->ctx->running_backward = false;
+    bb_status status = compute(call, kernel);
+    call->ctx->running = NULL;
     return status;
 }
 

@@ -29,6 +29,25 @@ void bb_clear_error(bb_context *ctx) {
     ctx->message[0] = 0;
 }
 
+/* Wrong input names itself; memory and devices do not know what they were wanted for. */
+static void name_running(bb_context *ctx) {
+    const bb_call *call = ctx->running;
+    char shape_text[BB_SHAPE_TEXT], *message = ctx->message;
+    const size_t most = sizeof ctx->message;
+    size_t at = strlen(message);
+    at += (size_t)snprintf(message + at, most - at, " (%s%s on %s, inputs",
+                           ctx->running_backward ? "backward of " : "", call->op->name,
+                           ctx->backend[call->device]->name);
+    for (int i = 0; i < call->n_in && at < most; i++) {
+        const bb_tensor *t = call->in[i];
+        const bb_shape shape = t ? bb_shape_of_tensor(t) : BB_SCALAR;
+        at += (size_t)snprintf(message + at, most - at, " %s%s",
+                               t ? bb_dtype_name((bb_dtype)t->dtype) : "-",
+                               t ? bb_shape_text(&shape, shape_text) : "");
+    }
+    if (at < most) snprintf(message + at, most - at, ")");
+}
+
 static bb_status fail(bb_context *ctx, bb_status status, const char *prefix, const char *format,
                       va_list args) {
     if (ctx->status != BB_OK) return ctx->status;
@@ -37,6 +56,7 @@ static bb_status fail(bb_context *ctx, bb_status status, const char *prefix, con
     if (at >= sizeof ctx->message) at = sizeof ctx->message - 1;
     memcpy(ctx->message, prefix, at);
     vsnprintf(ctx->message + at, sizeof ctx->message - at, format, args);
+    if (ctx->running && (status == BB_ERR_MEMORY || status == BB_ERR_DEVICE)) name_running(ctx);
     for (char *c = ctx->message; *c; c++)
         if (*c == '\n' || *c == '\r') *c = ' '; /* one line, whatever a file name holds */
     if (ctx->on_error) ctx->on_error(ctx->on_error_user, ctx->message);

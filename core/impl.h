@@ -170,6 +170,8 @@ struct bb_context {
     char message[BB_MESSAGE_BYTES];
     void (*on_error)(void *user, const char *line);
     void *on_error_user;
+    const bb_call *running; /* whose kernel is at work: named where the environment fails it */
+    bool running_backward;
 
     bb_entry *entries;
     int entry_count, entry_capacity;

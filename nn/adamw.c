@@ -61,23 +61,33 @@ static bb_status refresh_master(bb_adamw *o) {
 
 int64_t bb_adamw_steps(bb_adamw *o) { return o ? (int64_t)bb_item(o->step) : 0; }
 
-static bb_status step_span(bb_adamw *o, int part) {
+/* What a step works on: one part of the parameters, that of weight decay or the other. */
+typedef struct span {
+    bb_tensor *values, *target, *grads, *m, *v; /* target: the master, or values; all NULL: empty */
+} span;
+
+static span span_of(bb_adamw *o, int part) {
     bb_params *p = o->params;
-    bb_tensor *values = bb_params_span(p, p->values, part);
-    if (!values) return p->ctx->status;
+    span s = {.values = bb_params_span(p, p->values, part)};
+    if (!s.values) return s;
+    s.target = o->master ? bb_params_span(p, o->master, part) : s.values;
+    s.grads = bb_params_span(p, p->grads, part);
+    if (o->master) s.grads = bb_cast(s.grads, BB_F32);
+    s.m = bb_params_span(p, o->m, part);
+    s.v = bb_params_span(p, o->v, part);
+    return s;
+}
+
+static bb_status step_span(bb_adamw *o, const span *s, bool decays) {
+    bb_params *p = o->params;
     bb_adamw_attrs attrs = o->attrs;
-    if (part == 1) attrs.weight_decay = 0;
-    bb_tensor *target = values, *grads = bb_params_span(p, p->grads, part);
-    if (o->master) {
-        target = bb_params_span(p, o->master, part);
-        grads = bb_cast(grads, BB_F32);
-    }
-    bb_status status =
-        bb_adamw_(target, grads, bb_params_span(p, o->m, part), bb_params_span(p, o->v, part),
-                  o->lr, o->step, p->clipped ? p->grad_scale : NULL, &attrs);
+    if (!s->values) return BB_OK;
+    if (!decays) attrs.weight_decay = 0;
+    bb_status status = bb_adamw_(s->target, s->grads, s->m, s->v, o->lr, o->step,
+                                 p->clipped ? p->grad_scale : NULL, &attrs);
     if (status || !o->master) return status;
-    status = bb_copy_into(target, values);
-    bb_tensor_changed(values);
+    status = bb_copy_into(s->target, s->values);
+    bb_tensor_changed(s->values);
     return status;
 }
 
@@ -85,14 +95,16 @@ bb_status bb_adamw_set_lr(bb_adamw *o, double lr) {
     return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
 }
 
-/* The step counts unless clipping has marked it to be skipped. */
-static bb_status count_step(bb_adamw *o) {
+/* The number of this step: one more, unless clipping has marked it to be skipped. */
+static bb_tensor *next_step(bb_adamw *o) {
     const bb_params *p = o->params;
-    if (!p->clipped) return bb_assign(o->step, bb_add_scalar(o->step, 1));
+    if (!p->clipped) return bb_add_scalar(o->step, 1);
     bb_tensor *valid = bb_cast(bb_eq(p->grad_scale, p->grad_scale), bb_dtype_of(o->step));
-    return bb_assign(o->step, bb_add(o->step, valid));
+    return bb_add(o->step, valid);
 }
 
+/* All that takes memory comes before the first change: a step that runs out of it has changed
+ * nothing. */
 bb_status bb_adamw_apply(bb_adamw *o) {
     if (!o) return BB_ERR_ARGUMENT;
     bb_context *ctx = o->params->ctx;
@@ -100,9 +112,12 @@ bb_status bb_adamw_apply(bb_adamw *o) {
     if (refresh_master(o)) return ctx->status;
     bool former = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
-    bb_status status = count_step(o);
-    if (!status) status = step_span(o, 0);
-    if (!status) status = step_span(o, 1);
+    const span decaying = span_of(o, 0), other = span_of(o, 1);
+    bb_tensor *step = next_step(o);
+    bb_status status = ctx->status;
+    if (!status) status = bb_assign(o->step, step);
+    if (!status) status = step_span(o, &decaying, true);
+    if (!status) status = step_span(o, &other, false);
     bb_scope_end(ctx, scope, NULL);
     bb_set_grad_enabled(ctx, former);
     o->params->clipped = false;

@@ -6,12 +6,16 @@
  *
  *     bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
  *     bb_nn_linear layer = bb_nn_linear_new(params, "layer", 3, 1, true, 0);
- *     bb_adamw *optimizer = bb_adamw_new(params, NULL);    (builds the set: it has values from
- * here) for (int i = 0; i < 100; i++) { bb_tensor *error = bb_sub(bb_nn_linear_forward(&layer, x),
- * y); bb_backward(bb_mean_all(bb_square(error)), NULL); bb_adamw_step(optimizer, 1e-2);
+ *     bb_adamw *optimizer = bb_adamw_new(params, NULL);
+ *     for (int i = 0; i < 100; i++) {
+ *         bb_tensor *error = bb_sub(bb_nn_linear_forward(&layer, x), y);
+ *         bb_backward(bb_mean_all(bb_square(error)), NULL);
+ *         bb_adamw_step(optimizer, 1e-2);
  *         bb_params_zero_grad(params);
  *         bb_end_step(ctx);
  *     }
+ *
+ * The first optimizer of a set builds it: from there on the parameters have values.
  *
  * Parameter sets, models, caches and optimizers belong to the context: bb_close frees them, you
  * free nothing. Functions that return a pointer return NULL after an error (see core/core.h); a

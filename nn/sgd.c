@@ -29,30 +29,33 @@ bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options) {
     return o->lr && (o->velocity || attrs.momentum == 0) ? o : NULL;
 }
 
-static bb_status step_span(bb_sgd *o, int part) {
-    bb_params *p = o->params;
-    bb_tensor *values = bb_params_span(p, p->values, part);
-    if (!values) return p->ctx->status;
-    bb_sgd_attrs attrs = o->attrs;
-    if (part == 1) attrs.weight_decay = 0;
-    return bb_sgd_(values, bb_params_span(p, p->grads, part),
-                   o->velocity ? bb_params_span(p, o->velocity, part) : NULL, o->lr,
-                   p->clipped ? p->grad_scale : NULL, &attrs);
-}
-
 bb_status bb_sgd_set_lr(bb_sgd *o, double lr) {
     return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
 }
 
+/* As in adamw.c, all that takes memory comes before the first change. */
 bb_status bb_sgd_apply(bb_sgd *o) {
     if (!o) return BB_ERR_ARGUMENT;
-    bb_context *ctx = o->params->ctx;
-    if (bb_params_settle(o->params, "bb_sgd_step")) return ctx->status;
+    bb_params *p = o->params;
+    bb_context *ctx = p->ctx;
+    if (bb_params_settle(p, "bb_sgd_step")) return ctx->status;
+    bb_tensor *values[2], *grads[2], *velocity[2] = {NULL, NULL};
     bb_scope scope = bb_scope_begin(ctx);
-    bb_status status = step_span(o, 0);
-    if (!status) status = step_span(o, 1);
+    for (int part = 0; part < 2; part++) {
+        values[part] = bb_params_span(p, p->values, part);
+        grads[part] = bb_params_span(p, p->grads, part);
+        if (o->velocity) velocity[part] = bb_params_span(p, o->velocity, part);
+    }
+    bb_status status = ctx->status;
+    for (int part = 0; part < 2 && !status; part++) {
+        bb_sgd_attrs attrs = o->attrs;
+        if (part == 1) attrs.weight_decay = 0;
+        if (values[part])
+            status = bb_sgd_(values[part], grads[part], velocity[part], o->lr,
+                             p->clipped ? p->grad_scale : NULL, &attrs);
+    }
     bb_scope_end(ctx, scope, NULL);
-    o->params->clipped = false;
+    p->clipped = false;
     return status;
 }
 

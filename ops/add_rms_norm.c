@@ -9,8 +9,8 @@
  *
  *     dinput = dresidual = dsum + rstd (dy g - c xhat), rounded once
  *
- * Fused kernels: backends/cuda/rms_norm_forward.cu, rms_norm_backward.cu. The CPU runs it as an add
- * and its fused RMSNormImpl. */
+ * Fused kernels: backends/cpu/add_rms_norm.c; backends/cuda/rms_norm_forward.cu,
+ * rms_norm_backward.cu. */
 #include "ops/infer.h"
 #include "ops/norm.h"
 #include "ops/ops.h"

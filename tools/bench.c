@@ -76,3 +76,16 @@ bb_context *bb_bench_open(const bb_bench_options *o, int *code) {
     bb_close(ctx);
     return NULL;
 }
+
+bb_tensor *bb_bench_tensor(bb_context *ctx, bb_device device, bb_dtype dtype, bb_shape shape) {
+    int64_t count = 1;
+    bb_shape_count(&shape, &count);
+    bb_tensor *values = bb_cast(bb_randn(ctx, BB_F32, shape), dtype), *t = values;
+    if (device != BB_CPU) {
+        t = bb_empty_on(ctx, device, dtype, shape);
+        if (values) bb_write(t, bb_data(values), (size_t)count * bb_dtype_bytes(dtype));
+    }
+    t = bb_keep(t);
+    bb_end_step(ctx);
+    return t;
+}

@@ -42,8 +42,12 @@ bb_context *bb_bench_open(const bb_bench_options *options, int *code);
 bb_device bb_bench_device(const bb_bench_options *options);
 int bb_threads_used(const bb_bench_options *options);
 
+/* A context tensor on device, from a normal distribution. */
+bb_tensor *bb_bench_tensor(bb_context *ctx, bb_device device, bb_dtype dtype, bb_shape shape);
+
 /* The benchmarks, each one an entry of cmd_bench.c's table. They return an exit code. */
 int bb_bench_rms_norm(const bb_bench_options *options);
+int bb_bench_add_rms_norm(const bb_bench_options *options);
 int bb_bench_gpu(const bb_bench_options *options);
 int bb_bench_train(const bb_bench_options *options);
 int bb_bench_op(const bb_bench_options *options);

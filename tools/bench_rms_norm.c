@@ -31,19 +31,6 @@ static void run(void *user) {
     bb_end_step(c->ctx);
 }
 
-static bb_tensor *random_tensor(bb_context *ctx, bb_device device, bb_dtype dtype, bb_shape shape) {
-    int64_t count = 1;
-    bb_shape_count(&shape, &count);
-    bb_tensor *values = bb_cast(bb_randn(ctx, BB_F32, shape), dtype), *t = values;
-    if (device != BB_CPU) {
-        t = bb_empty_on(ctx, device, dtype, shape);
-        if (values) bb_write(t, bb_data(values), (size_t)count * bb_dtype_bytes(dtype));
-    }
-    t = bb_keep(t);
-    bb_end_step(ctx);
-    return t;
-}
-
 enum { FORMS = 4 };
 static const struct form {
     const char *name, *direction;
@@ -80,9 +67,9 @@ static bb_status time_shape(bb_context *ctx, const bb_bench_options *o, const in
     bb_device device = bb_bench_device(o);
     bb_shape rows = BB_SHAPE(shape[0], shape[1]), row = BB_SHAPE(shape[1]);
     norm_case norm = {.ctx = ctx,
-                      .x = random_tensor(ctx, device, dtype, rows),
-                      .scale = random_tensor(ctx, device, dtype, row),
-                      .cotangent = random_tensor(ctx, device, dtype, rows)},
+                      .x = bb_bench_tensor(ctx, device, dtype, rows),
+                      .scale = bb_bench_tensor(ctx, device, dtype, row),
+                      .cotangent = bb_bench_tensor(ctx, device, dtype, rows)},
               each[FORMS];
     bb_set_requires_grad(norm.x, true);
     bb_set_requires_grad(norm.scale, true);

@@ -12,18 +12,16 @@
 static const struct benchmark {
     const char *name;
     int (*run)(const bb_bench_options *options);
-} benchmarks[] = {{"start", bb_bench_start},
-                  {"op", bb_bench_op},
-                  {"rms_norm", bb_bench_rms_norm},
-                  {"gpu", bb_bench_gpu},
-                  {"train", bb_bench_train}};
+} benchmarks[] = {{"start", bb_bench_start},       {"op", bb_bench_op},
+                  {"rms_norm", bb_bench_rms_norm}, {"add_rms_norm", bb_bench_add_rms_norm},
+                  {"gpu", bb_bench_gpu},           {"train", bb_bench_train}};
 enum { BENCHMARKS = sizeof benchmarks / sizeof benchmarks[0] };
 
 #define AT(field) .offset = offsetof(bb_bench_options, field)
 /* clang-format off */
 static const bb_flag flags[] = {
     {.name = "what", .type = BB_FLAG_TEXT, AT(what), .positional = true, .value = "WHAT",
-     .help = "start, op, rms_norm, gpu or train; left out: all of them"},
+     .help = "start, op, rms_norm, add_rms_norm, gpu or train; left out: all of them"},
     {.name = "model", .type = BB_FLAG_TEXT, AT(model), .value = "tiny|small|baby",
      .help = "of train; left out: all of them"},
     {.name = "steps", .type = BB_FLAG_INT, AT(steps), .fallback = "20", .min = 1, .max = 4000,
@@ -57,6 +55,7 @@ int bb_cmd_bench(int argc, char **argv) {
         code = benchmarks[i].run(&o);
     }
     if (!found)
-        return bb_usage_error("bench", "expected start, op, rms_norm, gpu or train, got '%s'", o.what);
+        return bb_usage_error(
+            "bench", "expected start, op, rms_norm, add_rms_norm, gpu or train, got '%s'", o.what);
     return code;
 }

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* clang-format off: a table reads by rows */
+/* clang-format off */
 #define S(...)                                                                                     \
     {                                                                                              \
         sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t), { __VA_ARGS__ }                  \

@@ -5,7 +5,10 @@
 
 #include "backends/cpu/cpu.h"
 
-/* rms_norm.c, layer_norm.c, softmax.c, log_softmax.c, cross_entropy.c */
+/* add_rms_norm.c, rms_norm.c, layer_norm.c, softmax.c, log_softmax.c, cross_entropy.c */
+bool bb_cpu_add_rms_norm_supports(const bb_call *call);
+bb_status bb_cpu_add_rms_norm(bb_call *call);
+bb_status bb_cpu_add_rms_norm_backward(const bb_grad_call *grad);
 bool bb_cpu_rms_norm_supports(const bb_call *call);
 bb_status bb_cpu_rms_norm(bb_call *call);
 bb_status bb_cpu_rms_norm_backward(const bb_grad_call *grad);

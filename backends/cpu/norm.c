@@ -1,5 +1,5 @@
 /* Shares the rows of a norm among threads. Loops: loops/{rms,layer}_norm.c; adapters: rms_norm.c,
- * layer_norm.c.
+ * add_rms_norm.c, layer_norm.c.
  *
  * The sums over rows that dscale and dbias are go through partial sums, one per chunk of rows,
  * which are added in order: the same bytes for any number of threads. */
@@ -27,13 +27,16 @@ static void norm_run(const norm_job *job, int64_t item, int64_t group, int64_t r
     const bb_norm_pass *pass = job->pass;
     bb_norm_run run = job->run;
     size_t row_bytes = (size_t)run.n * job->real;
+    int64_t place = at[ROWS_ORDER] * run.n; /* of the first row in what is contiguous */
     run.rows = rows;
     run.x = pass->x->data + at[ROWS_X] * (int64_t)bb_dtype_bytes((bb_dtype)pass->x->dtype);
     if (pass->dy)
         run.dy = pass->dy->data + at[ROWS_DY] * (int64_t)bb_dtype_bytes((bb_dtype)pass->dy->dtype);
-    if (pass->y)
-        run.y = pass->y->data +
-                at[ROWS_ORDER] * run.n * (int64_t)bb_dtype_bytes((bb_dtype)pass->y->dtype);
+    if (pass->y) run.y = pass->y->data + place * (int64_t)bb_dtype_bytes((bb_dtype)pass->y->dtype);
+    if (pass->more)
+        run.more = pass->more->data + place * (int64_t)bb_dtype_bytes((bb_dtype)pass->more->dtype);
+    if (pass->sum)
+        run.sum = pass->sum->data + place * (int64_t)bb_dtype_bytes((bb_dtype)pass->sum->dtype);
     if (pass->mean) run.mean = pass->mean->data + (size_t)at[ROWS_ORDER] * job->real;
     if (pass->rstd) run.rstd = pass->rstd->data + (size_t)at[ROWS_ORDER] * job->real;
     run.scale = job->scale + (size_t)group * row_bytes;

@@ -9,11 +9,16 @@ bool bb_cpu_rms_norm_supports(const bb_call *call) {
     return bb_cpu_norm_fits(call->in[0], &a->axes, call->in[1]);
 }
 
+bool bb_cpu_rms_norm_rounds_first(const bb_rms_norm_attrs *a, int dtype, int scale) {
+    bool narrow = dtype == BB_F16 || dtype == BB_BF16;
+    return narrow &&
+           (a->rounding == BB_ROUND_AUTO ? scale != BB_F32 : a->rounding == BB_ROUND_THEN_SCALE);
+}
+
 bb_status bb_cpu_rms_norm(bb_call *call) {
     const bb_rms_norm_attrs *a = call->attrs;
     const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->rms_norm;
-    int dtype = call->in[0]->dtype, scale = call->in[1]->dtype;
-    bool narrow = dtype == BB_F16 || dtype == BB_BF16;
+    int dtype = call->in[0]->dtype;
     bb_norm_pass pass = {
         .loop = dtype == BB_F64 ? loops->forward_f64 : loops->forward_f32,
         .x = call->in[0],
@@ -21,9 +26,7 @@ bb_status bb_cpu_rms_norm(bb_call *call) {
         .y = call->out[0],
         .rstd = call->out[1],
         .eps = a->eps,
-        .round_first =
-            narrow &&
-            (a->rounding == BB_ROUND_AUTO ? scale != BB_F32 : a->rounding == BB_ROUND_THEN_SCALE),
+        .round_first = bb_cpu_rms_norm_rounds_first(a, dtype, call->in[1]->dtype),
     };
     return bb_cpu_norm(call, &pass);
 }

@@ -2,6 +2,7 @@
 #include "backends/cpu/kernels.h"
 
 const bb_kernel bb_cpu_kernels[] = {
+    {"AddRMSNorm", bb_cpu_add_rms_norm, bb_cpu_add_rms_norm_backward, bb_cpu_add_rms_norm_supports},
     {"RMSNormImpl", bb_cpu_rms_norm, bb_cpu_rms_norm_backward, bb_cpu_rms_norm_supports},
     {"LayerNorm", bb_cpu_layer_norm, bb_cpu_layer_norm_backward, bb_cpu_layer_norm_supports},
     {"softmax", bb_cpu_softmax, bb_cpu_softmax_backward, bb_cpu_softmax_supports},

@@ -30,6 +30,7 @@ while [ "$round" -le "$rounds" ]; do
     echo "round $round of $rounds: rms_norm" >&2
     "$bobbin" bench rms_norm --threads "$threads" --json >>"$rows" || exit 1
     torch "$peers/torch_norm.py" --threads "$threads" >>"$rows" || exit 1
+    torch "$here/tests/bench/torch_layer_norm.py" --threads "$threads" >>"$rows" || exit 1
     round=$((round + 1))
 done
 

@@ -21,7 +21,7 @@ float product(int row, int column) {
 }
 
 template <typename K> void run(test *t, K kernel) {
-    const char *fault = bb_sim_run("test", 1, BB_WARP, 0, kernel);
+    const char *fault = bb_sim_run(1, BB_WARP, 0, bb_sim_kernel_of(kernel));
     CHECK_MSG(t, !fault, "%s", fault);
 }
 
@@ -105,11 +105,11 @@ void test_chain(test *t) {
 }
 
 void test_misaligned(test *t) {
-    const char *fault = bb_sim_run("test", 1, BB_WARP, 0, [] {
+    const char *fault = bb_sim_run(1, BB_WARP, 0, bb_sim_kernel_of([] {
         BB_SHARED(bb_half, rows, 8 * 8 + 8);
         uint32_t r[4];
         bb_load_matrices<false>(r, rows + 1);
-    });
+    }));
     CHECK_MSG(t, fault && strstr(fault, "misaligned access"), "%s", fault ? fault : "no fault");
 }
 

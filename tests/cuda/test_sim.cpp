@@ -5,6 +5,10 @@
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/sim/fiber.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 extern "C" {
 #include "tests/support/test.h"
 }
@@ -12,7 +16,7 @@ extern "C" {
 /* Launches without a module: bb_sim_run is what a launch ends in. */
 template <typename K>
 static const char *run(K kernel, dim3 grid, dim3 block, size_t shared_bytes = 0) {
-    return bb_sim_run("test", grid, block, shared_bytes, kernel);
+    return bb_sim_run(grid, block, shared_bytes, bb_sim_kernel_of(kernel));
 }
 
 static void check_fault(test *t, const char *got, const char *expected) {
@@ -184,6 +188,27 @@ static void test_async_copies(test *t) {
     CHECK_NEAR(t, late, 3, 0);
 }
 
+/* Work can touch the blocks that it has a pointer into, and nobody any other. */
+#if defined(__SANITIZE_ADDRESS__)
+static void test_access(test *t) {
+    bb_device_info info;
+    const char *why = nullptr;
+    bb_runtime *r = bb_runtime_open(&info, &why);
+    char *given = static_cast<char *>(bb_runtime_allocate(r, 1024));
+    char *other = static_cast<char *>(bb_runtime_allocate(r, 1024));
+    {
+        bb_sim_access open;
+        open(given + 512);
+        CHECK(t, !__asan_region_is_poisoned(given, 1024));
+        CHECK(t, __asan_address_is_poisoned(other));
+    }
+    CHECK(t, __asan_address_is_poisoned(given) && __asan_address_is_poisoned(given + 1023));
+    bb_runtime_free(r, given);
+    bb_runtime_free(r, other);
+    bb_runtime_close(r);
+}
+#endif
+
 /* A copy beside the work runs when it is waited for, and whoever waits for too little is told. */
 static void test_copies_beside(test *t) {
     bb_device_info info;
@@ -257,6 +282,10 @@ static const test_row rows[] = {
     {"limits", test_limits},
     {"alignment", test_alignment},
     {"async_copies", test_async_copies},
+#if defined(__SANITIZE_ADDRESS__)
+    {"access", test_access},
+#endif
+
     {"copies_beside", test_copies_beside},
     {"after_a_fault", test_after_a_fault},
 };

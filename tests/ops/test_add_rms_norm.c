@@ -59,27 +59,33 @@ static void test_values(test *t) {
     run_op_cases(t, "AddRMSNorm", cases, COUNT(cases), reference);
 }
 
+/* Rows within a vector's lanes, beyond them, and beyond the CPU's tile of 1024. */
+static const int64_t widths[] = {8, 77, 1100};
+enum { ROWS = 5, MOST = ROWS * 1100 };
+
 /* Both results are those of the two ops, to the bit, in each pair of dtypes. */
 static void test_is_its_parts(test *t) {
     static const bb_dtype types[] = {BB_F32, BB_F16, BB_BF16};
+    static double a[MOST], b[MOST];
     bb_context *ctx = test_open();
-    for (int i = 0; i < 9; i++) {
-        const bb_dtype x = types[i / 3], s = types[i % 3];
-        bb_t input = bb_cast(bb_randn(ctx, BB_F32, SH(5, 40)), x);
-        bb_t residual = bb_cast(bb_randn(ctx, BB_F32, SH(5, 40)), x), sum = NULL;
-        bb_t scale = bb_cast(bb_randn(ctx, BB_F32, SH(40)), s);
+    for (int i = 0; i < 9 * COUNT(widths); i++) {
+        const bb_dtype x = types[i / 3 % 3], s = types[i % 3];
+        const int64_t n = widths[i / 9], count = ROWS * n;
+        const size_t bytes = (size_t)count * sizeof *a;
+        bb_t input = bb_cast(bb_randn(ctx, BB_F32, SH(ROWS, n)), x);
+        bb_t residual = bb_cast(bb_randn(ctx, BB_F32, SH(ROWS, n)), x), sum = NULL;
+        bb_t scale = bb_cast(bb_randn(ctx, BB_F32, SH(n)), s);
         bb_t got = bb_add_rms_norm(input, residual, scale, 1e-5, &sum);
         bb_t expected_sum = bb_add(input, residual);
         bb_t expected = bb_rms_norm(expected_sum, scale, 1e-5);
-        double a[200], b[200];
         CHECK(t, got && bb_dtype_of(got) == bb_dtype_of(expected) && bb_dtype_of(sum) == x);
-        bb_read_f64(got, a, 200);
-        bb_read_f64(expected, b, 200);
-        CHECK_MSG(t, memcmp(a, b, sizeof a) == 0, "output, %s x %s", bb_dtype_name(x),
-                  bb_dtype_name(s));
-        bb_read_f64(sum, a, 200);
-        bb_read_f64(expected_sum, b, 200);
-        CHECK_MSG(t, memcmp(a, b, sizeof a) == 0, "sum, %s", bb_dtype_name(x));
+        bb_read_f64(got, a, count);
+        bb_read_f64(expected, b, count);
+        CHECK_MSG(t, memcmp(a, b, bytes) == 0, "output, %s x %s, width %d", bb_dtype_name(x),
+                  bb_dtype_name(s), (int)n);
+        bb_read_f64(sum, a, count);
+        bb_read_f64(expected_sum, b, count);
+        CHECK_MSG(t, memcmp(a, b, bytes) == 0, "sum, %s, width %d", bb_dtype_name(x), (int)n);
         CHECK_OK(t, ctx);
         bb_end_step(ctx);
     }
@@ -113,33 +119,58 @@ static void test_both_gradients(test *t) {
     bb_close(ctx);
 }
 
-/* Of a sum that nobody uses but the norm, and of one that is used alone. */
-static void test_one_result_used(test *t) {
+/* What loss is made of: the norm alone, its sum alone, both. */
+enum { USE_OUTPUT = 1, USE_SUM = 2 };
+
+/* Gradients of the three inputs, one after the other, of the op or of its two parts. */
+static void gradients(test *t, bb_tensor *const *in, bb_t cotangent, int use, bool parts,
+                      double *got) {
+    bb_context *ctx = bb_context_of(cotangent);
+    bb_t sum = parts ? bb_add(in[0], in[1]) : NULL;
+    bb_t output =
+        parts ? bb_rms_norm(sum, in[2], 1e-5) : bb_add_rms_norm(in[0], in[1], in[2], 1e-5, &sum);
+    bb_t loss = use == USE_OUTPUT ? output
+                : use == USE_SUM  ? sum
+                                  : bb_add(output, bb_mul_scalar(sum, 0.5));
+    CHECK_INT(t, bb_backward(loss, cotangent), BB_OK);
+    for (int i = 0; i < 3; i++) {
+        const int64_t count = bb_count(in[i]);
+        bb_t grad = bb_grad(in[i]);
+        for (int64_t k = 0; k < count; k++) got[k] = 0;
+        if (grad) bb_read_f64(grad, got, count);
+        CHECK(t, grad || (i == 2 && use == USE_SUM));
+        bb_zero_grad(in[i]);
+        got += count;
+    }
+    CHECK_OK(t, ctx);
+}
+
+/* The gradients are those of the two ops, whichever of the results is used. */
+static void test_gradients_of_its_parts(test *t) {
+    static const struct {
+        bb_dtype dtype;
+        double bound;
+    } types[] = {{BB_F64, 1e-12}, {BB_F32, 2e-5}, {BB_BF16, 6e-2}};
+    static double got[2 * MOST + 1100], expected[2 * MOST + 1100];
     bb_context *ctx = test_open();
-    double got[24], expected[24];
-    for (int which = 0; which < 2; which++) {
-        bb_tensor *in[3], *grad[2];
-        for (int i = 0; i < 3; i++)
-            in[i] = bb_set_requires_grad(bb_randn(ctx, BB_F64, i == 2 ? SH(8) : SH(3, 8)), true);
-        bb_t cotangent = bb_randn(ctx, BB_F64, SH(3, 8));
-        for (int fused = 0; fused < 2; fused++) {
-            bb_t sum = NULL, output = NULL;
-            if (fused) {
-                output = bb_add_rms_norm(in[0], in[1], in[2], 1e-5, &sum);
-            } else {
-                sum = bb_add(in[0], in[1]);
-                output = bb_rms_norm(sum, in[2], 1e-5);
-            }
-            bb_backward(which ? sum : output, cotangent);
-            for (int i = 0; i < 2; i++) grad[i] = bb_grad(in[i]);
-            bb_read_f64(grad[0], fused ? got : expected, 24);
-            if (!CHECK_OK(t, ctx)) break;
-            double other[24];
-            bb_read_f64(grad[1], other, 24);
-            CHECK(t, memcmp(other, fused ? got : expected, sizeof other) == 0);
-            for (int i = 0; i < 3; i++) bb_zero_grad(in[i]);
-        }
-        for (int i = 0; i < 24; i++) CHECK_NEAR(t, got[i], expected[i], 1e-12);
+    for (int i = 0; i < 9 * COUNT(widths); i++) {
+        const bb_dtype dtype = types[i % 3].dtype;
+        const int use = 1 + i / 3 % 3;
+        const int64_t n = widths[i / 9], count = (2 * ROWS + 1) * n;
+        bb_tensor *in[3];
+        for (int k = 0; k < 3; k++)
+            in[k] = bb_set_requires_grad(
+                bb_cast(bb_randn(ctx, BB_F32, k == 2 ? SH(n) : SH(ROWS, n)), dtype), true);
+        bb_t cotangent = bb_cast(bb_randn(ctx, BB_F32, SH(ROWS, n)), dtype);
+        gradients(t, in, cotangent, use, false, got);
+        gradients(t, in, cotangent, use, true, expected);
+        double worst = 0;
+        for (int64_t k = 0; k < count; k++)
+            worst = fmax(worst, fabs(got[k] - expected[k]) / (1 + fabs(expected[k])));
+        CHECK_MSG(t, worst <= types[i % 3].bound, "%s, width %d, used %d: off by %g",
+                  bb_dtype_name(dtype), (int)n, use, worst);
+        CHECK_MSG(t, memcmp(got, got + ROWS * n, (size_t)(ROWS * n) * sizeof *got) == 0,
+                  "%s: both summands have one gradient", bb_dtype_name(dtype));
         bb_end_step(ctx);
     }
     bb_close(ctx);
@@ -182,7 +213,7 @@ static const test_row rows[] = {
     {"values", test_values},
     {"is its parts", test_is_its_parts},
     {"both gradients", test_both_gradients},
-    {"one result used", test_one_result_used},
+    {"gradients of its parts", test_gradients_of_its_parts},
     {"empty", test_empty},
     {"errors", test_errors},
 };

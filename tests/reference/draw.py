@@ -111,3 +111,7 @@ class Draw:
     def index(self, shape, limit):
         dtype = self.r.choice([torch.int64, torch.int32])
         return torch.randint(0, max(limit, 1), shape, generator=self.generator).to(dtype)
+
+
+def whole(d, low, high):
+    return d.integer(low, high) if d.dtype in INTS else d.number(low, high)

@@ -10,8 +10,8 @@
                         writes fixtures/*.safetensors and SHA256SUMS for the C tests
 
 Needs PyTorch 2.7 or newer and NumPy. The program is build/bobbin, or what BOBBIN names.
-Modules: ops.py (what is computed), bounds.py (what it may be off), draw.py, spec.py, norms.py,
-attention.py, philox.py, files.py, fixtures.py.
+Modules: ops.py (what is computed; a module per family of ops), bounds.py (what it may be off),
+spec.py, draw.py, philox.py, files.py, fixtures.py.
 """
 
 import argparse

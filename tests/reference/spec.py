@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from draw import FLOATS
+from draw import FLOATS, INTS
+
+ALL = FLOATS + INTS + [torch.bool]
+NUMBERS = FLOATS + INTS
+SPECS = {}  # the rows of ops.py: op name to Spec
+
+
+def add(name, spec):
+    SPECS[name] = spec
 
 
 @dataclass

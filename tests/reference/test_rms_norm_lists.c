@@ -155,7 +155,7 @@ static void run_list(test *t, const list_case *cases, size_t count) {
 }
 
 static void test_layer_list(test *t) {
-    /* clang-format off: a table reads by rows */
+    /* clang-format off */
     const list_case cases[] = {
         ROW("vector of 19", SH(19), SH(19), 0.3, UNIT),
         ROW("(6, 16, 19)", SH(6, 16, 19), SH(19), 0.3, UNIT),
@@ -181,7 +181,7 @@ static void test_layer_list(test *t) {
 }
 
 static void test_composite_list(test *t) {
-    /* clang-format off: a table reads by rows */
+    /* clang-format off */
     const list_case cases[] = {
         /* Longer than the kernel's buffer, which f16 and strided rows pass through. */
         ROW("long rows (5, 2500)", SH(5, 2500), SH(2500), 1e-5, NORMAL),

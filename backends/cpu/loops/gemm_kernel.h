@@ -37,6 +37,7 @@ typedef REAL vector_loose
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+#include "backends/cpu/loops/transpose_8x8.h"
 
 typedef struct tile {
     REAL alpha, beta;
@@ -129,34 +130,6 @@ static void pack_a(bool ta, int64_t rows, int64_t k, const REAL *a, int64_t lda,
     }
 }
 
-/* out[p * NR + j] = b[j * ldb + p] for 8 x 8 elements, in registers. */
-INLINE void transpose_8x8(const REAL *b, int64_t ldb, REAL *out) {
-    typedef REAL row __attribute__((vector_size(8 * sizeof(REAL))));
-    typedef REAL row_loose
-        __attribute__((vector_size(8 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-    row x[8], y[8];
-    UNROLL
-    for (int j = 0; j < 8; j++) x[j] = *(const row_loose *)(b + j * ldb);
-    UNROLL
-    for (int j = 0; j < 8; j += 2) {
-        y[j] = __builtin_shufflevector(x[j], x[j + 1], 0, 8, 2, 10, 4, 12, 6, 14);
-        y[j + 1] = __builtin_shufflevector(x[j], x[j + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-    }
-    UNROLL
-    for (int j = 0; j < 8; j++) {
-        const int low = j & ~2; /* pairs (0,2) (1,3) (4,6) (5,7) */
-        x[j] = j & 2 ? __builtin_shufflevector(y[low], y[low + 2], 2, 3, 10, 11, 6, 7, 14, 15)
-                     : __builtin_shufflevector(y[low], y[low + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-    }
-    UNROLL
-    for (int j = 0; j < 4; j++) {
-        *(row_loose *)(out + j * NR) =
-            __builtin_shufflevector(x[j], x[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        *(row_loose *)(out + (j + 4) * NR) =
-            __builtin_shufflevector(x[j], x[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-}
-
 /* A sliver of op(B): k rows of NR columns, missing columns zero. */
 static void pack_b(bool tb, int64_t columns, int64_t k, const REAL *b, int64_t ldb, REAL *out) {
     if (columns < NR) memset(out, 0, (size_t)(k * NR) * sizeof *out);
@@ -172,7 +145,7 @@ static void pack_b(bool tb, int64_t columns, int64_t k, const REAL *b, int64_t l
     int64_t p = 0, whole = columns / 8 * 8;
     for (; NR % 8 == 0 && p + 8 <= k; p += 8) {
         for (int64_t j = 0; j < whole; j += 8)
-            transpose_8x8(b + j * ldb + p, ldb, out + p * NR + j);
+            transpose_8x8(b + j * ldb + p, ldb, out + p * NR + j, NR);
         for (int64_t j = whole; j < columns; j++)
             for (int64_t q = p; q < p + 8; q++) out[q * NR + j] = b[j * ldb + q];
     }

@@ -18,6 +18,11 @@ typedef struct bb_norm_run {
     void
         *y; /* output, or dx in backward (NULL: not wanted); element i of row r: y[r * y_row + i] */
     int64_t y_row;
+    /* AddRMSNorm, laid out as y is. Forward: x + more, rounded to x_dtype, is stored in sum and
+     * then normalized. Backward: more is added to dx; a second copy of dx goes to sum (NULL: not
+     * wanted). */
+    const void *more;
+    void *sum;
     int x_dtype, dy_dtype, y_dtype;
     const void *scale, *bias; /* n reals; bias for layer_norm only */
     void *mean,

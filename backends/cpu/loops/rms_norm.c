@@ -1,4 +1,5 @@
-/* Loops of RMSNormImpl; loops/norm.h says what a run is, loops/layer_norm.c is the sibling.
+/* Loops of RMSNormImpl and AddRMSNorm; loops/norm.h says what a run is, loops/layer_norm.c is the
+ * sibling.
  *
  * Rows of f32 or bf16 that lie contiguous are read where they lie. While a row is written, the next
  * one is summed: the loop that writes waits for memory, the one that sums for its own additions, so
@@ -10,75 +11,10 @@
 
 #include <math.h>
 
+#include "backends/cpu/loops/rms_tile.h"
 #include "backends/cpu/loops/stream.h"
-#include "backends/cpu/loops/tile.h"
 
 /* ---- f32, f16, bf16 ------------------------------------------------------------------------ */
-
-/* Element i of a contiguous f32 or bf16 array. Called with a constant dtype, so that each caller is
- * one plain loop. */
-static inline float get(int dtype, const void *x, int64_t i) {
-    return dtype == BB_F32 ? ((const float *)x)[i] : bb_bf16_to_f32(((const uint16_t *)x)[i]);
-}
-static inline void put(int dtype, void *y, int64_t i, float value) {
-    if (dtype == BB_F32)
-        ((float *)y)[i] = value;
-    else
-        ((uint16_t *)y)[i] = bb_f32_to_bf16(value);
-}
-
-static inline float square(float x) { return x * x; }
-
-/* A row's sum of squares, in lanes: element i of the row belongs to lane i % LANES, so the order of
- * the additions is a matter of the row alone, whichever loop adds. TILE is a multiple of LANES. */
-enum { LANES = 64 };
-
-static inline float lanes_sum(const float lane[LANES]) {
-    float quarter[LANES / 4], sum = 0;
-#pragma omp simd
-    for (int i = 0; i < LANES / 4; i++)
-        quarter[i] =
-            (lane[i] + lane[i + LANES / 4]) + (lane[i + LANES / 2] + lane[i + 3 * LANES / 4]);
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < LANES / 4; i++) sum += quarter[i];
-    return sum;
-}
-
-/* lanes += x^2 of a tile */
-static inline void tile_squares(int dtype, int64_t n, const void *restrict x, float lane[LANES]) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-#pragma omp simd
-        for (int k = 0; k < LANES; k++) lane[k] += square(get(dtype, x, i + k));
-    }
-    for (int k = 0; i + k < n; k++) lane[k] += square(get(dtype, x, i + k));
-}
-
-/* The two rounding orders of ops/rms_norm.c, to the bit: each product is rounded by itself. */
-static inline float scaled(int dtype, bool round_first, float x, float rstd, float scale) {
-    float xhat = x * rstd;
-    if (dtype == BB_BF16 && round_first) xhat = bb_f32_via_bf16(xhat);
-    return xhat * scale;
-}
-
-/* y = scale x rstd of a tile; lanes += the squares of the tile at `next`. */
-static inline void tile_write(int dtype, bool round_first, int64_t n, const void *restrict x,
-                              float rstd, const float *restrict scale, void *restrict y,
-                              const void *restrict next, float lane[LANES]) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-#pragma omp simd
-        for (int k = 0; k < LANES; k++) {
-            put(dtype, y, i + k,
-                scaled(dtype, round_first, get(dtype, x, i + k), rstd, scale[i + k]));
-            lane[k] += square(get(dtype, next, i + k));
-        }
-    }
-    for (int k = 0; i + k < n; k++) {
-        put(dtype, y, i + k, scaled(dtype, round_first, get(dtype, x, i + k), rstd, scale[i + k]));
-        lane[k] += square(get(dtype, next, i + k));
-    }
-}
 
 static inline float statistic(const bb_norm_run *run, int64_t row, float squares) {
     float rstd = 1.0f / sqrtf(squares / (float)run->n + (float)run->eps);
@@ -110,6 +46,30 @@ static inline void rms_rows(const bb_norm_run *run, int dtype, bool round_first)
     if (run->stream) stream_end();
 }
 
+/* All rows contiguous, of one dtype, f32 or bf16. The sum stays in a cache until it is scaled. */
+static inline void rms_add_rows(const bb_norm_run *run, int dtype, bool round_first) {
+    uint32_t buffer[TILE];
+    const float *scale = run->scale;
+    int64_t n = run->n;
+    for (int64_t r = 0; r < run->rows; r++) {
+        float lane[LANES] = {0};
+        void *sum = tile_writable(dtype, run->sum, r * run->y_row);
+        for (int64_t at = 0; at < n; at += TILE)
+            tile_add(dtype, tile_length(at, n, TILE), tile_at(dtype, run->x, r * run->x_row + at),
+                     tile_at(dtype, run->more, r * run->y_row + at), tile_writable(dtype, sum, at),
+                     lane);
+        float rstd = statistic(run, r, lanes_sum(lane));
+        for (int64_t at = 0; at < n; at += TILE) {
+            int64_t m = tile_length(at, n, TILE);
+            void *y = tile_writable(dtype, run->y, r * run->y_row + at);
+            tile_scale(dtype, round_first, m, tile_at(dtype, sum, at), rstd, scale + at,
+                       run->stream ? buffer : y);
+            if (run->stream) stream_bytes(y, buffer, (size_t)(m * tile_bytes(dtype)));
+        }
+    }
+    if (run->stream) stream_end();
+}
+
 static void rms_scale(const bb_norm_run *run, int64_t n, const float *restrict x, float rstd,
                       const float *restrict scale, float *restrict y) {
     uint16_t rounded[TILE];
@@ -126,6 +86,22 @@ static void rms_scale(const bb_norm_run *run, int64_t n, const float *restrict x
     for (int64_t i = 0; i < n; i++) y[i] *= scale[i];
 }
 
+/* x + more, rounded into sum, as f32 in `buffer`. */
+static const float *add_load(const bb_norm_run *run, int64_t r, int64_t at, int64_t n,
+                             float *restrict buffer, float *restrict more) {
+    int dtype = run->x_dtype;
+    void *sum = tile_writable(dtype, run->sum, r * run->y_row + at);
+    BB_ISA_NAME(bb_elementwise_loops)
+        .load_f32(dtype, n, tile_at(dtype, run->x, r * run->x_row + at), 1, buffer);
+    BB_ISA_NAME(bb_elementwise_loops)
+        .load_f32(dtype, n, tile_at(dtype, run->more, r * run->y_row + at), 1, more);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) buffer[i] += more[i];
+    BB_ISA_NAME(bb_elementwise_loops).store_f32(dtype, n, buffer, sum);
+    BB_ISA_NAME(bb_elementwise_loops).load_f32(dtype, n, sum, 1, buffer);
+    return buffer;
+}
+
 static void rms_buffered(const bb_norm_run *run) {
     float x_buffer[TILE], y_buffer[TILE];
     const float *scale = run->scale;
@@ -136,10 +112,13 @@ static void rms_buffered(const bb_norm_run *run) {
         float lane[LANES] = {0};
         for (int64_t at = 0; at < n; at += TILE) {
             int64_t m = tile_length(at, n, TILE);
-            x = tile_load(run->x_dtype, m, tile_at(run->x_dtype, row, at * step), step, x_buffer);
+            x = run->sum ? add_load(run, r, at, m, x_buffer, y_buffer)
+                         : tile_load(run->x_dtype, m, tile_at(run->x_dtype, row, at * step), step,
+                                     x_buffer);
             tile_squares(BB_F32, m, x, lane);
         }
         float rstd = statistic(run, r, lanes_sum(lane));
+        if (run->sum) row = tile_at(run->x_dtype, run->sum, r * run->y_row);
         for (int64_t at = 0; at < n; at += TILE) {
             int64_t m = tile_length(at, n, TILE);
             /* A row of one tile is still in the buffer. */
@@ -158,47 +137,13 @@ static void rms_f32(const bb_norm_run *run) {
     bool plain = run->x_step == 1 && run->x_dtype == run->y_dtype;
     if (run->rows == 0) return;
     if (plain && run->x_dtype == BB_F32)
-        rms_rows(run, BB_F32, false);
+        run->sum ? rms_add_rows(run, BB_F32, false) : rms_rows(run, BB_F32, false);
     else if (plain && run->x_dtype == BB_BF16 && run->round_first)
-        rms_rows(run, BB_BF16, true);
+        run->sum ? rms_add_rows(run, BB_BF16, true) : rms_rows(run, BB_BF16, true);
     else if (plain && run->x_dtype == BB_BF16)
-        rms_rows(run, BB_BF16, false);
+        run->sum ? rms_add_rows(run, BB_BF16, false) : rms_rows(run, BB_BF16, false);
     else
         rms_buffered(run);
-}
-
-/* lanes += dy g x of a tile; dscale += dy xhat where it is wanted. */
-static inline void tile_backward_sums(int dtype, int64_t n, const void *restrict x,
-                                      const void *restrict dy, const float *restrict g, float rstd,
-                                      float *restrict dscale, float lane[LANES]) {
-    int64_t i = 0;
-    for (; dscale && i + LANES <= n; i += LANES) {
-#pragma omp simd
-        for (int k = 0; k < LANES; k++) {
-            float product = get(dtype, dy, i + k) * get(dtype, x, i + k);
-            lane[k] += product * g[i + k];
-            dscale[i + k] += product * rstd;
-        }
-    }
-    for (; i + LANES <= n; i += LANES) {
-#pragma omp simd
-        for (int k = 0; k < LANES; k++)
-            lane[k] += get(dtype, dy, i + k) * get(dtype, x, i + k) * g[i + k];
-    }
-    for (int k = 0; i + k < n; k++) {
-        float product = get(dtype, dy, i + k) * get(dtype, x, i + k);
-        lane[k] += product * g[i + k];
-        if (dscale) dscale[i + k] += product * rstd;
-    }
-}
-
-/* dx = rstd (dy g - back x) of a tile */
-static inline void tile_backward_write(int dtype, int64_t n, const void *restrict x,
-                                       const void *restrict dy, const float *restrict g, float rstd,
-                                       float back, void *restrict dx) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++)
-        put(dtype, dx, i, rstd * (get(dtype, dy, i) * g[i] - back * get(dtype, x, i)));
 }
 
 /* x, dy and dx contiguous, of one dtype, f32 or bf16. */
@@ -220,8 +165,12 @@ static inline void rms_backward_rows(const bb_norm_run *run, int dtype) {
         for (int64_t at = 0; run->y && at < n; at += TILE) {
             int64_t m = tile_length(at, n, TILE);
             void *dx = tile_writable(dtype, run->y, r * run->y_row + at);
+            const void *more = run->more ? tile_at(dtype, run->more, r * run->y_row + at) : NULL;
             tile_backward_write(dtype, m, tile_at(dtype, x, at), tile_at(dtype, dy, at), g + at,
-                                rstd, back, run->stream ? buffer : dx);
+                                rstd, back, more, run->stream ? buffer : dx);
+            if (run->sum)
+                memcpy(tile_writable(dtype, run->sum, r * run->y_row + at),
+                       run->stream ? buffer : dx, (size_t)(m * tile_bytes(dtype)));
             if (run->stream) stream_bytes(dx, buffer, (size_t)(m * tile_bytes(dtype)));
         }
     }
@@ -229,7 +178,7 @@ static inline void rms_backward_rows(const bb_norm_run *run, int dtype) {
 }
 
 static void rms_backward_buffered(const bb_norm_run *run) {
-    float x_buffer[TILE], dy_buffer[TILE], dx_buffer[TILE];
+    float x_buffer[TILE], dy_buffer[TILE], dx_buffer[TILE], more_buffer[TILE];
     const float *g = run->scale;
     int64_t n = run->n, x_step = run->x_step, dy_step = run->dy_step;
     for (int64_t r = 0; r < run->rows; r++) {
@@ -258,8 +207,16 @@ static void rms_backward_buffered(const bb_norm_run *run) {
             }
             void *target = tile_writable(run->x_dtype, run->y, r * run->y_row + at);
             float *dx = tile_target(run->x_dtype, target, dx_buffer);
-            tile_backward_write(BB_F32, m, x, dy, g + at, rstd, back, dx);
+            const float *more = NULL;
+            if (run->more)
+                more = tile_load(run->x_dtype, m,
+                                 tile_at(run->x_dtype, run->more, r * run->y_row + at), 1,
+                                 more_buffer);
+            tile_backward_write(BB_F32, m, x, dy, g + at, rstd, back, more, dx);
             tile_store(run->x_dtype, m, dx, target);
+            if (run->sum)
+                memcpy(tile_writable(run->x_dtype, run->sum, r * run->y_row + at), target,
+                       (size_t)(m * tile_bytes(run->x_dtype)));
         }
     }
 }
@@ -283,6 +240,12 @@ static void rms_f64(const bb_norm_run *run) {
         const double *x = (const double *)run->x + r * run->x_row;
         double *y = (double *)run->y + r * run->y_row;
         double squares = 0;
+        if (run->sum) {
+            const double *more = (const double *)run->more + r * run->y_row;
+            double *sum = (double *)run->sum + r * run->y_row;
+            for (int64_t i = 0; i < n; i++) sum[i] = x[i * step] + more[i];
+            x = sum;
+        }
 #pragma omp simd reduction(+ : squares)
         for (int64_t i = 0; i < n; i++) squares += x[i * step] * x[i * step];
         double rstd = 1.0 / sqrt(squares / (double)n + run->eps);
@@ -305,6 +268,9 @@ static void rms_backward_f64(const bb_norm_run *run) {
         if (!run->y) continue;
         double *dx = (double *)run->y + r * run->y_row, back = rstd * (rstd * (dot / (double)n));
         for (int64_t i = 0; i < n; i++) dx[i] = rstd * (dy[i * ds] * g[i] - back * x[i * xs]);
+        const double *more = (const double *)run->more + (run->more ? r * run->y_row : 0);
+        for (int64_t i = 0; run->more && i < n; i++) dx[i] += more[i];
+        if (run->sum) memcpy((double *)run->sum + r * run->y_row, dx, (size_t)n * sizeof *dx);
     }
 }
 

@@ -64,6 +64,8 @@ bb_status bb_blas_gemm(bb_cuda *cuda, int dtype, const bb_gemm_shape *shape, dou
         if (const char *why = bb_sim_pointer_fault(operands[i]))
             return bb_sim_refuse(cuda, "gemm", i, why);
     return bb_sim_enqueue(cuda, "gemm", [=]() -> const char * {
+        bb_sim_access open;
+        for (const void *p : operands) open(p);
         const char *error = "a dtype that it has no product for";
         bb_float_dtype(dtype, [&](auto tag) {
             error = products<typename decltype(tag)::type>(s, compute, alpha, a, b, beta, c);

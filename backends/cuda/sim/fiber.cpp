@@ -33,7 +33,7 @@ struct bb_fiber {
     char *memory, *stack;
     void (*entry)(void *user);
     void *user;
-    bool ended;
+    bool ended, torn; /* torn: frames were left on the stack, with their poison */
     void *fake_stack;
 };
 
@@ -101,7 +101,10 @@ void trampoline() {
 #endif
     bb_fiber *self = host.running;
     self->entry(self->user);
-    bb_fiber_exit();
+    self->ended = true;
+    /* Not bb_fiber_exit: before a call that does not return AddressSanitizer clears all of the
+     * stack. */
+    for (;;) switch_to_host(self);
 }
 
 } // namespace
@@ -118,6 +121,7 @@ bb_fiber *bb_fiber_new() {
     mprotect(memory, GUARD_BYTES, PROT_NONE);
     fiber->memory = static_cast<char *>(memory);
     fiber->stack = fiber->memory + GUARD_BYTES;
+    fiber->torn = true; /* by whoever had these addresses before */
     return fiber;
 }
 
@@ -133,8 +137,9 @@ void bb_fiber_start(bb_fiber *fiber, void (*entry)(void *user), void *user) {
     fiber->ended = false;
     fiber->fake_stack = nullptr;
 #if defined(FIBER_ASAN)
-    __asan_unpoison_memory_region(fiber->stack, STACK_BYTES); /* what an abandoned run left */
+    if (fiber->torn) __asan_unpoison_memory_region(fiber->stack, STACK_BYTES);
 #endif
+    fiber->torn = false;
 #if defined(__x86_64__)
     /* Six registers, the address that `ret` takes, and one word so that the stack is aligned as
      * after a call. */
@@ -174,6 +179,6 @@ void bb_fiber_yield() { switch_to_host(host.running); }
 
 void bb_fiber_exit() {
     bb_fiber *self = host.running;
-    self->ended = true;
+    self->ended = self->torn = true;
     for (;;) switch_to_host(self); /* once is enough: an ended fiber is not resumed */
 }

@@ -8,7 +8,7 @@
 #include "backends/cuda/sim/fiber.h"
 #include "backends/cuda/sim/sim.h"
 
-thread_local bb_sim_place bb_sim_here;
+__thread bb_sim_place bb_sim_here;
 
 namespace {
 
@@ -51,8 +51,7 @@ struct block_state {
     std::vector<bb_fiber *> spare;
     std::vector<shared_block> shared;
     std::vector<int> ready;
-    const std::function<void()> *kernel;
-    const char *name;
+    const bb_sim_kernel *kernel;
     uint8_t rank[MAX_THREADS / WARP]; /* which warps are ahead of others */
     int count, current, alive;
     uint64_t random;
@@ -61,22 +60,24 @@ struct block_state {
     bb_sim_counts counts;
 };
 
-struct owner {
-    block_state *s = nullptr;
-    ~owner() {
-        if (!s) return;
-        for (bb_fiber *f : s->spare) bb_fiber_free(f);
-        delete s;
+__thread block_state *mine;
+struct cleaner {
+    bool needed = false;
+    ~cleaner() {
+        if (!mine) return;
+        for (bb_fiber *f : mine->spare) bb_fiber_free(f);
+        delete mine;
+        mine = nullptr;
     }
 };
-thread_local owner mine;
-
-block_state *self() { return mine.s; }
+thread_local cleaner at_thread_exit;
 
 uint64_t next_random(block_state *s) {
     s->random = s->random * 6364136223846793005u + 1442695040888963407u;
     return s->random >> 33;
 }
+/* 0 to count - 1; a division would be felt. */
+size_t draw(block_state *s, size_t count) { return next_random(s) * count >> 31; }
 
 uint64_t seed() {
     static const uint64_t value =
@@ -98,7 +99,10 @@ void fail(block_state *s, const sim_thread *t, const char *format, ...) {
              i.x, i.y, i.z, what, (unsigned long long)seed());
 }
 
-void run_thread(void *user) { (*static_cast<const std::function<void()> *>(user))(); }
+void run_thread(void *user) {
+    const bb_sim_kernel *kernel = static_cast<const bb_sim_kernel *>(user);
+    kernel->run(kernel->arguments);
+}
 
 void make_ready(block_state *s, int i) {
     s->threads[i].at = READY;
@@ -121,17 +125,17 @@ void release_exchange(block_state *s, int i) {
         if ((mask >> lane & 1) && first + lane < s->count) make_ready(s, first + lane);
 }
 
-/* Until the next barrier, warps get ahead of each other: a warp that is far ahead, or far behind, is
- * what shows that a barrier is missing, and threads that all take equal turns never are. */
+/* Until the next barrier, warps get ahead of each other: a warp that is far ahead, or far behind,
+ * is what shows that a barrier is missing, and threads that all take equal turns never are. */
 void rank_warps(block_state *s) {
     for (uint8_t &r : s->rank) r = (uint8_t)next_random(s);
 }
 
 /* A thread that can run: of four drawn at random, one of the warp with the highest rank. */
 size_t pick_ready(block_state *s) {
-    size_t best = next_random(s) % s->ready.size();
+    size_t best = draw(s, s->ready.size());
     for (int i = 0; i < 3; i++) {
-        const size_t other = next_random(s) % s->ready.size();
+        const size_t other = draw(s, s->ready.size());
         if (s->rank[s->ready[other] / WARP] > s->rank[s->ready[best] / WARP]) best = other;
     }
     return best;
@@ -177,7 +181,7 @@ void run_one(block_state *s, int i) {
         }
         t->fiber = s->spare.back();
         s->spare.pop_back();
-        bb_fiber_start(t->fiber, run_thread, const_cast<std::function<void()> *>(s->kernel));
+        bb_fiber_start(t->fiber, run_thread, const_cast<bb_sim_kernel *>(s->kernel));
     }
     s->current = i;
     bb_sim_here.thread = t->index;
@@ -248,14 +252,15 @@ const char dynamic_site = 0;
 
 } // namespace
 
-const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
-                       const std::function<void()> &kernel) {
-    if (!mine.s) mine.s = new block_state();
-    block_state *s = self();
+const char *bb_sim_run(dim3 grid, dim3 block, size_t shared_bytes, const bb_sim_kernel &kernel) {
+    if (!mine) {
+        mine = new block_state();
+        at_thread_exit.needed = true; /* a mention makes it exist */
+    }
+    block_state *s = mine;
     const int64_t threads = (int64_t)block.x * block.y * block.z;
     s->failed = false;
     s->kernel = &kernel;
-    s->name = name;
     s->random = seed() * 0x9E3779B97F4A7C15u + (uint64_t)s->counts.launches;
     s->counts.launches++;
     if (threads < 1 || threads > MAX_THREADS || block.z > 64 || grid.x > 0x7fffffffu ||
@@ -284,22 +289,22 @@ const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_by
     return s->failed ? s->text : nullptr;
 }
 
-bb_sim_counts bb_sim_count() { return mine.s ? mine.s->counts : bb_sim_counts(); }
+bb_sim_counts bb_sim_count() { return mine ? mine->counts : bb_sim_counts(); }
 
 /* ---- What a running thread calls */
 
 void bb_sim_barrier(int line) {
-    sim_thread *t = &self()->threads[self()->current];
+    sim_thread *t = &mine->threads[mine->current];
     t->at = AT_BARRIER;
     t->line = line;
     bb_fiber_yield();
 }
 
-int bb_sim_lane() { return self()->current % WARP; }
+int bb_sim_lane() { return mine->current % WARP; }
 
 const unsigned char *bb_sim_exchange(bb_sim_exchange_kind kind, unsigned mask, const void *value,
                                      size_t bytes) {
-    block_state *s = self();
+    block_state *s = mine;
     const int i = s->current, lane = i % WARP;
     sim_thread *t = &s->threads[i];
     if (!(mask >> lane & 1))
@@ -324,7 +329,7 @@ unsigned __ballot_sync(unsigned mask, int predicate) {
 }
 
 void *bb_sim_shared(const void *site, size_t bytes) {
-    block_state *s = self();
+    block_state *s = mine;
     for (const shared_block &b : s->shared)
         if (b.site == site) return b.memory;
     unsigned char *memory =
@@ -336,7 +341,7 @@ void *bb_sim_shared(const void *site, size_t bytes) {
 }
 
 void *bb_sim_dynamic_shared() {
-    for (const shared_block &b : self()->shared)
+    for (const shared_block &b : mine->shared)
         if (b.site == &dynamic_site) return b.memory;
     bb_sim_fault("dynamic shared memory is used, but the launch asked for none");
 }
@@ -347,18 +352,18 @@ void bb_sim_fault(const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
-    block_state *s = self();
+    block_state *s = mine;
     fail(s, &s->threads[s->current], "%s", what);
     bb_fiber_exit();
 }
 
 void bb_sim_async_copy(void *target, const void *source, size_t bytes) {
-    sim_thread *t = &self()->threads[self()->current];
+    sim_thread *t = &mine->threads[mine->current];
     t->copies.push_back({target, source, bytes, t->group});
 }
-void bb_sim_async_commit() { self()->threads[self()->current].group++; }
+void bb_sim_async_commit() { mine->threads[mine->current].group++; }
 void bb_sim_async_wait(int groups_left) {
-    sim_thread *t = &self()->threads[self()->current];
+    sim_thread *t = &mine->threads[mine->current];
     std::vector<async_copy> left;
     for (const async_copy &c : t->copies) {
         if (c.group < t->group - groups_left)

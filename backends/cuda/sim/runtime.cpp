@@ -1,17 +1,17 @@
 /* The simulation's runtime (runtime.h): device memory is host memory of its own that only kernels
- * may touch; under AddressSanitizer it is poisoned outside of them. Graphs are lists of what was
- * enqueued. Work runs when it is given; a copy beside it as late as it may: when somebody waits for
- * it. So whoever forgets to wait reads what was there before, or has the copy land in memory that
- * is another's by then. */
+ * may touch; under AddressSanitizer it is poisoned but for what the running kernel was given.
+ * Graphs are lists of what was enqueued. Work runs when it is given; a copy beside it as late as it
+ * may: when somebody waits for it. So whoever forgets to wait reads what was there before, or has
+ * the copy land in memory that is another's by then. */
 #include "backends/cuda/runtime.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include <deque>
 #include <map>
 #include <new>
-#include <set>
 #include <vector>
 
 #include "backends/cuda/cuda.h"
@@ -38,20 +38,33 @@ struct graph {
     uint64_t first_ticket;
     bool unjoined; /* copies that the work does not wait for yet */
 };
+/* Blocks of all devices of this thread, for the check of pointer arguments. */
+struct owned_block {
+    size_t bytes;
+    bool shared; /* with the host */
+};
+thread_local std::map<uintptr_t, owned_block> owned;
+
+/* The block that p points into, or at the end of. */
+std::map<uintptr_t, owned_block>::iterator block_of(const void *p) {
+    auto it = owned.upper_bound((uintptr_t)p);
+    if (it == owned.begin()) return owned.end();
+    --it;
+    return (uintptr_t)p <= it->first + it->second.bytes ? it : owned.end();
+}
+thread_local std::map<uintptr_t, size_t> pinned; /* page-locked memory of the host */
+
 const char *run_until(side_queue &side, uint64_t ticket) {
     for (; !side.empty() && side.front().ticket <= ticket; side.pop_front())
         if (const char *error = side.front().run()) return error;
     return nullptr;
 }
-/* Blocks of all devices of this thread, for the check of pointer arguments, and of those the ones
- * that the host sees too. */
-thread_local std::map<uintptr_t, size_t> owned;
-thread_local std::set<uintptr_t> shared;
-thread_local std::map<uintptr_t, size_t> pinned; /* page-locked memory of the host */
 } // namespace
 
 struct bb_runtime {
     graph *recording;
+    int64_t launches, refused_launch, lost_launch; /* 0: never */
+    bool lost;
     size_t limit, used; /* bytes of device memory; BOBBIN_SIM_MEMORY sets the limit */
     uint64_t given;     /* pieces of work so far */
     uint64_t waited;    /* of those the next copy beside them waits for */
@@ -60,7 +73,18 @@ struct bb_runtime {
     uint64_t captured_from, captured_to; /* tickets of the last captured step */
 };
 
+static int64_t number_of(const char *name) {
+    const char *text = getenv(name);
+    return text ? strtoll(text, nullptr, 10) : 0;
+}
+
+static const char lost_device[] = "the device is lost (BOBBIN_SIM_LOST_AT)";
+
 bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
+    if (const char *missing = getenv("BOBBIN_SIM_MISSING")) {
+        *why = missing;
+        return nullptr;
+    }
     bb_runtime *r = new (std::nothrow) bb_runtime();
     if (!r) {
         *why = "out of memory";
@@ -69,6 +93,8 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
     const char *limit = getenv("BOBBIN_SIM_MEMORY");
     r->ticket = 1;
     r->limit = limit ? strtoull(limit, nullptr, 10) : (size_t)16 << 30;
+    r->refused_launch = number_of("BOBBIN_SIM_REFUSED_AT");
+    r->lost_launch = number_of("BOBBIN_SIM_LOST_AT");
     snprintf(info->name, sizeof info->name, "host simulation");
     /* Few, so that small cases already go through several blocks' partial sums and more than one
      * turn of grid loops. */
@@ -90,39 +116,25 @@ bb_runtime *bb_runtime_open(bb_device_info *info, const char **why) {
 void bb_runtime_close(bb_runtime *r) { delete r; }
 
 namespace {
-/* While work runs, the device's memory is open. */
-struct opened {
-    opened() {
-        for (auto &b : owned) ASAN_UNPOISON_MEMORY_REGION((void *)b.first, b.second);
-    }
-    ~opened() {
-        for (auto &b : owned)
-            if (!shared.count(b.first)) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
-    }
-};
-
 const char *run_or_record(bb_runtime *r, const work &w) {
+    if (r->lost) return lost_device;
     r->given++;
     if (r->recording) {
         r->recording->nodes.push_back(w);
         return nullptr;
     }
-    opened o;
     return w();
 }
 
-void finish_side(bb_runtime *r) {
-    opened o;
-    run_until(r->side, UINT64_MAX);
-}
+void finish_side(bb_runtime *r) { run_until(r->side, UINT64_MAX); }
 } // namespace
 
 void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
-    if (bytes > r->limit - r->used) return nullptr;
+    if (r->lost || bytes > r->limit - r->used) return nullptr;
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!p) return nullptr;
     memset(p, 0xFF, bytes);
-    owned[(uintptr_t)p] = bytes;
+    owned[(uintptr_t)p] = {bytes, false};
     r->used += bytes;
     ASAN_POISON_MEMORY_REGION(p, bytes);
     return p;
@@ -132,8 +144,8 @@ void bb_runtime_free(bb_runtime *r, void *block) {
     auto it = owned.find((uintptr_t)block);
     if (it == owned.end()) return;
     finish_side(r); /* CUDA waits for the whole device */
-    r->used -= it->second;
-    ASAN_UNPOISON_MEMORY_REGION(block, it->second);
+    r->used -= it->second.bytes;
+    ASAN_UNPOISON_MEMORY_REGION(block, it->second.bytes);
     owned.erase(it);
     free(block);
 }
@@ -141,24 +153,29 @@ void bb_runtime_free(bb_runtime *r, void *block) {
 void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes) {
     void *p = bb_runtime_allocate(r, bytes);
     if (!p) return nullptr;
-    shared.insert((uintptr_t)p);
+    owned[(uintptr_t)p].shared = true;
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
     return p;
 }
 
-void bb_runtime_free_shared(bb_runtime *r, void *block) {
-    shared.erase((uintptr_t)block);
-    bb_runtime_free(r, block);
-}
+void bb_runtime_free_shared(bb_runtime *r, void *block) { bb_runtime_free(r, block); }
 
 const char *bb_sim_pointer_fault(const void *p) {
-    if (!p) return nullptr;
-    auto it = owned.upper_bound((uintptr_t)p);
-    if (it != owned.begin()) {
-        --it;
-        if ((uintptr_t)p <= it->first + it->second) return nullptr;
-    }
-    return "points to memory that is not the device's";
+    return !p || block_of(p) != owned.end() ? nullptr : "points to memory that is not the device's";
+}
+
+void bb_sim_access::operator()(const void *p) {
+#if defined(__SANITIZE_ADDRESS__)
+    auto it = p ? block_of(p) : owned.end();
+    if (it == owned.end() || it->second.shared) return;
+    blocks.push_back({it->first, it->second.bytes});
+    ASAN_UNPOISON_MEMORY_REGION((void *)it->first, it->second.bytes);
+#else
+    (void)p;
+#endif
+}
+bb_sim_access::~bb_sim_access() {
+    for (auto &b : blocks) ASAN_POISON_MEMORY_REGION((void *)b.first, b.second);
 }
 
 bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, work w) {
@@ -172,9 +189,44 @@ bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const cha
     return bb_cuda_fail(cuda, name, text);
 }
 
-const char *bb_sim_device_fault(bb_cuda *cuda, size_t shared_bytes) {
-    return shared_bytes > cuda->info.shared_bytes ? "more shared memory than the device has"
-                                                  : nullptr;
+void bb_sim_pointers::operator()(const void *p) { at.push_back({argument, p}); }
+
+static const char *run_kernel(dim3 grid, dim3 block, size_t shared_bytes,
+                              const bb_sim_pointers &pointers, const bb_sim_kernel &kernel) {
+    bb_sim_access open;
+    for (auto &p : pointers.at) open(p.second);
+    return bb_sim_run(grid, block, shared_bytes, kernel);
+}
+
+/* NULL, or why the next launch fails. */
+static const char *begin_launch(bb_runtime *r) {
+    r->launches++;
+    if (r->launches == r->refused_launch) return "a launch is refused (BOBBIN_SIM_REFUSED_AT)";
+    r->lost = r->lost || r->launches == r->lost_launch;
+    return r->lost ? lost_device : nullptr;
+}
+
+bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3 block,
+                                size_t shared_bytes, const bb_sim_pointers &pointers,
+                                const bb_sim_kernel &kernel) {
+    for (auto &p : pointers.at)
+        if (const char *why = bb_sim_pointer_fault(p.second))
+            return bb_sim_refuse(cuda, name, p.first, why);
+    if (shared_bytes > cuda->info.shared_bytes)
+        return bb_cuda_fail(cuda, name, "more shared memory than the device has");
+    if (const char *why = begin_launch(cuda->runtime)) return bb_cuda_fail(cuda, name, why);
+    if (!cuda->runtime->recording) {
+        const char *error = run_kernel(grid, block, shared_bytes, pointers, kernel);
+        return error ? bb_cuda_fail(cuda, name, error) : BB_OK;
+    }
+    std::vector<max_align_t> held(kernel.bytes / sizeof(max_align_t) + 1);
+    memcpy(held.data(), kernel.arguments, kernel.bytes);
+    const bb_sim_kernel recorded = kernel;
+    cuda->runtime->recording->nodes.push_back([=]() -> const char * {
+        return run_kernel(grid, block, shared_bytes, pointers,
+                          {recorded.run, held.data(), recorded.bytes});
+    });
+    return BB_OK;
 }
 
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
@@ -184,6 +236,8 @@ const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, siz
     const void *device = direction == BB_TO_DEVICE ? target : source;
     if (const char *fault = bb_sim_pointer_fault(device)) return fault;
     return run_or_record(r, [=]() -> const char * {
+        bb_sim_access open;
+        open(target), open(source);
         memmove(target, source, bytes);
         return nullptr;
     });
@@ -192,12 +246,15 @@ const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, siz
 const char *bb_runtime_set(bb_runtime *r, void *target, int byte, size_t bytes) {
     if (const char *fault = bb_sim_pointer_fault(target)) return fault;
     return run_or_record(r, [=]() -> const char * {
+        bb_sim_access open;
+        open(target);
         memset(target, byte, bytes);
         return nullptr;
     });
 }
 
 const char *bb_runtime_synchronize(bb_runtime *r) {
+    if (r->lost) return lost_device;
     return r->recording ? "a wait for the device inside a captured step" : nullptr;
 }
 
@@ -234,6 +291,8 @@ const char *bb_runtime_side_copy(bb_runtime *r, void *target, const void *source
         return "a copy beside the work from or to host memory that is not page-locked";
     if (r->waited != r->given) return "a copy beside the work that does not wait for it";
     const side_copy copy = {r->ticket, [=]() -> const char * {
+                                bb_sim_access open;
+                                open(target), open(source);
                                 memmove(target, source, bytes);
                                 return nullptr;
                             }};
@@ -287,7 +346,7 @@ void *bb_runtime_capture_end(bb_runtime *r, const char **why) {
     return nullptr;
 }
 const char *bb_runtime_replay(bb_runtime *r, void *captured) {
-    opened o;
+    if (r->lost) return lost_device;
     r->given++;
     for (const work &w : static_cast<graph *>(captured)->nodes)
         if (const char *error = w()) return error;

@@ -14,10 +14,12 @@
  *   - reads of memory that nobody wrote: device and shared memory start as NaN;
  *   - copies beside the work that are not waited for: they run as late as they may (runtime.cpp).
  * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
- * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory.
- * What it cannot show: races between threads that the shuffled order happens to serialize rightly
- * (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding of the
- * GPU's own functions (expf, rsqrtf, ...). */
+ * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory. So that a
+ * test can see what a failing device does: BOBBIN_SIM_REFUSED_AT=n, the n-th launch of a context
+ * fails; BOBBIN_SIM_LOST_AT=n, the device is lost at it; BOBBIN_SIM_MISSING=why, there is no
+ * device. What it cannot show: races between threads that the shuffled order happens to serialize
+ * rightly (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding
+ * of the GPU's own functions (expf, rsqrtf, ...). */
 #ifndef BOBBIN_BACKENDS_CUDA_SIM_H
 #define BOBBIN_BACKENDS_CUDA_SIM_H
 
@@ -28,6 +30,8 @@
 
 #include <functional>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "core/core.h"
 
@@ -39,14 +43,15 @@
 
 struct dim3 {
     unsigned x, y, z;
-    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
 /* Where the running thread is. */
 struct bb_sim_place {
     dim3 thread, block, block_size, grid_size;
 };
-extern thread_local bb_sim_place bb_sim_here;
+/* __thread: known to need no constructor, so reading it is one instruction. */
+extern __thread bb_sim_place bb_sim_here;
 #define threadIdx (bb_sim_here.thread)
 #define blockIdx (bb_sim_here.block)
 #define blockDim (bb_sim_here.block_size)
@@ -161,50 +166,65 @@ static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline void __threadfence() {}
 
 /* ---- Launching */
+
+/* A kernel with its arguments, copied as bytes as CUDA does. There are a thousand kinds of
+ * launches, and so one of them must cost the compiler no more than one small function. */
+struct bb_sim_kernel {
+    void (*run)(const void *arguments);
+    const void *arguments;
+    size_t bytes;
+};
+template <typename K> static inline bb_sim_kernel bb_sim_kernel_of(const K &kernel) {
+    static_assert(std::is_trivially_copyable<K>::value, "arguments are copied as bytes");
+    return {[](const void *k) { (*static_cast<const K *>(k))(); }, &kernel, sizeof kernel};
+}
+/* NULL, or what went wrong. */
+const char *bb_sim_run(dim3 grid, dim3 block, size_t shared_bytes, const bb_sim_kernel &kernel);
+
+/* The pointers among a launch's arguments, and of which argument each is. */
+struct bb_sim_pointers {
+    int argument = 0;
+    std::vector<std::pair<int, const void *>> at;
+    void operator()(const void *p);
+};
+template <typename T>
+static inline auto bb_sim_each_pointer(const T &x, bb_sim_pointers &f, int)
+    -> decltype(x.each_pointer(f), (void)0) {
+    x.each_pointer(f);
+}
+template <typename T> static inline void bb_sim_each_pointer(const T &x, bb_sim_pointers &f, long) {
+    if constexpr (std::is_pointer<T>::value) f((const void *)x);
+    (void)x, (void)f;
+}
+
+/* NULL, or what is wrong with a pointer that work is given: it must be the device's. */
+const char *bb_sim_pointer_fault(const void *p);
+/* Under AddressSanitizer device memory is poisoned. While one of these lives, the blocks that it
+ * was called with a pointer into are open, and no others: work touches only what it was given. */
+struct bb_sim_access {
+    std::vector<std::pair<uintptr_t, size_t>> blocks;
+    void operator()(const void *p);
+    ~bb_sim_access();
+};
+
 struct bb_cuda;
 /* Runs, or records while a capture is under way. */
 bb_status bb_sim_enqueue(bb_cuda *cuda, const char *name, std::function<const char *()> work);
-const char *bb_sim_run(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
-                       const std::function<void()> &kernel);
-/* NULL, or what is wrong with a pointer that a kernel is given. */
-const char *bb_sim_pointer_fault(const void *p);
-
-/* Arguments: pointers must be the device's; so must those a struct shows through each_pointer(f).
- */
-struct bb_sim_pointer_check {
-    const char *fault = nullptr;
-    void operator()(const void *p) {
-        if (!fault) fault = bb_sim_pointer_fault(p);
-    }
-};
-template <typename T>
-static inline auto bb_sim_argument_fault(const T &x, int)
-    -> decltype(x.each_pointer(*(bb_sim_pointer_check *)nullptr), (const char *)nullptr) {
-    bb_sim_pointer_check check;
-    x.each_pointer(check);
-    return check.fault;
-}
-template <typename T> static inline const char *bb_sim_argument_fault(const T &x, long) {
-    if constexpr (std::is_pointer<T>::value) return bb_sim_pointer_fault((const void *)x);
-    (void)x;
-    return nullptr;
-}
+bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3 block,
+                                size_t shared_bytes, const bb_sim_pointers &pointers,
+                                const bb_sim_kernel &kernel);
 bb_status bb_sim_refuse(bb_cuda *cuda, const char *name, int argument, const char *why);
-/* NULL, or why the device cannot run such a block. */
-const char *bb_sim_device_fault(bb_cuda *cuda, size_t shared_bytes);
 
+/* Pointers must be the device's, those too that a struct shows through each_pointer(f). */
 template <typename... P, typename... A>
 static inline bb_status bb_sim_launch(bb_cuda *cuda, const char *name, void (*kernel)(P...),
-                                      dim3 grid, dim3 block, size_t shared_bytes, A... a) {
+                                      dim3 grid, dim3 block, size_t shared_bytes, const A &...a) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return BB_OK;
-    const char *faults[] = {bb_sim_argument_fault(a, 0)..., nullptr};
-    for (int i = 0; i < (int)sizeof...(A); i++)
-        if (faults[i]) return bb_sim_refuse(cuda, name, i, faults[i]);
-    const char *unfit = bb_sim_device_fault(cuda, shared_bytes);
-    return bb_sim_enqueue(cuda, name, [=] {
-        if (unfit) return unfit;
-        return bb_sim_run(name, grid, block, shared_bytes, [=] { kernel((P)a...); });
-    });
+    bb_sim_pointers pointers;
+    ((bb_sim_each_pointer(a, pointers, 0), pointers.argument++), ...);
+    const auto call = [=] { kernel((P)a...); };
+    return bb_sim_enqueue_kernel(cuda, name, grid, block, shared_bytes, pointers,
+                                 bb_sim_kernel_of(call));
 }
 
 /* What has run in this process so far, for tests. */
