@@ -126,7 +126,7 @@ static void test_memory(test *t) {
     for (int d = 0; d < 2; d++) {
         const size_t most = bytes_needed(t, dtypes[d]);
         int failed = 0;
-        for (size_t limit = most / 4; limit < most; limit += 512)
+        for (size_t limit = most / 4; limit < most; limit += 1000)
             failed += fails_whole(t, dtypes[d], limit);
         CHECK_MSG(t, failed > 10, "only %d of the steps failed", failed);
     }

@@ -2,8 +2,9 @@
 # Checks and measures the CUDA backend on a real GPU, and writes one report: tests/gpu/report.md and report.json.
 #   tests/gpu/check.sh               needs a GPU, its driver, nvcc and CMake; no network, no OpenBLAS, nothing to install
 #   tests/gpu/check.sh --no-report   the same, printed only
-# BUILD (default build-gpu) is the build folder. Every part has a
-# limit of its own, together under nine minutes; what did not run is in the report with the reason.
+# BUILD (default build-gpu) is the build folder, PYTHON (python3) one that may have PyTorch: then random cases of every op
+# are held against it, and its RMSNorm is timed beside ours. Every part has a limit of its own; what does not fit into
+# nine minutes is left out. What did not run is in the report with the reason.
 set -u
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 root=$(cd "$here/../.." && pwd) || exit 1
@@ -12,12 +13,13 @@ write=yes
 case ${1:-} in
 "") ;;
 --no-report) write=no ;;
-*) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 build=${BUILD:-build-gpu} jobs=$(nproc 2>/dev/null || echo 4)
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 began=$(date +%s)
+TOTAL=520 # seconds, for all parts
 
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
 if [ -z "$gpu" ]; then
@@ -41,6 +43,12 @@ part() {
     shift 2
     echo "== $name" >&2
     start=$(date +%s)
+    left=$((began + TOTAL - start))
+    if [ $left -lt 5 ]; then
+        skip "$name" "no time left of $TOTAL s"
+        return 1
+    fi
+    [ "$limit" -le $left ] || limit=$left
     timeout "$limit" "$@" >"$work/$name.log" 2>&1
     status=$?
     took=$(($(date +%s) - start))
@@ -87,8 +95,15 @@ if [ $built -eq 0 ]; then
         skip compute-sanitizer "not installed"
     fi
 
-    skip parity "the live comparison with PyTorch (./test.sh --live) runs on the CPU so far"
-    skip torch-bench "no script times PyTorch beside it yet"
+    # A process a case: as many cases as the limit has room for, each op a few times.
+    python=${PYTHON:-python3}
+    if "$python" -c 'import numpy, torch; assert torch.cuda.is_available()' 2>/dev/null; then
+        BOBBIN="$root/$build/bobbin" part parity 80 "$python" tests/reference/reference.py live --cases 140 --device cuda
+        part torch-bench 90 "$python" tests/gpu/torch_bench.py
+    else
+        skip parity "$python has no numpy and no PyTorch that finds the GPU (PYTHON names another)"
+        skip torch-bench "as parity"
+    fi
 
     part bench-gpu 60 "$build/bobbin" bench gpu --device cuda --json
     part bench-train 40 "$build/bobbin" bench train --device cuda --json

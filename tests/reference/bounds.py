@@ -63,6 +63,10 @@ TABLE.update({
     "cross_entropy": (4, 1, 6, 1),
 })
 
+# On a GPU: tensor cores take probabilities, and what backward makes of them, in f16 or bf16, so there is
+# one more rounding, of terms. Every fused attention does that (backends/cuda/DESIGN.md).
+TENSOR_CORES = {"SDPA": (4, 2, 6, 2)}
+
 
 def growth(n):
     """Units that a sum of n terms adds: half an ulp for each of n - 1 additions at worst, and

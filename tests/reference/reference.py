@@ -97,11 +97,11 @@ class Failed(Exception):
     pass
 
 
-def run_bobbin(bobbin, case, path, folder):
+def run_bobbin(bobbin, case, path, folder, device="cpu"):
     """The tensors that `bobbin op` writes."""
     given = dict(case.inputs)
     command = [bobbin, "op", case.op, "--output", f"{folder}/out.safetensors", "--path", path,
-               "--attrs", json.dumps(case.attrs)]
+               "--device", device, "--attrs", json.dumps(case.attrs)]
     if case.cotangent is not None:
         given["grad.output"] = case.cotangent
         command.append("--grad")
@@ -159,6 +159,8 @@ def describe(case):
 
 def live(arguments):
     bobbin, skip = program(), unsupported()
+    if arguments.device != "cpu":
+        bounds.TABLE.update(bounds.TENSOR_CORES)
     ops = listed_ops(bobbin)
     passed = failed = left_out = 0
     table, record = {}, {}
@@ -170,12 +172,14 @@ def live(arguments):
         for index in indices:
             case = draw_case(ops, arguments.seed, index, arguments.op)
             again = (f"reference.py live --seed {arguments.seed} --only {index}"
-                     + (f" --op {arguments.op}" if arguments.op else ""))
+                     + (f" --op {arguments.op}" if arguments.op else "")
+                     + (f" --device {arguments.device}" if arguments.device != "cpu" else ""))
             expected = expect(case)
             for path in paths_of(ops[case.op]):
                 try:
                     worst, share, fault = compare(case, expected,
-                                                  run_bobbin(bobbin, case, path, folder))
+                                                  run_bobbin(bobbin, case, path, folder,
+                                                             arguments.device))
                 except Failed as error:
                     worst, share, fault = {}, {}, str(error)
                     if (case.op, SHORT[case.dtype]) in skip:
@@ -216,6 +220,7 @@ def main():
     run.add_argument("--cases", type=int, default=2000)
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--op", choices=SPECS)
+    run.add_argument("--device", default="cpu", help="where bobbin computes: cpu, cuda")
     run.add_argument("--only", type=int, help="this case alone")
     run.add_argument("--keep", help="folder that keeps the files")
     run.add_argument("--table", help="writes the worst errors as Markdown")
