@@ -154,22 +154,44 @@ bb_status bb_rerun_composite(void *user, bb_tensor *const *inputs, int n,
     return status;
 }
 
-bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t) {
-    bool direct = !slot_of(tape, t) && leaves && t->grad && t->grad_empty && t->grad->contiguous;
-    if (!direct) return new_like(tape->ctx, t, false);
+/* The empty gradient of a leaf that the walk adds to: where it may be written. NULL: none. */
+static bb_tensor *empty_gradient(bb_tape *tape, bool leaves, bb_tensor *t) {
+    if (slot_of(tape, t) || !leaves || !t->grad || !t->grad_empty || !t->grad->contiguous)
+        return NULL;
     t->grad_empty = false; /* also keeps a second use of this leaf from writing over it */
     bb_tensor_changed(t->grad);
     return t->grad;
 }
 
-/* Fused backward: what it writes is made here. */
-static bb_status compute(bb_tape *tape, const walk *w, bb_backward_fn backward,
-                         const bb_grad_call *grad) {
+bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t) {
+    bb_tensor *direct = empty_gradient(tape, leaves, t);
+    return direct ? direct : new_like(tape->ctx, t, false);
+}
+
+/* A handle on input i's own memory for its gradient, where the op's kernels write one over the
+ * other and nobody but this node holds it any more: no user, no view, no other node. NULL: not so.
+ */
+static bb_tensor *over_input(const walk *w, const tape_node *node, int i) {
+    const saved_value *saved = &node->saved[i];
+    bb_tensor *t = node->in[i];
+    if (i >= 32 || !(node->op->overwrites >> i & 1) || w->retain || !saved->storage) return NULL;
+    if (saved->storage->refs != 1 || saved->storage->give_back || !t->contiguous) return NULL;
+    bb_tensor *g = bb_detach_header(t);
+    if (g) bb_tensor_changed(g);
+    return g;
+}
+
+/* Fused backward: allocates what it writes, but for the above; a leaf whose gradient is still empty
+ * is written directly. */
+static bb_status compute(bb_tape *tape, const walk *w, const tape_node *node,
+                         bb_backward_fn backward, const bb_grad_call *grad) {
     bb_context *ctx = tape->ctx;
     const bb_call *call = grad->call;
     for (int i = 0; i < call->n_in; i++) {
         if (!grad->want[i]) continue;
-        grad->grad_in[i] = bb_gradient_target(tape, w->leaves, call->in[i]);
+        bb_tensor *t = call->in[i], *g = empty_gradient(tape, w->leaves, t);
+        if (!g) g = over_input(w, node, i);
+        grad->grad_in[i] = g ? g : new_like(ctx, t, false);
         if (!grad->grad_in[i]) return ctx->status;
     }
     bb_status status = backward(grad);
@@ -178,23 +200,24 @@ static bb_status compute(bb_tape *tape, const walk *w, bb_backward_fn backward,
                   : BB_OK;
 }
 
-static bb_status run_backward_kernel(bb_tape *tape, const walk *w, bb_backward_fn backward,
-                                     const bb_grad_call *grad) {
+static bb_status run_backward_kernel(bb_tape *tape, const walk *w, const tape_node *node,
+                                     bb_backward_fn backward, const bb_grad_call *grad) {
     tape->ctx->running = grad->call;
     tape->ctx->running_backward = true;
-    bb_status status = compute(tape, w, backward, grad);
+    bb_status status = compute(tape, w, node, backward, grad);
     tape->ctx->running = NULL;
     return status;
 }
 
-static bb_status run_rule(bb_tape *tape, const walk *w, const bb_grad_call *grad) {
+static bb_status run_rule(bb_tape *tape, const walk *w, const tape_node *node,
+                          const bb_grad_call *grad) {
     bb_context *ctx = tape->ctx;
     const bb_op *op = grad->call->op;
     const bb_entry *entry = bb_find_entry(ctx, op);
     bb_backward_fn kernel = entry ? entry->kernel[grad->call->device].backward : NULL;
     if (op == &bb_op_recompute) return op->gradient(grad);
     if (op == &bb_op_function) return bb_function_backward(grad, w);
-    if (kernel && !w->create_graph) return run_backward_kernel(tape, w, kernel, grad);
+    if (kernel && !w->create_graph) return run_backward_kernel(tape, w, node, kernel, grad);
     if (op->gradient) {
         bb_status status = op->gradient(grad);
         return ctx->status ? ctx->status : status;
@@ -244,7 +267,7 @@ static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
         call.out[i] = node->out[i];
     }
     bb_grad_call grad = {&call, node->slot, node->want, grad_in};
-    if (run_rule(tape, w, &grad)) return ctx->status;
+    if (run_rule(tape, w, node, &grad)) return ctx->status;
     for (int i = 0; i < node->n_in; i++) {
         bb_tensor *g = grad_in[i], *t = node->in[i];
         if (!g || !node->want[i]) continue;

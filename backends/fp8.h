@@ -122,7 +122,8 @@ typedef struct bb_scale_rule {
 } bb_scale_rule;
 
 /* A block's scale: what is stored (an f32's bits, or a byte), and what its elements are multiplied
- * by. */
+ * by: 1 where the scale is NaN, because the sign of a product of two NaN is the processor's affair.
+ */
 typedef struct bb_block_scale {
     uint32_t stored;
     float multiplier;
@@ -165,7 +166,7 @@ BB_FP8_INLINE bb_block_scale bb_scale_e8m0(const bb_scale_rule *rule, float amax
     int32_t code = bb_e8m0_above(amax * rule->most_inv);
     bb_block_scale s;
     s.stored = (uint32_t)code;
-    s.multiplier = bb_e8m0_inverse(code);
+    s.multiplier = code == 0xFF ? 1.0f : bb_e8m0_inverse(code);
     return s;
 }
 
@@ -183,7 +184,9 @@ BB_FP8_INLINE bb_block_scale bb_scale_nvfp4(const bb_scale_rule *rule, float ama
     uint8_t code = bb_f32_to_e4m3(amax * rule->whole / 6.0f);
     bb_block_scale s;
     s.stored = code;
-    s.multiplier = code == 0 ? 0.0f : bb_not_infinite(rule->whole / bb_e4m3_to_f32(code));
+    s.multiplier = code == 0      ? 0.0f
+                   : code == 0x7F ? 1.0f
+                                  : bb_not_infinite(rule->whole / bb_e4m3_to_f32(code));
     return s;
 }
 

@@ -452,6 +452,8 @@ struct bb_op {
     unsigned saves_inputs;  /* bit i: backward reads input i (variadic: bit of the name) */
     unsigned saves_outputs; /* bit i: backward reads output i */
     unsigned mutates;       /* bit i: the kernel changes input i in place (optimizer steps) */
+    unsigned overwrites;    /* bit i: a backward kernel may be given the memory of input i for its
+                               gradient: it reads each element before it writes there, and no other */
     bool window; /* a view of a part of its input, no element twice (slice, select): the tape
                     adds the gradient in place through the same view of the input's gradient */
     bb_status (*infer)(bb_call *call); /* checks inputs and attributes, fills meta */

@@ -75,6 +75,7 @@ const bb_op bb_op_cross_entropy = {
     .hidden = 1,
     .saves_inputs = 1u << 0 | 1u << 1,
     .saves_outputs = 1u << 1,
+    .overwrites = 1u << 0,
     .infer = infer,
     .decompose = decompose,
 };

@@ -15,6 +15,9 @@
  *                  in each run of 16: s = e4m3(amax_16 S / 6), data = e2m1(x S / s); s 0: x 0
  *                  value = data (s (amax / (6 448))), or data s where S = 1 was taken
  *
+ * A run of mxfp8 or nvfp4 that holds a NaN has a NaN for its scale; its data are its elements, not
+ * multiplied.
+ *
  * By rows, a run lies along the last axis, and the data have x's shape (nvfp4: half of it, two
  * elements a byte). By columns it lies along the first axis of the matrix, and the data are its
  * transpose (C, R), so that a product that sums over R finds them as it finds rows; but those of

@@ -26,24 +26,34 @@ static uint64_t add_byte(uint64_t hash, unsigned char byte) {
 }
 #define HASH_START 0xcbf29ce484222325u
 
+static size_t slot_of(const bb_tokenizer *t, uint64_t hash) {
+    return (size_t)((hash ^ hash >> 32) % t->key_slots);
+}
+static size_t next_slot(const bb_tokenizer *t, size_t slot) {
+    return slot + 1 == t->key_slots ? 0 : slot + 1;
+}
+
 size_t bb_token_slot(const bb_tokenizer *t, const char *key, size_t bytes) {
     uint64_t hash = HASH_START;
     for (size_t i = 0; i < bytes; i++) hash = add_byte(hash, (unsigned char)key[i]);
-    size_t slot = (size_t)(hash ^ hash >> 32) & (t->key_slots - 1);
-    for (; t->by_key[slot] >= 0; slot = (slot + 1) & (t->key_slots - 1)) {
+    size_t slot = slot_of(t, hash);
+    for (; t->by_key[slot] >= 0; slot = next_slot(t, slot)) {
         const bb_token *token = &t->token[t->by_key[slot]];
-        if (token->key_bytes == bytes && memcmp(token->key, key, bytes) == 0) break;
+        if (token->bytes == bytes && memcmp(t->arena + token->at, key, bytes) == 0) break;
     }
     return slot;
 }
 
-size_t bb_merge_slot(const bb_tokenizer *t, int32_t left, int32_t right) {
-    uint64_t hash = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
-    size_t slot = (size_t)(hash >> 32) & (t->merge_slots - 1);
-    while (t->merge[slot].rank >= 0 &&
-           (t->merge[slot].left != left || t->merge[slot].right != right))
-        slot = (slot + 1) & (t->merge_slots - 1);
-    return slot;
+const bb_merge *bb_find_merge(const bb_tokenizer *t, int32_t left, int32_t right) {
+    uint32_t low = t->first_merge[left], end = t->first_merge[left + 1], high = end;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (t->merge[middle].right < right)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < end && t->merge[low].right == right ? &t->merge[low] : NULL;
 }
 
 static bool spells(const bb_tokenizer *t, const bb_token *token, const char *word, size_t bytes) {
@@ -51,10 +61,11 @@ static bool spells(const bb_tokenizer *t, const bb_token *token, const char *wor
     for (size_t i = 0; i < bytes; i++) {
         char spelled[4];
         size_t n = bb_utf8_write(t->alphabet[(unsigned char)word[i]], spelled);
-        if (at + n > token->key_bytes || memcmp(token->key + at, spelled, n) != 0) return false;
+        if (at + n > token->bytes || memcmp(t->arena + token->at + at, spelled, n) != 0)
+            return false;
         at += n;
     }
-    return at == token->key_bytes;
+    return at == token->bytes;
 }
 
 /* The token that spells a whole word; -1: none. */
@@ -65,8 +76,7 @@ static int32_t find_word(const bb_tokenizer *t, const char *word, size_t bytes) 
         size_t n = bb_utf8_write(t->alphabet[(unsigned char)word[i]], spelled);
         for (size_t k = 0; k < n; k++) hash = add_byte(hash, (unsigned char)spelled[k]);
     }
-    size_t slot = (size_t)(hash ^ hash >> 32) & (t->key_slots - 1);
-    for (; t->by_key[slot] >= 0; slot = (slot + 1) & (t->key_slots - 1))
+    for (size_t slot = slot_of(t, hash); t->by_key[slot] >= 0; slot = next_slot(t, slot))
         if (spells(t, &t->token[t->by_key[slot]], word, bytes)) return t->by_key[slot];
     return -1;
 }
@@ -126,8 +136,8 @@ static bool earlier(candidate a, candidate b) {
 static void push(encoder *e, int32_t at) {
     int32_t after = at < 0 ? -1 : e->symbol[at].after;
     if (after < 0) return;
-    const bb_merge *m = &e->t->merge[bb_merge_slot(e->t, e->symbol[at].id, e->symbol[after].id)];
-    if (m->rank < 0) return;
+    const bb_merge *m = bb_find_merge(e->t, e->symbol[at].id, e->symbol[after].id);
+    if (!m) return;
     candidate one = {m->rank, at, m->result};
     size_t i = e->heap_count++;
     for (; i > 0 && earlier(one, e->heap[(i - 1) / 2]); i = (i - 1) / 2)
@@ -164,8 +174,8 @@ static bool encode_word(encoder *e, const char *word, size_t bytes) {
         candidate c = pop(e);
         int32_t after = s[c.at].after;
         if (s[c.at].id < 0 || after < 0) continue;
-        const bb_merge *m = &t->merge[bb_merge_slot(t, s[c.at].id, s[after].id)];
-        if (m->rank < 0 || m->result != c.result) continue; /* its pair is no more */
+        const bb_merge *m = bb_find_merge(t, s[c.at].id, s[after].id);
+        if (!m || m->result != c.result) continue; /* its pair is no more */
         s[c.at].id = c.result;
         s[c.at].after = s[after].after;
         s[after].id = -1;
@@ -201,15 +211,15 @@ static const bb_added *added_at(const bb_tokenizer *t, bool normalized, const ch
     int low = 0, high = t->added_count;
     while (low < high) {
         int middle = (low + high) / 2;
-        if ((unsigned char)t->added[middle].text[0] < (unsigned char)text[0])
+        if (t->added[middle].first < (unsigned char)text[0])
             low = middle + 1;
         else
             high = middle;
     }
-    for (; low < t->added_count && t->added[low].text[0] == text[0]; low++) {
+    for (; low < t->added_count && t->added[low].first == (unsigned char)text[0]; low++) {
         const bb_added *a = &t->added[low];
         if (a->normalized == normalized && a->bytes <= bytes &&
-            memcmp(a->text, text, a->bytes) == 0)
+            memcmp(t->arena + a->at, text, a->bytes) == 0)
             return a;
     }
     return NULL;
@@ -281,21 +291,34 @@ bb_status bb_tokenizer_encode(const bb_tokenizer *t, bb_context *ctx, const char
 
 int64_t bb_tokenizer_size(const bb_tokenizer *t) { return t ? t->size : 256; }
 
+static void write_byte(unsigned char c, FILE *file, bool plain) {
+    bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f;
+    fputc(plain && control ? '?' : c, file);
+}
+
+/* The byte that the character at *at spells, and moves on; -1: it is not of the alphabet. */
+static int spelled_byte(const bb_tokenizer *t, const char **at, const char *end) {
+    uint32_t c = 0;
+    size_t n = bb_utf8_read(*at, (size_t)(end - *at), &c);
+    if (n == 0 || c >= sizeof t->byte_of / sizeof t->byte_of[0]) return -1;
+    *at += n;
+    return t->byte_of[c];
+}
+
 size_t bb_tokenizer_write(const bb_tokenizer *t, int64_t id, FILE *file, bool plain) {
-    unsigned char byte = (unsigned char)id;
-    const char *text = (const char *)&byte;
-    size_t bytes = 1;
+    size_t written = 0;
     if (id < 0 || id >= bb_tokenizer_size(t)) return 0;
-    if (t) {
-        text = t->token[id].text;
-        bytes = t->token[id].bytes;
+    if (!t) {
+        write_byte((unsigned char)id, file, plain);
+        return 1;
     }
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)text[i];
-        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f;
-        fputc(plain && control ? '?' : c, file);
-    }
-    return bytes;
+    const bb_token *token = &t->token[id];
+    const char *text = t->arena + token->at, *end = text + token->bytes;
+    bool raw = token->raw; /* and so is what is not all of the alphabet */
+    for (const char *at = text; !raw && at < end;) raw = spelled_byte(t, &at, end) < 0;
+    for (const char *at = text; at < end; written++)
+        write_byte((unsigned char)(raw ? *at++ : spelled_byte(t, &at, end)), file, plain);
+    return written;
 }
 
 bb_tokenizer *bb_tokenizer_of_folder(bb_context *ctx, const char *folder) {

@@ -20,6 +20,7 @@ static const struct {
 enum { PATTERNS = sizeof patterns / sizeof patterns[0] };
 
 static bool is_null(bb_json object, const char *key, bb_json *value) {
+    *value = (bb_json){NULL, NULL};
     return !bb_json_get(object, key, value) || bb_json_kind_of(*value) == BB_JSON_NULL;
 }
 

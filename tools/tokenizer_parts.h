@@ -14,37 +14,42 @@ typedef enum bb_splitter {
 } bb_splitter;
 enum { BB_MOST_SPLITTERS = 8, BB_MOST_AROUND = 16 };
 
-/* One number's token, in the file's spelling (a character for each byte) and as the bytes it stands
- * for. Both lie in the arena, without a zero byte at the end. */
+/* The tables are as small as they are so that all of a tokenizer takes less than twice its file and
+ * 1 MiB. A token is known by its spelling in the file, where a character stands for each byte. */
 typedef struct bb_token {
-    const char *key, *text;
-    uint32_t key_bytes, bytes;
-    bool used;
+    uint32_t at; /* of its spelling in the arena */
+    uint32_t bytes : 30;
+    uint32_t raw : 1; /* stands for its spelling itself: an added token */
+    uint32_t used : 1;
 } bb_token;
 
-/* A pair of tokens that become one. Rows of a hash table; rank -1: empty. */
+/* A pair of tokens that become one. All with the same left one lie together, by the right one. */
 typedef struct bb_merge {
-    int32_t left, right, rank, result;
+    int32_t right, rank, result;
 } bb_merge;
 
 /* A token that is looked for in the text before anything else. */
 typedef struct bb_added {
-    const char *text;
-    size_t bytes;
+    uint32_t at, bytes; /* of its text in the arena */
     int32_t id;
+    uint8_t first;   /* byte of it */
     bool normalized; /* looked for after normalization, and after the others */
 } bb_added;
 
 struct bb_tokenizer {
-    char *arena; /* all texts */
+    bb_context *ctx; /* whose memory it is */
+    void *block;     /* all tables in one */
+    size_t block_bytes;
+    char *arena; /* all spellings, without a zero byte at the end of each */
     bb_token *token;
     int64_t size, capacity;
     bb_merge *merge;
-    size_t merge_slots; /* a power of two */
-    int32_t *by_key;    /* hash table from a spelling to its id; -1: empty */
-    size_t key_slots;   /* a power of two */
+    uint32_t *first_merge; /* by left token, and one more */
+    int32_t *by_key;       /* hash table from a spelling to its id; -1: empty */
+    size_t key_slots;
     int32_t byte_id[256];
     uint16_t alphabet[256]; /* the character that spells a byte */
+    int16_t byte_of[512];   /* the other way; -1: none */
     bb_added *added;        /* by first byte, longer ones first */
     int added_count;
     bb_splitter splitter[BB_MOST_SPLITTERS];
@@ -57,21 +62,21 @@ struct bb_tokenizer {
 /* tools/tokenizer_split.c: how many bytes the first piece of a text has; bytes > 0. */
 size_t bb_split_next(bb_splitter splitter, const char *text, size_t bytes);
 
-/* tools/tokenizer.c: the spelling of each byte as a character, and the slots where a spelling and a
- * pair stand or would stand. */
+/* tools/tokenizer.c: the spelling of each byte as a character, the slot where a spelling stands or
+ * would stand, and what becomes of a pair. */
 void bb_byte_alphabet(uint16_t character[256]);
 size_t bb_token_slot(const bb_tokenizer *t, const char *key, size_t bytes);
-size_t bb_merge_slot(const bb_tokenizer *t, int32_t left, int32_t right);
+const bb_merge *bb_find_merge(const bb_tokenizer *t, int32_t left, int32_t right); /* NULL: none */
 
 /* A tokenizer.json in reading (tools/tokenizer_read.c). */
 typedef struct bb_reading {
     bb_context *ctx;
     const char *path;
     bb_tokenizer *t;
-    size_t room, used; /* of the arena; scratch has room too */
-    char *scratch;
-    int16_t byte_of[512]; /* from a character of the alphabet; -1: none */
-    bool byte_level;      /* seen that pre-tokenizer */
+    size_t arena_room, used;
+    char *scratch; /* for the texts of one merge */
+    size_t room;
+    bool byte_level; /* seen that pre-tokenizer */
 } bb_reading;
 
 /* Errors name the part. bb_part_keys: an object that holds no other keys than those in `keys`. */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/impl.h"
 #include "tools/tokenizer_parts.h"
 #include "tools/unicode.h"
 
@@ -38,31 +39,11 @@ bb_status bb_part_keys(const bb_reading *r, const char *part, bb_json object, co
 /* ---- Texts ------------------------------------------------------------------------------------
  */
 
-/* A string's content in the arena, which has room for all strings of the file twice. */
+/* A string's content in the arena, which has room for all strings as the file writes them. */
 static const char *keep(bb_reading *r, bb_json string, size_t *bytes) {
     char *at = r->t->arena + r->used;
-    *bytes = bb_json_string(string, at, r->room - r->used);
+    *bytes = bb_json_string(string, at, r->arena_room - r->used);
     r->used += *bytes;
-    return at;
-}
-
-/* What a spelling stands for: a byte for each character, or itself where one is not of the
- * alphabet.
- */
-static const char *spelled(bb_reading *r, const char *key, size_t bytes, uint32_t *count) {
-    char *at = r->t->arena + r->used;
-    size_t n = 0;
-    for (size_t i = 0, step; i < bytes; i += step) {
-        uint32_t c = 0;
-        step = bb_utf8_read(key + i, bytes - i, &c);
-        if (step == 0 || c >= 512 || r->byte_of[c] < 0) {
-            *count = (uint32_t)bytes;
-            return key;
-        }
-        at[n++] = (char)r->byte_of[c];
-    }
-    r->used += n;
-    *count = (uint32_t)n;
     return at;
 }
 
@@ -77,13 +58,10 @@ static bb_status add_token(bb_reading *r, const char *part, bb_json string, int6
     if (t->by_key[slot] == id) return BB_OK; /* an added token that the vocabulary has too */
     if (t->by_key[slot] >= 0 || t->token[id].used || bytes == 0)
         return bb_part_wrong(r, part, "texts and ids that come once", string);
-    bb_token *token = &t->token[id];
-    *token = (bb_token){.key = key,
-                        .text = key,
-                        .key_bytes = (uint32_t)bytes,
-                        .bytes = (uint32_t)bytes,
-                        .used = true};
-    if (!raw) token->text = spelled(r, key, bytes, &token->bytes);
+    t->token[id] = (bb_token){.at = (uint32_t)(key - t->arena),
+                              .bytes = (uint32_t)bytes & ((1u << 30) - 1),
+                              .raw = raw,
+                              .used = true};
     t->by_key[slot] = (int32_t)id;
     if (id >= t->size) t->size = id + 1;
     return BB_OK;
@@ -132,20 +110,54 @@ static int32_t id_of(const bb_tokenizer *t, const char *key, size_t bytes) {
     return t->by_key[bb_token_slot(t, key, bytes)];
 }
 
+typedef struct pair {
+    int32_t left;
+    bb_merge merge;
+} pair;
+
+static bool read_merge(bb_reading *r, bb_json value, pair *p) {
+    size_t left, bytes;
+    if (!read_pair(r, value, &left, &bytes)) {
+        bb_part_wrong(r, "model.merges", "pairs of tokens", value);
+        return false;
+    }
+    p->left = id_of(r->t, r->scratch, left);
+    p->merge.right = id_of(r->t, r->scratch + left, bytes - left);
+    p->merge.result = id_of(r->t, r->scratch, bytes);
+    if (p->left >= 0 && p->merge.right >= 0 && p->merge.result >= 0) return true;
+    bb_part_wrong(r, "model.merges", "two tokens of the vocabulary that make a third", value);
+    return false;
+}
+
+/* By the right token; of a pair that comes twice the later one counts, and so stands first. */
+static int by_right(const void *left, const void *right) {
+    const bb_merge *a = left, *b = right;
+    if (a->right != b->right) return a->right < b->right ? -1 : 1;
+    return a->rank > b->rank ? -1 : a->rank < b->rank;
+}
+
+/* Twice through the list: how many there are of each left token, then each to its place. */
 static bb_status read_merges(bb_reading *r, bb_json merges) {
     bb_tokenizer *t = r->t;
+    uint32_t *first = t->first_merge;
+    pair p;
+    for (bb_json_walk w = bb_json_begin(merges); bb_json_next(&w);) {
+        if (!read_merge(r, w.value, &p)) return bb_error(r->ctx);
+        first[p.left]++;
+    }
+    for (int64_t i = 0, sum = 0; i <= t->capacity; i++) {
+        sum += first[i];
+        first[i] = (uint32_t)sum; /* the end of its own; filled from there down */
+    }
     int32_t rank = 0;
     for (bb_json_walk w = bb_json_begin(merges); bb_json_next(&w); rank++) {
-        size_t left, bytes;
-        if (!read_pair(r, w.value, &left, &bytes))
-            return bb_part_wrong(r, "model.merges", "pairs of tokens", w.value);
-        int32_t a = id_of(t, r->scratch, left), b = id_of(t, r->scratch + left, bytes - left),
-                both = id_of(t, r->scratch, bytes);
-        if (a < 0 || b < 0 || both < 0)
-            return bb_part_wrong(r, "model.merges",
-                                 "two tokens of the vocabulary that make a third", w.value);
-        t->merge[bb_merge_slot(t, a, b)] = (bb_merge){a, b, rank, both};
+        if (!read_merge(r, w.value, &p)) return bb_error(r->ctx);
+        p.merge.rank = rank;
+        t->merge[--first[p.left]] = p.merge;
     }
+    for (int64_t i = 0; i < t->capacity; i++)
+        if (first[i + 1] - first[i] > 1)
+            qsort(t->merge + first[i], first[i + 1] - first[i], sizeof *t->merge, by_right);
     return BB_OK;
 }
 
@@ -156,7 +168,7 @@ static bool empty(bb_json object, const char *key) {
 }
 
 static bb_status read_model(bb_reading *r, bb_json model) {
-    bb_json vocab, merges, value;
+    bb_json vocab, merges, value = {NULL, NULL};
     double dropout = 0;
     static const char *const none[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     if (bb_part_keys(r, "model", model,
@@ -190,8 +202,7 @@ static bool flag_of(bb_json object, const char *key) {
 
 static int by_text(const void *left, const void *right) {
     const bb_added *a = left, *b = right;
-    unsigned char x = (unsigned char)a->text[0], y = (unsigned char)b->text[0];
-    if (x != y) return x < y ? -1 : 1;
+    if (a->first != b->first) return a->first < b->first ? -1 : 1;
     return a->bytes > b->bytes ? -1 : a->bytes < b->bytes;
 }
 
@@ -214,12 +225,12 @@ static bb_status read_added(bb_reading *r, bb_json list) {
         if (add_token(r, "added_tokens", content, number, true) != BB_OK) return bb_error(r->ctx);
         bb_token *token = &t->token[number];
         bb_added *a = &t->added[t->added_count++];
-        token->text = token->key; /* written as it is found */
-        token->bytes = token->key_bytes;
-        *a = (bb_added){token->key, token->key_bytes, (int32_t)number,
+        const char *text = t->arena + token->at;
+        token->raw = true; /* written as it is found */
+        *a = (bb_added){token->at, token->bytes, (int32_t)number, (uint8_t)text[0],
                         flag_of(w.value, "normalized")};
         for (size_t i = 0; t->nfc && a->normalized && i < a->bytes; i++)
-            if ((unsigned char)a->text[i] >= 0x80)
+            if ((unsigned char)text[i] >= 0x80)
                 return bb_part_wrong(r, "added_tokens", "ASCII where normalized is true", content);
     }
     if (t->added_count) qsort(t->added, (size_t)t->added_count, sizeof *t->added, by_text);
@@ -229,54 +240,87 @@ static bb_status read_added(bb_reading *r, bb_json list) {
 /* ---- All of it --------------------------------------------------------------------------------
  */
 
-/* How many there are and the largest id; both are in proportion to the file, or refused. */
-static bool survey(bb_json vocab, bb_json added, size_t *texts, int64_t *ids) {
-    *texts = 0;
-    *ids = 0;
+/* How much there is of everything. */
+typedef struct amounts {
+    size_t texts, added, pairs;
+    size_t arena, longest; /* bytes of all spellings, of the longest merge */
+    int64_t ids;           /* the largest and one */
+} amounts;
+
+static size_t bytes_of(bb_json value) { return (size_t)(value.end - value.at); }
+
+static bool survey(bb_json vocab, bb_json added, bb_json merges, amounts *n) {
+    *n = (amounts){.texts = 0};
     for (int pass = 0; pass < 2; pass++)
-        for (bb_json_walk w = bb_json_begin(pass ? added : vocab); bb_json_next(&w); ++*texts) {
-            bb_json value = w.value;
+        for (bb_json_walk w = bb_json_begin(pass ? added : vocab); bb_json_next(&w); n->texts++) {
+            bb_json value = w.value, text = w.key;
             int64_t id;
-            if (pass && !bb_json_get(w.value, "id", &value)) return false;
+            if (pass &&
+                (!bb_json_get(w.value, "id", &value) || !bb_json_get(w.value, "content", &text)))
+                return false;
             if (!bb_json_int(value, 0, MOST_IDS - 1, &id)) return false;
-            if (id >= *ids) *ids = id + 1;
+            if (id >= n->ids) n->ids = id + 1;
+            n->arena += bytes_of(text);
+            n->added += pass;
         }
+    for (bb_json_walk w = bb_json_begin(merges); bb_json_next(&w); n->pairs++)
+        if (bytes_of(w.value) > n->longest) n->longest = bytes_of(w.value);
     return true;
 }
 
-static size_t slots_for(size_t count) {
-    size_t slots = 16;
-    while (slots < 2 * count + 2) slots *= 2;
-    return slots;
+static void *next_table(char *block, size_t *at, size_t bytes) {
+    void *table = block ? block + *at : NULL;
+    *at += bytes;
+    return table;
 }
 
-static bool allocate(bb_reading *r, size_t texts, int64_t ids, bb_json merges, size_t bytes) {
+/* Tables of so much, in one block, none of which needs more than 4-byte alignment. block NULL: how
+ * many bytes it needs. */
+static size_t lay_out(bb_tokenizer *t, const amounts *n, void *block) {
+    size_t at = 0, ids = (size_t)n->ids + 1;
+    t->capacity = n->ids;
+    t->key_slots = n->texts + n->texts / 2 + 16;
+    t->token = next_table(block, &at, ids * sizeof *t->token);
+    t->merge = next_table(block, &at, n->pairs * sizeof *t->merge);
+    t->added = next_table(block, &at, n->added * sizeof *t->added);
+    t->first_merge = next_table(block, &at, ids * sizeof *t->first_merge);
+    t->by_key = next_table(block, &at, t->key_slots * sizeof *t->by_key);
+    t->arena = next_table(block, &at, n->arena + 1);
+    return at;
+}
+
+/* Twice the file and 1 MiB hold the tables of any tokenizer whose ids have no large gaps and whose
+ * merges are all different. */
+static bool allocate(bb_reading *r, const amounts *n, size_t bytes) {
+    enum { SLACK = 1 << 20, OTHER = 16 << 10 };
     bb_tokenizer *t = r->t;
-    size_t pairs = 0;
-    for (bb_json_walk w = bb_json_begin(merges); bb_json_next(&w);) pairs++;
-    t->capacity = ids;
-    t->key_slots = slots_for(texts);
-    t->merge_slots = slots_for(pairs);
-    r->room = 2 * bytes + 16;
-    t->arena = malloc(r->room);
-    r->scratch = malloc(r->room);
-    t->token = calloc((size_t)ids + 1, sizeof *t->token);
-    t->by_key = malloc(t->key_slots * sizeof *t->by_key);
-    t->merge = malloc(t->merge_slots * sizeof *t->merge);
-    t->added = malloc((texts + 1) * sizeof *t->added);
-    if (!t->arena || !r->scratch || !t->token || !t->by_key || !t->merge || !t->added) return false;
+    size_t need = lay_out(t, n, NULL);
+    r->room = n->longest + 1;
+    r->arena_room = n->arena + 1;
+    if (need + r->room > 2 * bytes + SLACK - OTHER) {
+        bb_fail(r->ctx, BB_ERR_FORMAT,
+                "%s: model: expected ids and merges in proportion to a file of %zu bytes, got ids "
+                "to %lld and %zu merges",
+                r->path, bytes, (long long)n->ids - 1, n->pairs);
+        return false;
+    }
+    t->block = bb_host_allocate(r->ctx, need);
+    r->scratch = t->block ? bb_host_allocate(r->ctx, r->room) : NULL;
+    if (!r->scratch) return false;
+    t->block_bytes = need;
+    lay_out(t, n, t->block);
+    memset(t->token, 0, ((size_t)n->ids + 1) * sizeof *t->token);
+    memset(t->first_merge, 0, ((size_t)n->ids + 1) * sizeof *t->first_merge);
     for (size_t i = 0; i < t->key_slots; i++) t->by_key[i] = -1;
-    for (size_t i = 0; i < t->merge_slots; i++) t->merge[i].rank = -1;
     bb_byte_alphabet(t->alphabet);
-    for (int i = 0; i < 512; i++) r->byte_of[i] = -1;
-    for (int i = 0; i < 256; i++) r->byte_of[t->alphabet[i]] = (int16_t)i;
+    for (int i = 0; i < 512; i++) t->byte_of[i] = -1;
+    for (int i = 0; i < 256; i++) t->byte_of[t->alphabet[i]] = (int16_t)i;
     return true;
 }
 
 static bb_status read_all(bb_reading *r, bb_json root, size_t bytes) {
     bb_json model, vocab = {0}, merges = {0}, added, part;
-    size_t texts;
-    int64_t ids;
+    amounts n;
     static const char empty[] = "[]";
     static const char *const none[] = {"truncation", "padding"};
     if (bb_part_keys(r, "tokenizer", root,
@@ -293,10 +337,9 @@ static bb_status read_all(bb_reading *r, bb_json root, size_t bytes) {
     if (!vocab.at || bb_json_kind_of(vocab) != BB_JSON_OBJECT || !merges.at ||
         bb_json_kind_of(added) != BB_JSON_ARRAY)
         return bb_part_wrong(r, "model", "vocab, merges and a list of added_tokens", model);
-    if (!survey(vocab, added, &texts, &ids))
+    if (!survey(vocab, added, merges, &n))
         return bb_part_wrong(r, "model.vocab and added_tokens", "ids from 0 to 4194303", vocab);
-    if (!allocate(r, texts, ids, merges, bytes))
-        return bb_fail(r->ctx, BB_ERR_MEMORY, "%s: out of memory", r->path);
+    if (!allocate(r, &n, bytes)) return bb_error(r->ctx);
     if (bb_parts_read_form(r, root) || read_model(r, model) || read_added(r, added))
         return bb_error(r->ctx);
     return bb_parts_read_frame(r, root);
@@ -307,13 +350,19 @@ bb_tokenizer *bb_tokenizer_open(bb_context *ctx, const char *path) {
     bb_json root;
     bb_reading r = {.ctx = ctx, .path = path};
     if (bb_file_map(ctx, path, &file) != BB_OK) return NULL;
-    r.t = calloc(1, sizeof *r.t);
-    if (!r.t)
-        bb_fail(ctx, BB_ERR_MEMORY, "%s: out of memory", path);
-    else if (bb_json_parse(ctx, path, file.data, file.bytes, &root) == BB_OK)
-        read_all(&r, root, file.bytes);
+    if (file.bytes >= (size_t)1 << 30)
+        bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: expected less than 1 GiB, got %zu bytes", path,
+                file.bytes);
+    else
+        r.t = bb_host_allocate(ctx, sizeof *r.t);
+    if (r.t) {
+        memset(r.t, 0, sizeof *r.t);
+        r.t->ctx = ctx;
+        if (bb_json_parse(ctx, path, file.data, file.bytes, &root) == BB_OK)
+            read_all(&r, root, file.bytes);
+    }
     bb_file_unmap(&file);
-    free(r.scratch);
+    bb_host_release(ctx, r.scratch, r.room);
     if (bb_error(ctx) == BB_OK) return r.t;
     bb_tokenizer_close(r.t);
     return NULL;
@@ -321,10 +370,6 @@ bb_tokenizer *bb_tokenizer_open(bb_context *ctx, const char *path) {
 
 void bb_tokenizer_close(bb_tokenizer *t) {
     if (!t) return;
-    free(t->arena);
-    free(t->token);
-    free(t->by_key);
-    free(t->merge);
-    free(t->added);
-    free(t);
+    bb_host_release(t->ctx, t->block, t->block_bytes);
+    bb_host_release(t->ctx, t, sizeof *t);
 }

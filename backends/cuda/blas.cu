@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 
+#include <cublasLt.h>
 #include <cublas_v2.h>
 
 struct bb_blas {
@@ -137,4 +138,86 @@ bb_status bb_blas_gemm(bb_cuda *cuda, int dtype, const bb_gemm_shape *s, double 
                                                s->stride_a, scale_c, c, k.type, s->ldc, s->stride_c,
                                                s->batch, k.compute, CUBLAS_GEMM_DEFAULT);
     return status == CUBLAS_STATUS_SUCCESS ? BB_OK : failed_product(cuda, s, status);
+}
+
+/* ---- fp8 by cuBLASLt: by columns, y^T (n, m) = (w^T)^T x^T, the one layout that every device with
+ * fp8 takes. A cuBLAS handle is one of cuBLASLt too. */
+
+static bool aligned16(const void *p) { return (uintptr_t)p % 16 == 0; }
+
+bool bb_blas_has_fp8(const bb_cuda *cuda, const bb_fp8_product *p) {
+    const bool device = cuda->info.major * 10 + cuda->info.minor >= 89;
+    const bool formats = p->x_format == BB_E4M3 || p->w_format == BB_E4M3;
+    const bool sizes = p->m % 16 == 0 && p->n % 16 == 0 && p->k % 16 == 0 && p->k > 0;
+    return device && formats && sizes && (!p->bias || p->dtype != BB_F32) && aligned16(p->x) &&
+           aligned16(p->w) && (!p->bias || aligned16(p->bias));
+}
+
+struct fp8_plan {
+    cublasLtMatmulDesc_t product;
+    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatmulPreference_t preference;
+};
+
+static cublasStatus_t fp8_describe(const bb_fp8_product *p, size_t workspace, fp8_plan *plan) {
+    const cudaDataType formats[] = {CUDA_R_8F_E4M3, CUDA_R_8F_E5M2};
+    const cudaDataType y = p->dtype == BB_F32   ? CUDA_R_32F
+                           : p->dtype == BB_F16 ? CUDA_R_16F
+                                                : CUDA_R_16BF;
+    const cublasOperation_t turned = CUBLAS_OP_T;
+    const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
+    cublasStatus_t s = cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    const struct {
+        cublasLtMatmulDescAttributes_t name;
+        const void *value;
+        size_t bytes;
+    } rows[] = {{CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned},
+                {CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->scale_w, sizeof p->scale_w},
+                {CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->scale_x, sizeof p->scale_x},
+                {CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias, sizeof with_bias},
+                {CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias, sizeof p->bias}};
+    for (int i = 0; i < (p->bias ? 5 : 3) && s == CUBLAS_STATUS_SUCCESS; i++)
+        s = cublasLtMatmulDescSetAttribute(plan->product, rows[i].name, rows[i].value,
+                                           rows[i].bytes);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatrixLayoutCreate(&plan->w, formats[p->w_format], p->k, p->n, p->k);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatrixLayoutCreate(&plan->x, formats[p->x_format], p->k, p->m, p->k);
+    if (s == CUBLAS_STATUS_SUCCESS) s = cublasLtMatrixLayoutCreate(&plan->y, y, p->n, p->m, p->n);
+    if (s == CUBLAS_STATUS_SUCCESS) s = cublasLtMatmulPreferenceCreate(&plan->preference);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulPreferenceSetAttribute(plan->preference,
+                                                 CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                 &workspace, sizeof workspace);
+    return s;
+}
+
+static void fp8_forget(fp8_plan *plan) {
+    if (plan->preference) cublasLtMatmulPreferenceDestroy(plan->preference);
+    if (plan->y) cublasLtMatrixLayoutDestroy(plan->y);
+    if (plan->x) cublasLtMatrixLayoutDestroy(plan->x);
+    if (plan->w) cublasLtMatrixLayoutDestroy(plan->w);
+    if (plan->product) cublasLtMatmulDescDestroy(plan->product);
+}
+
+bb_status bb_blas_fp8(bb_cuda *cuda, const bb_fp8_product *p) {
+    if (p->m <= 0 || p->n <= 0) return BB_OK;
+    bb_blas *blas = open_blas(cuda);
+    if (!blas) return cuda->base.ctx->status;
+    const cublasLtHandle_t handle = reinterpret_cast<cublasLtHandle_t>(blas->handle);
+    const float one = 1, zero = 0;
+    cublasLtMatmulHeuristicResult_t best = {};
+    int found = 0;
+    fp8_plan plan = {};
+    cublasStatus_t status = fp8_describe(p, blas->workspace_bytes, &plan);
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasLtMatmulAlgoGetHeuristic(handle, plan.product, plan.w, plan.x, plan.y,
+                                                plan.y, plan.preference, 1, &best, &found);
+    if (status == CUBLAS_STATUS_SUCCESS && found == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasLtMatmul(handle, plan.product, &one, p->w, plan.w, p->x, plan.x, &zero, p->y,
+                                plan.y, p->y, plan.y, &best.algo, blas->workspace,
+                                blas->workspace_bytes, bb_runtime_stream(cuda->runtime));
+    fp8_forget(&plan);
+    return status == CUBLAS_STATUS_SUCCESS ? BB_OK : fail(cuda, "an fp8 product", status);
 }

@@ -18,6 +18,20 @@ struct bb_gemm_shape {
 
 bb_status bb_blas_gemm(bb_cuda *cuda, int dtype, const bb_gemm_shape *shape, double alpha,
                        const void *a, const void *b, double beta, void *c);
+/* y (m, n) of `dtype` = (x (m, k)) (w (n, k))^T scale_x scale_w + bias, x and w rows of fp8 without
+ * gaps (formats as bb_fp8_format), scales and bias on the device, bias of dtype or NULL. Summed in
+ * f32, rounded once. */
+struct bb_fp8_product {
+    int dtype, x_format, w_format;
+    int64_t m, n, k;
+    const void *x, *w, *bias;
+    const float *scale_x, *scale_w;
+    void *y;
+};
+bb_status bb_blas_fp8(bb_cuda *cuda, const bb_fp8_product *product);
+/* Whether this device multiplies these formats, sizes and addresses as they are. */
+bool bb_blas_has_fp8(const bb_cuda *cuda, const bb_fp8_product *product);
+
 void bb_blas_close(bb_cuda *cuda);
 
 #endif

@@ -12,12 +12,9 @@
  * Registers on sm_90, no spills: forward 62, backward 48 (bf16); 64 KiB of loads are under way on a
  * multiprocessor in either.
  *
- * Where nobody needs the logits any more their gradient could be written over them: each thread
- * reads a logit before it writes the same place, so the kernel would allow it and save a buffer of
- * (rows, classes). The contract does not: the walk (autograd/walk.c) hands a backward kernel fresh
- * tensors, it alone knows that no other node, view or user holds the logits, and it counts a change
- * of saved bytes as an error. So it is for the walk to pass the same memory twice, if it ever does;
- * nothing here stands in the way (no __restrict__).
+ * Where nobody needs the logits any more, the walk hands their memory to backward for the gradient
+ * (`overwrites` in ops/cross_entropy.c): each thread reads a logit before it writes the same place.
+ * So x and dx are not __restrict__. It saves a buffer of (rows, classes) where a step needs most.
  *
  * A target out of range is left as a fault (cuda.h); its loss is NaN and its gradient 0. */
 #include "backends/cuda/index_list.h"

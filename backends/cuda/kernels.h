@@ -95,7 +95,9 @@ bb_status bb_cuda_add_scalar(bb_call *call);
 bb_status bb_cuda_mul_scalar(bb_call *call);
 bb_status bb_cuda_clamp(bb_call *call);
 bb_status bb_cuda_where(bb_call *call);
-/* quantize.cu, dequantize.cu */
+/* quantize.cu, dequantize.cu, quantized_linear.cu */
+bool bb_cuda_quantized_linear_supports(const bb_call *call);
+bb_status bb_cuda_quantized_linear(bb_call *call);
 bb_status bb_cuda_quantize(bb_call *call);
 bb_status bb_cuda_rms_norm_quantize(bb_call *call);
 bb_status bb_cuda_update_scale(bb_call *call);

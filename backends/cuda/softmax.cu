@@ -32,6 +32,13 @@ struct job {
 
 /* ---- Short rows */
 
+/* Blocks a multiprocessor that ptxas is asked for: left alone it spills on sm_75. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+enum { SHORT_BLOCKS = 2 };
+#else
+enum { SHORT_BLOCKS = 0 }; /* as it likes */
+#endif
+
 /* Element of the row that item k of a lane is, N items side by side. */
 template <int N> __device__ inline int place(int k, int lane, int lanes) {
     return (k / N * lanes + lane) * N + k % N;
@@ -78,7 +85,8 @@ __device__ inline void store_items(const job &j, T *row, int lane, const bb_real
 }
 
 template <typename T, int ITEMS>
-__global__ void __launch_bounds__(BLOCK) short_forward(const job j, const T *x, T *y) {
+__global__ void __launch_bounds__(BLOCK, SHORT_BLOCKS)
+    short_forward(const job j, const T *x, T *y) {
     typedef bb_real<T> R;
     const int lane = (int)threadIdx.x % j.lanes;
     const int64_t row = (int64_t)blockIdx.x * (BLOCK / j.lanes) + threadIdx.x / j.lanes;

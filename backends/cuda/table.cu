@@ -36,6 +36,7 @@ const bb_kernel bb_cuda_kernels[] = {
     {"Quantize", bb_cuda_quantize, NULL, NULL},
     {"Dequantize", bb_cuda_dequantize, NULL, NULL},
     {"RMSNormQuantize", bb_cuda_rms_norm_quantize, NULL, NULL},
+    {"QuantizedLinear", bb_cuda_quantized_linear, NULL, bb_cuda_quantized_linear_supports},
     {"update_scale_", bb_cuda_update_scale, NULL, NULL},
     {"full", bb_cuda_full, NULL, NULL},
     {"arange", bb_cuda_arange, NULL, NULL},

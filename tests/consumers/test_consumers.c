@@ -131,6 +131,35 @@ static void test_add_subdirectory(test *t) {
     scratch_close(&f);
 }
 
+/* A device's module is installed beside the library, and both the program and the library look for
+ * it there. The simulated one stands in for the real one, which has the same name. */
+static void test_module(test *t) {
+    scratch_folder f;
+    if (!install(t, &f)) return;
+    char path[512];
+    snprintf(path, sizeof path, "%s/prefix/" BOBBIN_LIBDIR "/libbobbin_cuda.so", f.path);
+    bool real = access(path, R_OK) == 0; /* of a build with BOBBIN_CUDA */
+    for (int there = real; there < 2; there++) {
+        if (there)
+            runs(t, "", "cp '" BOBBIN_BINARY_DIR "/cuda-sim/libbobbin_cuda.so' '%s' 2>&1", path);
+        runs(t, there ? "arange cuda primitive" : "its module could not be loaded",
+             "cd '%s' && env -u BOBBIN_BACKEND_PATH -u LD_LIBRARY_PATH BOBBIN_TRACE=1 "
+             "prefix/bin/bobbin op "
+             "arange --attrs '{\"start\": 0, \"stop\": 4}' --device cuda --output a.safetensors "
+             "2>&1; "
+             "true",
+             f.path);
+        runs(t, there ? "available 1" : "available 0",
+             "cd '%s' && printf '#include <bobbin.h>\nint main(void) { bb_context *c = "
+             "bb_open(NULL); printf(\"available %%%%d\", bb_device_available(c, BB_CUDA, NULL)); "
+             "bb_close(c); return 0; }' | %s -std=c11 -Iprefix/include/bobbin -x c - "
+             "-Lprefix/" BOBBIN_LIBDIR " -lbobbin -Wl,-rpath,'%s/prefix/" BOBBIN_LIBDIR
+             "' -o user && env -u BOBBIN_BACKEND_PATH -u LD_LIBRARY_PATH ./user 2>&1",
+             f.path, BOBBIN_C_COMPILER, f.path);
+    }
+    scratch_close(&f);
+}
+
 /* The first Python with NumPy: BOBBIN_PYTHON, the environment that test.sh makes, the system's. */
 static bool find_python(char python[1024]) {
     const char *chosen = getenv("BOBBIN_PYTHON");
@@ -161,10 +190,8 @@ static void test_python(test *t) {
 }
 
 static const test_row rows[] = {
-    {"what is installed", test_installed},
-    {"find_package, C++", test_find_package},
-    {"pkg-config, C", test_pkg_config},
-    {"add_subdirectory, C", test_add_subdirectory},
-    {"Python", test_python},
+    {"what is installed", test_installed}, {"find_package, C++", test_find_package},
+    {"pkg-config, C", test_pkg_config},    {"add_subdirectory, C", test_add_subdirectory},
+    {"a device's module", test_module},    {"Python", test_python},
 };
 TEST_MAIN(rows)

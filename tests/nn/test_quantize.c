@@ -3,6 +3,7 @@
  * tests/ops/test_quantize.c. */
 #include "nn/quantize.h"
 
+#include "tests/support/alloc.h"
 #include "tests/support/test.h"
 
 #define SH(...) BB_SHAPE(__VA_ARGS__)
@@ -225,6 +226,23 @@ static void test_own_kind(test *t) {
     bb_close(ctx);
 }
 
+/* Every allocation of every recipe fails in turn: quantizers, strided inputs, norms, products. */
+static void everything(bb_context *ctx) {
+    for (int r = 0; r < BB_RECIPE_COUNT; r++) {
+        const bb_quantizer_options o = {.recipe = (bb_recipe)r, .history = 4};
+        bb_quantizer *q = bb_quantizer_new(ctx, BB_CPU, &o);
+        bb_tensor *x = bb_transpose(bb_ones(ctx, BB_F32, SH(32, 64)), 0, 1), *rstd;
+        bb_tensor *w = bb_slice(bb_ones(ctx, BB_F32, SH(64)), 0, 0, 64, 2);
+        bb_quantized *x8 = bb_quantize(q, x);
+        bb_quantized *y8 = bb_rms_norm_quantize(q, x, w, 1e-5, 1, &rstd);
+        bb_linear_quantized(x8, y8, NULL, BB_BF16);
+        if (x8) bb_dequantize_columns(x8);
+        bb_quantizer_update(q);
+        bb_quantizer_state(q, NULL);
+    }
+}
+static void test_no_memory(test *t) { alloc_failure_loop(t, everything); }
+
 static void refuse(test *t, bb_context *ctx, bb_quantizer_options o, const char *why) {
     CHECK(t, make(ctx, o) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, why);
@@ -261,6 +279,7 @@ static const test_row rows[] = {
     {"norms over several axes", test_norm_axes},
     {"transposed", test_transpose},
     {"own kind", test_own_kind},
+    {"no memory", test_no_memory},
     {"errors", test_errors},
 };
 TEST_MAIN(rows)

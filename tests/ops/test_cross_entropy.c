@@ -184,6 +184,60 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
+/* The gradient of logits that nobody holds any more is written over them: the same bits, and a
+ * buffer of their size less. Logits that somebody holds stay as they were. */
+static void check_memory(test *t, bb_dtype dtype, bool held, double *got, size_t *peak) {
+    enum { ROWS = 64, CLASSES = 1000 };
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_rand(ctx, dtype, SH(ROWS, CLASSES));
+    bb_tensor *target = bb_full(ctx, BB_I64, SH(ROWS), 7);
+    bb_set_requires_grad(x, true);
+    bb_tensor *logits = bb_mul_scalar(x, 8);
+    bb_tensor *loss = bb_cross_entropy(logits, target, -100, BB_REDUCE_MEAN);
+    if (!held) bb_drop(logits);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    bb_read_f64(bb_grad(x), got, ROWS * CLASSES);
+    *peak = (size_t)bb_memory_stats(ctx).bytes_peak;
+    if (held) {
+        bb_tensor *changed = bb_ne(logits, bb_mul_scalar(x, 8));
+        CHECK_NEAR(t, bb_item(bb_sum_all(bb_cast(changed, BB_F64))), 0, 0);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+static void test_over_the_logits(test *t) {
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_BF16};
+    static double held[64000], dropped[64000];
+    for (int d = 0; d < 3; d++) {
+        size_t more, less;
+        check_memory(t, dtypes[d], true, held, &more);
+        check_memory(t, dtypes[d], false, dropped, &less);
+        CHECK(t, memcmp(held, dropped, sizeof held) == 0);
+        const size_t buffer = 64000 * bb_dtype_bytes(dtypes[d]);
+        CHECK_MSG(t, less + buffer <= more, "%zu bytes with the logits held, %zu without", more,
+                  less);
+    }
+}
+
+/* After a walk that keeps the tape the logits are still there. */
+static void test_walked_twice(test *t) {
+    bb_context *ctx = test_open();
+    const double values[] = {0.5, -1, 2, 0.25};
+    double once[4], twice[4];
+    bb_tensor *x = bb_set_requires_grad(bb_from_f64(ctx, BB_F32, SH(1, 4), values), true);
+    bb_tensor *logits = bb_mul_scalar(x, 2), *target = bb_full(ctx, BB_I64, SH(1), 2);
+    bb_tensor *loss = bb_cross_entropy(logits, target, -100, BB_REDUCE_SUM);
+    bb_drop(logits);
+    CHECK_INT(t, bb_backward_retain(loss, NULL), BB_OK);
+    bb_read_f64(bb_grad(x), once, 4);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    bb_read_f64(bb_grad(x), twice, 4);
+    for (int i = 0; i < 4; i++) CHECK_NEAR(t, twice[i], 2 * once[i], 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"shapes", test_shapes},
     {"dimensions", test_dimensions},
@@ -192,5 +246,7 @@ static const test_row rows[] = {
     {"empty", test_empty},
     {"large_logits", test_large_logits},
     {"errors", test_errors},
+    {"over_the_logits", test_over_the_logits},
+    {"walked_twice", test_walked_twice},
 };
 TEST_MAIN(rows)

@@ -207,6 +207,43 @@ static void test_linear(test *t) {
     bb_close(ctx);
 }
 
+/* Formats, dtypes, bias, sizes that an fp8 product takes and that it does not. */
+static void test_linear_forms(test *t) {
+    static const int64_t sizes[][3] = {{16, 32, 48}, {32, 16, 16}, {5, 16, 16},
+                                       {16, 7, 16},  {16, 16, 24}, {0, 16, 16}};
+    static const bb_dtype types[] = {BB_F32, BB_BF16, BB_F16};
+    bb_context *ctx = test_open();
+    for (int i = 0; i < COUNT(sizes) * 12; i++) {
+        const int64_t *s = sizes[i / 12];
+        bb_dtype dtype = types[i % 3];
+        bool with_bias = i % 2;
+        bb_quantize_attrs ax = {.recipe = BB_FP8_CURRENT, .format = i / 3 % 2, .rows = true},
+                          aw = ax;
+        aw.format = i / 6 % 2;
+        bb_quantized_parts px, pw;
+        bb_quantize_parts(draw(ctx, BB_F32, SH(s[0], s[2])), NULL, &ax, &px);
+        bb_quantize_parts(draw(ctx, BB_F32, SH(s[1], s[2])), NULL, &aw, &pw);
+        bb_tensor *bias = with_bias ? draw(ctx, dtype, SH(s[1])) : NULL;
+        const bb_quantized_linear_attrs l = {BB_FP8_CURRENT, ax.format, BB_FP8_CURRENT, aw.format,
+                                             false,          false,     (int)dtype};
+        bb_tensor *y = bb_quantized_linear(&px, &pw, bias, &l);
+        bb_set_path(ctx, BB_PATH_COMPOSED);
+        bb_tensor *e = bb_quantized_linear(&px, &pw, bias, &l);
+        bb_set_path(ctx, BB_PATH_AUTO);
+        if (!CHECK_MSG(t, y && e, "%d: %s", i, bb_error_message(ctx))) break;
+        float *got = read_f32(y), *want = read_f32(e);
+        double step = dtype == BB_F32 ? 1e-5 : dtype == BB_F16 ? 1e-3 : 8e-3;
+        int64_t bad = 0;
+        for (int64_t k = 0; k < bb_count(y); k++)
+            bad += !(fabs((double)got[k] - (double)want[k]) <= step * (1 + fabs((double)want[k])));
+        CHECK_MSG(t, bad == 0, "%d: %lld values differ", i, (long long)bad);
+        free(got), free(want);
+        bb_end_step(ctx);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_errors(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = bb_ones(ctx, BB_F32, SH(2, 8)), *w = bb_ones(ctx, BB_F32, SH(8)), *rstd;
@@ -239,6 +276,7 @@ static const test_row rows[] = {
     {"odd rows", test_odd_rows},
     {"composed", test_composed},
     {"QuantizedLinear", test_linear},
+    {"QuantizedLinear, forms", test_linear_forms},
     {"errors", test_errors},
 };
 TEST_MAIN(rows)

@@ -27,7 +27,8 @@ SUMMED = (0, 0, 0, 1)  # values move, gradients of the same element add up
 TABLE = {name: EXACT for name in (
     "neg", "abs", "sign", "relu", "contiguous", "alias", "clamp", "cast", "add_scalar",
     "mul_scalar", "amax", "amin", "reshape", "permute", "transpose", "slice", "select", "cat",
-    "stack", "pad", "full", "arange", "rand")}
+    "stack", "pad", "full", "arange", "rand", "Quantize", "Dequantize", "RMSNormQuantize",
+    "update_scale_")}
 TABLE.update({name: SUMMED for name in (
     "add", "sub", "maximum", "minimum", "where", "expand", "gather", "index_select",
     "embedding")})

@@ -14,6 +14,7 @@ import reductions  # noqa: F401
 import linear_ops  # noqa: F401
 import creation  # noqa: F401
 import norms
+import quantize  # noqa: F401
 from attention import rope, sdpa
 from draw import FLOATS
 from spec import SPECS, add

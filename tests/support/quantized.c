@@ -86,7 +86,7 @@ static ref_scale scale_e8m0(const bb_quantize_attrs *a, float amax) {
         code = 254;
     else
         while (code < 254 && ref_decode_e8m0(code) < (double)x) code++;
-    ref_scale s = {.bytes = 1, .multiplier = code == 255 ? NAN : (float)ldexp(1, 127 - code)};
+    ref_scale s = {.bytes = 1, .multiplier = code == 255 ? 1 : (float)ldexp(1, 127 - code)};
     s.stored[0] = (uint8_t)code;
     return s;
 }
@@ -99,7 +99,7 @@ static float whole_of(float amax) {
 
 static ref_scale scale_nvfp4(float whole, float amax) {
     int code = ref_encode(REF_E4M3, amax * whole / 6);
-    float by = (float)ref_decode(REF_E4M3, code), m = by == 0 ? 0 : whole / by;
+    float by = (float)ref_decode(REF_E4M3, code), m = by == 0 ? 0 : isnan(by) ? 1 : whole / by;
     ref_scale s = {.bytes = 1, .multiplier = isinf(m) ? 3.40282347e38f : m};
     s.stored[0] = (uint8_t)code;
     return s;

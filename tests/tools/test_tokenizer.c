@@ -163,6 +163,8 @@ static const struct {
     const char *kind, *from, *to, *part;
 } wrong[] = {
     {"gpt2", "\"type\": \"BPE\"", "\"type\": \"Unigram\"", "model.type: expected \"BPE\", got"},
+    {"gpt2", "\"type\": \"BPE\",", "", "model.type: expected \"BPE\", got '{"},
+    {"gpt2", "\"id\": 0", "\"id\": 3000000", "expected ids and merges in proportion to a file of"},
     {"gpt2", "\"dropout\": null", "\"dropout\": 0.1", "model.dropout: expected null, got"},
     {"gpt2", "\"dropout\": null", "\"surprise\": null", "model: expected only the keys"},
     {"gpt2", "\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"",

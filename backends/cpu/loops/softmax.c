@@ -178,6 +178,7 @@ static void cross_entropy_f32(const bb_cross_entropy_run *run) {
     }
 }
 
+/* dx may be the memory of x (overwrites in ops/cross_entropy.c). */
 static void cross_entropy_backward_f32(const bb_cross_entropy_run *run) {
     float x_buffer[TILE], dx_buffer[TILE];
     int dtype = run->dtype;
@@ -190,11 +191,11 @@ static void cross_entropy_backward_f32(const bb_cross_entropy_run *run) {
         for (int64_t at = 0; at < n; at += TILE) {
             int64_t m = tile_length(at, n, TILE);
             void *target = tile_writable(dtype, run->dx, r * run->dx_row + at);
-            float *restrict dx = tile_target(dtype, target, dx_buffer);
+            float *dx = tile_target(dtype, target, dx_buffer);
             if (class < 0) {
                 for (int64_t i = 0; i < m; i++) dx[i] = 0;
             } else {
-                const float *restrict x =
+                const float *x =
                     tile_load(dtype, m, tile_at(dtype, row, at * step), step, x_buffer);
 #pragma omp simd
                 for (int64_t i = 0; i < m; i++) dx[i] = weight * bb_expf(x[i] - logsumexp);

@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#include "backends/cuda/fp8.h"
+
 namespace {
 
 /* TF32 keeps 10 bits of mantissa; ties go away from zero, as the GPU's own conversion does. */
@@ -71,6 +73,49 @@ bb_status bb_blas_gemm(bb_cuda *cuda, int dtype, const bb_gemm_shape *shape, dou
             error = products<typename decltype(tag)::type>(s, compute, alpha, a, b, beta, c);
         });
         return error;
+    });
+}
+
+/* The rules of a device with fp8 units, so that tests meet both ways. */
+bool bb_blas_has_fp8(const bb_cuda *, const bb_fp8_product *p) {
+    const bool formats = p->x_format == BB_E4M3 || p->w_format == BB_E4M3;
+    const bool sizes = p->m % 16 == 0 && p->n % 16 == 0 && p->k % 16 == 0 && p->k > 0;
+    return formats && sizes && (!p->bias || p->dtype != BB_F32);
+}
+
+namespace {
+
+template <typename T> void fp8_product(const bb_fp8_product &p) {
+    const uint8_t *x = static_cast<const uint8_t *>(p.x), *w = static_cast<const uint8_t *>(p.w);
+    for (int64_t i = 0; i < p.m; i++)
+        for (int64_t j = 0; j < p.n; j++) {
+            float sum = 0;
+            for (int64_t q = 0; q < p.k; q++)
+                sum +=
+                    bb_decode(p.x_format, x[i * p.k + q]) * bb_decode(p.w_format, w[j * p.k + q]);
+            sum *= *p.scale_x * *p.scale_w;
+            if (p.bias) sum += widen(static_cast<const T *>(p.bias)[j]);
+            static_cast<T *>(p.y)[i * p.n + j] = narrow<T>(sum);
+        }
+}
+
+} // namespace
+
+bb_status bb_blas_fp8(bb_cuda *cuda, const bb_fp8_product *product) {
+    const bb_fp8_product p = *product;
+    if (p.m <= 0 || p.n <= 0) return BB_OK;
+    const void *operands[] = {p.x, p.w, p.scale_x, p.scale_w, p.y, p.bias ? p.bias : p.y};
+    for (int i = 0; i < 6; i++)
+        if (const char *why = bb_sim_pointer_fault(operands[i]))
+            return bb_sim_refuse(cuda, "fp8 gemm", i, why);
+    return bb_sim_enqueue(cuda, "fp8 gemm", [=]() -> const char * {
+        if (p.dtype == BB_F32)
+            fp8_product<float>(p);
+        else if (p.dtype == BB_F16)
+            fp8_product<bb_half>(p);
+        else
+            fp8_product<bb_bfloat>(p);
+        return nullptr;
     });
 }
 
