@@ -42,13 +42,15 @@ static bb_tensor *product(const bb_fusible_op *op, bb_op_context *c, bb_link inp
         return quantized_product(op, c, input, bias, residual);
     bb_tensor *x = bb_link_tensor(input, c->dtype), *weight = bb_cast(op->param[0], c->dtype);
     bb_tensor *in[4] = {x, weight, bb_cast(bias, c->dtype), residual};
+    /* Without a kernel for it, a product and an addition beat its decomposition. */
+    bool adds = residual && bb_op_has_kernel(op->ctx, &bb_op_linear_add, bb_device_of(x), true);
     bb_call call = {.ctx = op->ctx,
-                    .op = residual ? &bb_op_linear_add : &bb_op_linear,
-                    .n_in = residual ? 4 : 3,
+                    .op = adds ? &bb_op_linear_add : &bb_op_linear,
+                    .n_in = adds ? 4 : 3,
                     .in = in};
     if (op->ctx->status || bb_run_call(&call, c->requires_grad, &c->fused)) return NULL;
     if (c->requires_grad && bb_save(x, &c->saved[SAVED_X])) return NULL;
-    return call.out[0];
+    return residual && !adds ? bb_add(call.out[0], residual) : call.out[0];
 }
 
 static bb_status forward(bb_fusible_run *run) {

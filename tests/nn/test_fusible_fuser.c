@@ -171,9 +171,10 @@ static void fits(test *t) {
 }
 
 /* T-2: make_extra_output and RMSNorm, with and without a gradient of the extra output. */
-static void t32(test *t) {
+static void check_backward_add(test *t, bb_path path) {
     bb_context *ctx = test_open();
     static const int64_t widths[] = {19, 64};
+    bb_set_path(ctx, path);
     for (int k = 0; k < 48; k++) {
         bb_dtype dtype = types[k % 3];
         int64_t w = widths[k / 3 % 2];
@@ -207,6 +208,12 @@ static void t32(test *t) {
     }
     CHECK_OK(t, ctx);
     bb_close(ctx);
+}
+
+/* By the kernel that adds, and by ops where there is none. */
+static void t32(test *t) {
+    check_backward_add(t, BB_PATH_AUTO);
+    check_backward_add(t, BB_PATH_COMPOSED);
 }
 
 /* Fused one way and op by op the other: each direction reads what the other leaves. */

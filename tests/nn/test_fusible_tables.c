@@ -176,10 +176,73 @@ static void t17(test *t) {
     bb_close(ctx);
 }
 
+/* T-7 with e4m3 output: amax of the unrounded norm, the scale's reciprocal, and the value within
+ * half a unit of the format. Delayed scaling with a scale that an update has set. */
+static void t7_fp8(test *t) {
+    bb_context *ctx = test_open();
+    static const bb_shape shapes[] = {{2, {71, 229}}, {2, {29, 541}}};
+    for (int k = 0; k < 12; k++) {
+        bb_dtype dtype = types[k % 3];
+        bb_shape shape = shapes[k / 6];
+        norm_case n =
+            norm_case_open(t, ctx, dtype, shape, BB_SHAPE(shape.size[1]), 1e-5, k / 3 % 2, -2, 1);
+        bb_quantizer *q =
+            bb_quantizer_new(ctx, bb_get_device(ctx), &(bb_quantizer_options){.history = 4});
+        bb_op_context c = {.requires_grad = false};
+        double amax = 0, scale = 1;
+        for (int64_t i = 0; i < bb_count(n.x); i++) amax = fmax(amax, fabs(n.y[i]));
+        for (int step = 0; step < 2; step++) {
+            bb_quantized *y = bb_fusible_forward(n.op, &c, bb_link_of(n.x), NULL, q).quantized;
+            if (!CHECK(t, y)) break;
+            CHECK_NEAR(t, bb_item(bb_reshape(y->amax, BB_SCALAR)), amax, 1e-6 + 5e-6 * amax);
+            CHECK_NEAR(t, bb_item(bb_reshape(y->scale_inv, BB_SCALAR)), 1 / scale,
+                       1e-6 + 5e-6 / scale);
+            /* 1/16 of the value, or half the smallest step that the scale leaves. */
+            tolerance half = {1. / 16 + 1e-2, ldexp(1, -10) / scale + 1e-5};
+            check_tensor(t, "y", bb_dequantize(y), dtype, shape, n.y, half);
+            bb_quantizer_update(q);
+            scale = 448 / amax;
+        }
+        norm_case_close(&n);
+        CHECK_OK(t, ctx);
+    }
+    bb_close(ctx);
+}
+
+/* T-8: MXFP8 by rows and by columns, both formats. */
+static void t8(test *t) {
+    bb_context *ctx = test_open();
+    bool cpu = bb_get_device(ctx) == BB_CPU;
+    static const bb_shape shapes[] = {{2, {32, 32}}, {2, {96, 2304}}, {2, {32, 12288}}};
+    for (int s = 0; s < (cpu ? 3 : 1); s++)
+        for (int k = 0; k < 6; k++) {
+            bb_dtype dtype = types[k % 3];
+            bb_fp8_format format = (bb_fp8_format)(k / 3);
+            norm_case n = norm_case_open(t, ctx, dtype, shapes[s], BB_SHAPE(shapes[s].size[1]),
+                                         1e-5, k % 2, -2, 1);
+            bb_quantizer *q =
+                bb_quantizer_new(ctx, bb_get_device(ctx),
+                                 &(bb_quantizer_options){.recipe = BB_MXFP8, .format = format});
+            bb_op_context c = {.requires_grad = false};
+            bb_quantized *y = bb_fusible_forward(n.op, &c, bb_link_of(n.x), NULL, q).quantized;
+            double relative = format == BB_E5M2 ? 1.25e-1 : dtype == BB_BF16 ? 7e-2 : 6.25e-2;
+            /* The smallest step of a block whose largest value is about 8. */
+            tolerance tol = {relative * 1.02, format == BB_E5M2 ? 2e-3 : 2e-2};
+            check_tensor(t, "rows", bb_dequantize(y), dtype, shapes[s], n.y, tol);
+            check_tensor(t, "columns", bb_dequantize_columns(y), dtype, shapes[s], n.y, tol);
+            norm_case_close(&n);
+            CHECK_OK(t, ctx);
+            bb_end_step(ctx);
+        }
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"T-1 small and odd widths", t1},
     {"T-7 sizes of the C++ suite", t7},
     {"T-7 types of weight and input", mixed},
+    {"T-7 in fp8", t7_fp8},
+    {"T-8 MXFP8", t8},
     {"T-9 epsilons, T-16 zero-centred f16", t9},
     {"T-10 not contiguous", t10},
     {"T-11 autocast", t11},

@@ -112,6 +112,45 @@ static void steady(test *t) {
     bb_close(ctx);
 }
 
+/* A step that a device records and replays. */
+typedef struct captured {
+    bb_nn_transformer *model;
+    bb_adamw *optimizer;
+    bb_tensor *ids, *targets, *loss;
+} captured;
+static bb_status captured_step(void *user) {
+    captured *s = user;
+    bb_tensor *loss = bb_nn_transformer_loss(s->model, s->ids, s->targets);
+    bb_backward(loss, NULL);
+    bb_adamw_apply(s->optimizer);
+    bb_params_zero_grad(s->model->params);
+    return loss ? bb_assign(s->loss, loss) : BB_ERR_STATE;
+}
+static void capture(test *t) {
+    bb_context *ctx = test_open();
+    bb_nn_config c = config_of(BB_F32, 0);
+    double plain[5];
+    for (int recorded = 0; recorded < 2; recorded++) {
+        captured s = {.model = model_of(t, ctx, c, true)};
+        s.optimizer = bb_adamw_new(s.model->params, NULL);
+        s.ids = bb_keep(ids_of(ctx, 1)), s.targets = bb_keep(ids_of(ctx, 2));
+        s.loss = bb_keep(bb_zeros(ctx, BB_F32, BB_SCALAR));
+        bb_capture *steps =
+            recorded ? bb_capture_step(ctx, bb_get_device(ctx), captured_step, &s) : NULL;
+        for (int i = 0; i < 5; i++) {
+            bb_adamw_set_lr(s.optimizer, 1e-2);
+            CHECK_INT(t, recorded ? bb_capture_run(steps) : captured_step(&s), BB_OK);
+            double loss = bb_item(s.loss);
+            if (!recorded) plain[i] = loss;
+            CHECK_MSG(t, loss == plain[i], "step %d: %.9g recorded, %.9g plain", i, loss, plain[i]);
+            bb_end_step(ctx);
+        }
+        bb_capture_free(steps);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void whole_life(bb_context *ctx) {
     bb_nn_config c = config_of(BB_F32, 2);
     c.fused_chain = true, c.layers = 1;
@@ -123,5 +162,6 @@ static void allocation(test *t) { alloc_failure_loop(t, whole_life); }
 static const test_row rows[] = {{"the plain model's gradients", gradients},
                                 {"the plain model's training curve", curve},
                                 {"steady state", steady},
+                                {"captured steps", capture},
                                 {"allocation", allocation}};
 TEST_MAIN(rows)

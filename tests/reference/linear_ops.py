@@ -37,9 +37,17 @@ def draw_linear(d):
     return x, {}
 
 
+def draw_linear_add(d):
+    x, attrs = draw_linear(d)
+    x["residual"] = d.values(list(x["input"].shape[:-1]) + [x["weight"].shape[0]], odd=False)
+    return x, attrs
+
+
 linear_op("matmul", lambda input, other: torch.matmul(input, other), draw_matmul, NUMBERS)
 linear_op("linear", lambda input, weight, bias=None: input @ weight.mT + (0 if bias is None else bias),
           draw_linear, FLOATS)
+linear_op("LinearAdd", lambda input, weight, residual, bias=None:
+          input @ weight.mT + (0 if bias is None else bias) + residual, draw_linear_add, FLOATS)
 
 
 def one(d, attrs, least=0):
