@@ -3,7 +3,8 @@
  * and bf16 multiply and add in f32 and round once. Gradients are those of linear (ops/linear.c),
  * and dresidual = dy.
  *
- * Fused kernel: backends/cpu/linear.c, whose product starts from the residual instead of zeros. */
+ * Fused kernels: backends/cpu/linear.c, backends/cuda/linear.cu, whose product starts from the
+ * residual instead of zeros. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"

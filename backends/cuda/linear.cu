@@ -1,11 +1,14 @@
-/* linear on CUDA: matrix products of blas.h, each written straight to its result; f16 and bf16 are
- * summed in f32 and rounded once. The bias is what the product is added to: one more pass of writes
- * over the result, and no second rounding. The math: ops/linear.c.
+/* linear and LinearAdd on CUDA: matrix products of blas.h, each written straight to its result; f16
+ * and bf16 are summed in f32 and rounded once. The bias or the residual is what the product is
+ * added to: one more pass of writes over the result, and no second rounding. With both, their sum
+ * is, in f32 and f64; narrow types would round it, and run composed. The math: ops/linear.c,
+ * ops/linear_add.c.
  *
  * dbias sums the columns of dy: a block takes 32 columns and SUM_ROWS rows, 8 threads a column, and
  * leaves one f32 (f64) partial sum a column; the partial sums are rows again, summed the same way
  * until one is left. The partition depends on the number of rows alone. It reads dy once, 64 bytes
  * of a row at a time for 16-bit types, 128 for f32. */
+#include "backends/cuda/copy.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/matrix.h"
 
@@ -56,11 +59,14 @@ bb_status product(bb_cuda *cuda, bool ta, bool tb, int64_t m, int64_t n, int64_t
 
 /* ---- Bias */
 
-template <typename T>
-__global__ void fill_rows(const T *bias, int64_t stride, T *out, int64_t width, int64_t count) {
+/* Each row of out: the bias, or the bias more. */
+template <typename T, bool ADD>
+__global__ void bias_rows(const T *bias, int64_t stride, T *out, int64_t width, int64_t count) {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < count;
-         i += (int64_t)gridDim.x * blockDim.x)
-        out[i] = bias[i % width * stride];
+         i += (int64_t)gridDim.x * blockDim.x) {
+        const T b = bias[i % width * stride];
+        out[i] = ADD ? narrow<T>(widen(out[i]) + widen(b)) : b;
+    }
 }
 
 /* Column sums of rows [SUM_ROWS y, SUM_ROWS (y + 1)) to row y of out. */
@@ -114,15 +120,23 @@ bb_status sum_rows(bb_cuda *cuda, const bb_matrix &dy, int64_t rows, int64_t wid
     return status;
 }
 
-bb_status start_from_bias(bb_cuda *cuda, const bb_tensor *bias, bb_tensor *out) {
+template <bool ADD> bb_status put_bias(bb_cuda *cuda, const bb_tensor *bias, bb_tensor *out) {
     bb_status status = BB_OK;
     bb_float_dtype(out->dtype, [&](auto tag) {
         typedef typename decltype(tag)::type T;
-        status = BB_LAUNCH(cuda, (fill_rows<T>), bb_cuda_grid(cuda, out->count, 1024), 256, 0,
+        status = BB_LAUNCH(cuda, (bias_rows<T, ADD>), bb_cuda_grid(cuda, out->count, 1024), 256, 0,
                            reinterpret_cast<const T *>(bias->data), bias->stride[0],
                            reinterpret_cast<T *>(out->data), bias->size[0], out->count);
     });
     return status;
+}
+
+/* What the product is added to; both NULL: nothing. */
+bb_status start_from(bb_cuda *cuda, const bb_tensor *bias, const bb_tensor *residual,
+                     bb_tensor *out) {
+    bb_status status = residual ? bb_cuda_copy_elements(cuda, residual, out) : BB_OK;
+    if (status || !bias) return status;
+    return residual ? put_bias<true>(cuda, bias, out) : put_bias<false>(cuda, bias, out);
 }
 
 /* Gradient of input i from dy. */
@@ -150,9 +164,13 @@ bb_status gradient(bb_cuda *cuda, const bb_grad_call *grad, int i, const bb_matr
 
 } // namespace
 
+bool bb_cuda_linear_add_supports(const bb_call *call) {
+    return !call->in[2] || call->in[0]->dtype == BB_F32 || call->in[0]->dtype == BB_F64;
+}
+
 bb_status bb_cuda_linear(bb_call *call) {
     bb_cuda *cuda = bb_cuda_begin(call);
-    const bb_tensor *bias = call->in[2];
+    const bb_tensor *bias = call->in[2], *residual = call->n_in > 3 ? call->in[3] : NULL;
     bb_tensor *out = call->out[0];
     if (out->count == 0) return BB_OK;
     const int64_t in = call->in[1]->size[1], width = call->in[1]->size[0];
@@ -160,10 +178,10 @@ bb_status bb_cuda_linear(bb_call *call) {
     bb_status status = matrix_of(cuda, call->in[0], &x) && matrix_of(cuda, call->in[1], &w)
                            ? BB_OK
                            : cuda->base.ctx->status;
-    if (!status && bias) status = start_from_bias(cuda, bias, out);
+    if (!status) status = start_from(cuda, bias, residual, out);
     if (!status)
-        status =
-            product(cuda, false, true, rows_of(call->in[0]), width, in, x, w, bias ? 1 : 0, out);
+        status = product(cuda, false, true, rows_of(call->in[0]), width, in, x, w,
+                         bias || residual ? 1 : 0, out);
     bb_cuda_release(cuda, x.held);
     bb_cuda_release(cuda, w.held);
     return status;
@@ -178,6 +196,8 @@ bb_status bb_cuda_linear_backward(const bb_grad_call *grad) {
     for (int i = 0; i < 3 && !status; i++)
         if (grad->want[i] && grad->grad_in[i] && grad->grad_in[i]->count)
             status = gradient(cuda, grad, i, dy, rows);
+    if (!status && grad->call->n_in > 3 && grad->want[3] && dout->count)
+        status = bb_cuda_copy_elements(cuda, dout, grad->grad_in[3]);
     bb_cuda_release(cuda, dy.held);
     return status;
 }
