@@ -364,8 +364,9 @@ static void bad_release(void *user, void *packed) {
 static void test_faults(test *t) {
     static const char *const messages[FAULTS] = {
         [WRITES] = "square: pack: changed the value that it was to pack",
-        [SHARES] = "bb_backward: square: unpack: gave the value's own bytes, which were changed in "
-                   "place",
+        [SHARES] =
+            ("bb_backward: square: unpack: gave the value's own bytes, which were changed in "
+             "place"),
         [WRONG_DTYPE] = "bb_backward: square: unpack: expected f32(4, 6) on",
         [WRONG_SHAPE] = "got f32(6, 4) on",
         [NOTHING] = "bb_backward: square: unpack: expected f32(4, 6), got NULL",
