@@ -54,9 +54,11 @@ BB_FP8_INLINE int32_t bb_fp8_round(float x, int32_t least, int mantissa) {
     int32_t exponent = bb_fp8_bits(x) & BB_F32_INFINITY;
     exponent = exponent > least ? exponent : least;
     int32_t constant = -((least >> (23 - mantissa)) + ((23 - mantissa) << mantissa)) & 0xFF;
-    int32_t shift = exponent + (((23 - mantissa) << 23) | constant);
-    int32_t sum = bb_fp8_bits(x + bb_fp8_float(shift));
-    return sum + (sum >> (23 - mantissa));
+    /* Unsigned, where it may wrap: a run of finite numbers is tried before it is known to be one.
+     */
+    uint32_t add = (uint32_t)(((23 - mantissa) << 23) | constant);
+    int32_t sum = bb_fp8_bits(x + bb_fp8_float((int32_t)((uint32_t)exponent + add)));
+    return (int32_t)((uint32_t)sum + (uint32_t)(sum >> (23 - mantissa)));
 }
 
 /* x >= 0, not NaN, at most the largest number, to a code without sign. */

@@ -109,6 +109,8 @@ bb_status bb_blas_fp8(bb_cuda *cuda, const bb_fp8_product *product) {
         if (const char *why = bb_sim_pointer_fault(operands[i]))
             return bb_sim_refuse(cuda, "fp8 gemm", i, why);
     return bb_sim_enqueue(cuda, "fp8 gemm", [=]() -> const char * {
+        bb_sim_access open;
+        for (const void *operand : operands) open(operand);
         if (p.dtype == BB_F32)
             fp8_product<float>(p);
         else if (p.dtype == BB_F16)
