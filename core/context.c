@@ -2,12 +2,26 @@
  * them. */
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "core/impl.h"
 
+/* Blocks that are walked once from end to end, where looking up a small page every 4 KiB costs a
+ * tenth of the time, lie in large pages if the system has some. */
+enum { LARGE_BYTES = 16 << 20, HUGE_PAGE = 2 << 20 };
+
 static void *default_allocate(void *user, size_t bytes) {
     (void)user;
-    return bytes > SIZE_MAX - 63 ? NULL : aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    const size_t unit = bytes >= LARGE_BYTES ? HUGE_PAGE : 64;
+    if (bytes > SIZE_MAX - (unit - 1)) return NULL;
+    const size_t rounded = (bytes + unit - 1) / unit * unit;
+    void *block = aligned_alloc(unit, rounded);
+#if defined(MADV_HUGEPAGE)
+    if (block && unit == HUGE_PAGE) madvise(block, rounded, MADV_HUGEPAGE); /* a wish: no is fine */
+#endif
+    return block;
 }
 static void default_release(void *user, void *block, size_t bytes) {
     (void)user, (void)bytes;
