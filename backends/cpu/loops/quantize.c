@@ -18,26 +18,16 @@ static inline float decoded(int kind, uint8_t code) {
 
 /* ---- Rows */
 
-/* Two bf16 side by side are one word: loops over such pairs need no shuffle. The upper half is an
- * f32 as it stands, but for the bits of the lower. */
-static inline uint32_t pair_at(const void *x, int64_t i) {
-    uint32_t pair;
-    memcpy(&pair, (const uint16_t *)x + 2 * i, sizeof pair);
-    return pair;
-}
-static inline float lower(uint32_t pair) { return bb_f32_of_bits(pair << 16); }
-static inline float upper(uint32_t pair) { return bb_f32_of_bits(pair & 0xFFFF0000u); }
-
 /* tile_squares of bf16: the same lanes, those of even and of odd elements apart. */
-static void pair_squares(int64_t n, const void *restrict x, float lane[LANES]) {
+static void pair_squares(int64_t n, const pair *restrict x, float lane[LANES]) {
     float even[LANES / 2] = {0}, odd[LANES / 2] = {0};
     int64_t runs = n / LANES;
     for (int64_t i = 0; i < runs; i++) {
 #pragma omp simd
         for (int k = 0; k < LANES / 2; k++) {
-            uint32_t pair = pair_at(x, i * (LANES / 2) + k);
-            even[k] += square(lower(pair));
-            odd[k] += square(upper(pair));
+            uint32_t word = x[i * (LANES / 2) + k];
+            even[k] += square(lower(word));
+            odd[k] += square(upper(word));
         }
     }
     for (int k = 0; k < LANES / 2; k++) {
@@ -235,15 +225,15 @@ static inline uint32_t code_within(float z, float multiplier, int32_t *magnitude
 }
 
 /* Of pairs of bf16, none beyond the range. */
-static inline int32_t norm_encode_pairs(int round, int64_t n, const void *restrict x, float rstd,
+static inline int32_t norm_encode_pairs(int round, int64_t n, const pair *restrict x, float rstd,
                                         const float *restrict weight, float multiplier,
                                         uint8_t *restrict codes) {
     int32_t most = 0;
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
-        uint32_t pair = pair_at(x, i);
-        float z0 = rounded_within(round, lower(pair) * rstd * weight[2 * i]);
-        float z1 = rounded_within(round, upper(pair) * rstd * weight[2 * i + 1]);
+        uint32_t word = x[i];
+        float z0 = rounded_within(round, lower(word) * rstd * weight[2 * i]);
+        float z1 = rounded_within(round, upper(word) * rstd * weight[2 * i + 1]);
         int32_t m0, m1;
         uint32_t code0 = code_within(z0, multiplier, &m0);
         uint32_t code1 = code_within(z1, multiplier, &m1);
