@@ -100,7 +100,8 @@ typedef struct bb_sdpa_attrs {
     bool is_causal;      /* lower-right: query t sees keys s <= t + S - T */
     int64_t window_size; /* 0: none; w: also s > t + S - T - w */
 } bb_sdpa_attrs;
-/* In-place optimizer steps over flat blocks; see nn/. `hyper` inputs live on the device. */
+/* In-place optimizer steps over flat blocks; see nn/. Their numbers that change from step to step
+ * (lr, step, grad_scale) are inputs, which live on the device; step counts from 1. */
 typedef struct bb_adamw_attrs {
     double beta1, beta2, eps, weight_decay;
 } bb_adamw_attrs;

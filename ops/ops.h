@@ -113,7 +113,8 @@ BB_API bb_t bb_embedding(bb_t weight, bb_t index); /* (V, D), (...) -> (..., D) 
 BB_API bb_t bb_rms_norm(bb_t input, bb_t scale, double eps); /* ops/rms_norm.c: RMSNormImpl */
 BB_API bb_t bb_rms_norm_with(bb_t input, bb_t scale,
                              const bb_rms_norm_attrs *attrs); /* with all its attributes */
-/* The norm of input + residual, and that sum in *sum (ops/add_rms_norm.c: AddRMSNorm). */
+/* The norm of input + residual, and that sum in *sum, which may be NULL (ops/add_rms_norm.c:
+ * AddRMSNorm). */
 BB_API bb_t bb_add_rms_norm(bb_t input, bb_t residual, bb_t scale, double eps, bb_t *sum);
 BB_API bb_t bb_layer_norm(bb_t input, bb_t weight, bb_t bias,
                           double eps); /* weight, bias may be NULL */
