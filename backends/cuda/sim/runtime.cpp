@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include <deque>
 #include <map>
@@ -129,11 +130,19 @@ const char *run_or_record(bb_runtime *r, const work &w) {
 void finish_side(bb_runtime *r) { run_until(r->side, UINT64_MAX); }
 } // namespace
 
+/* Zeros that the system provides when they are touched. */
+static void *map_memory(size_t bytes) {
+    void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
+}
+static bool is_mapped(size_t bytes) { return bytes > (size_t)1 << 30; }
+
 void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
     if (r->lost || bytes > r->limit - r->used) return nullptr;
-    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    void *p = is_mapped(bytes) ? map_memory(bytes) : aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!p) return nullptr;
-    memset(p, 0xFF, bytes);
+    if (!is_mapped(bytes)) memset(p, 0xFF, bytes);
     owned[(uintptr_t)p] = {bytes, false};
     r->used += bytes;
     ASAN_POISON_MEMORY_REGION(p, bytes);
@@ -146,8 +155,12 @@ void bb_runtime_free(bb_runtime *r, void *block) {
     finish_side(r); /* CUDA waits for the whole device */
     r->used -= it->second.bytes;
     ASAN_UNPOISON_MEMORY_REGION(block, it->second.bytes);
+    const size_t bytes = it->second.bytes;
     owned.erase(it);
-    free(block);
+    if (is_mapped(bytes))
+        munmap(block, bytes);
+    else
+        free(block);
 }
 
 void *bb_runtime_allocate_shared(bb_runtime *r, size_t bytes) {

@@ -17,7 +17,11 @@
  * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory. So that a
  * test can see what a failing device does: BOBBIN_SIM_REFUSED_AT=n, the n-th launch of a context
  * fails; BOBBIN_SIM_LOST_AT=n, the device is lost at it; BOBBIN_SIM_MISSING=why, there is no
- * device. What it cannot show: races between threads that the shuffled order happens to serialize
+ * device. BOBBIN_SIM_ENDS=n: of each grid only the first and the last n blocks run, and blocks of
+ * memory beyond 1 GiB are zeros that take no memory until they are touched, so that tests can look
+ * at the two ends of tensors that no machine could fill.
+ *
+ * What it cannot show: races between threads that the shuffled order happens to serialize
  * rightly (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding
  * of the GPU's own functions (expf, rsqrtf, ...). */
 #ifndef BOBBIN_BACKENDS_CUDA_SIM_H
