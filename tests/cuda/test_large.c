@@ -8,7 +8,7 @@
 #include "core/impl.h"
 #include "tests/support/test.h"
 
-enum { MOST = 1 << 18, ENDS = 2 };
+enum { MOST = 1 << 18 };
 
 typedef bb_tensor *(*function)(bb_tensor *x);
 
@@ -46,10 +46,10 @@ static bb_tensor *cross_entropy(bb_tensor *x) {
     bb_tensor *target = bb_full(bb_context_of(x), BB_I64, BB_SHAPE(rows), 3);
     return bb_unsqueeze(bb_cross_entropy(x, target, -100, BB_REDUCE_NONE), 1);
 }
-/* Rows as sequences of 16 positions. */
+/* Rows as sequences. */
 static bb_tensor *rope(bb_tensor *x) {
     const bb_shape s = bb_shape_of(x);
-    return bb_reshape(bb_rope(bb_reshape(x, BB_SHAPE(-1, 16, s.size[1])), NULL), s);
+    return bb_reshape(bb_rope(bb_reshape(x, BB_SHAPE(-1, 128, s.size[1])), NULL), s);
 }
 static bb_tensor *sdpa(bb_tensor *x) {
     const bb_shape s = bb_shape_of(x);
@@ -73,6 +73,7 @@ typedef struct large {
     int64_t n, rows; /* at each end */
     bb_dtype dtype;
     bool no_gradient;
+    int blocks; /* at each end, to cover those rows; 0: 2 */
 } large;
 
 /* Result and gradient of a tensor's ends. */
@@ -105,7 +106,7 @@ static int differ(const double *a, const double *b, int64_t n) {
 
 /* Whether there was memory for it. */
 static bool check(test *t, bb_context *ctx, const large *l) {
-    const int64_t all = 2 * l->rows * l->n, times = 32,
+    const int64_t all = 2 * l->rows * l->n, times = 128,
                   rows = (((INT64_C(1) << 32) + MOST) / l->n / times + 1) * times;
     bb_tensor *x = bb_randn(ctx, l->dtype, BB_SHAPE(rows, l->n)), *dy = NULL, *same = NULL;
     double *in = x ? ends_of(x, 2 * l->rows) : NULL;
@@ -132,7 +133,10 @@ static bool check(test *t, bb_context *ctx, const large *l) {
     return fits;
 }
 
-static bb_context *open_large(void) {
+static bb_context *open_large(int blocks) {
+    char ends[16];
+    snprintf(ends, sizeof ends, "%d", blocks ? blocks : 2);
+    setenv("BOBBIN_SIM_ENDS", ends, 1);
     setenv("BOBBIN_SIM_MEMORY", "1000000000000", 1);
     setenv("BOBBIN_SIM_SMS", "1000000000", 1);
     bb_context *ctx = test_open();
@@ -141,11 +145,8 @@ static bb_context *open_large(void) {
 }
 
 static void check_all(test *t, const large *all, int count) {
-    char ends[16];
-    snprintf(ends, sizeof ends, "%d", ENDS);
-    setenv("BOBBIN_SIM_ENDS", ends, 1);
     for (int i = 0; i < count && !t->skipped; i++) {
-        bb_context *ctx = open_large();
+        bb_context *ctx = open_large(all[i].blocks);
         if (!check(t, ctx, &all[i])) test_skip(t, "the device has too little memory");
         bb_close(ctx);
     }
@@ -155,36 +156,36 @@ static void check_all(test *t, const large *all, int count) {
 
 static void test_elementwise(test *t) {
     static const large all[] = {
-        {"add", add, 256, 1, BB_BF16, false},
-        {"add, single elements", add_bias, 255, 1, BB_BF16, false},
-        {"add, rows", add_bias, 256, 1, BB_BF16, false},
-        {"silu", silu, 256, 1, BB_BF16, false},
-        {"cast", widened, 256, 1, BB_BF16, false},
-        {"swiglu", halves, 256, 1, BB_BF16, false},
-        {"rope", rope, 128, 16, BB_BF16, false},
-        {"transpose", turned, 256, 1, BB_BF16, false},
+        {"add", add, 256, 1, BB_BF16, false, 0},
+        {"add, single elements", add_bias, 255, 1, BB_BF16, false, 0},
+        {"add, rows", add_bias, 256, 1, BB_BF16, false, 0},
+        {"silu", silu, 256, 1, BB_BF16, false, 0},
+        {"cast", widened, 256, 1, BB_BF16, false, 0},
+        {"swiglu", halves, 256, 1, BB_BF16, false, 0},
+        {"rope", rope, 1024, 128, BB_BF16, false, 256},
+        {"transpose", turned, 32, 1, BB_BF16, false, 0},
     };
     CHECK_ALL(t, all);
 }
 
 static void test_rows(test *t) {
     static const large all[] = {
-        {"rms_norm, short rows", rms_norm, 128, 1, BB_BF16, false},
-        {"rms_norm", rms_norm, 2048, 1, BB_BF16, false},
-        {"rms_norm, single elements", rms_norm, 255, 1, BB_BF16, false},
-        {"rms_norm, long rows", rms_norm, 32768, 1, BB_BF16, false},
-        {"rms_norm, f32", rms_norm, 512, 1, BB_F32, false},
-        {"add_rms_norm", add_rms_norm, 1024, 1, BB_BF16, false},
-        {"layer_norm", layer_norm, 1024, 1, BB_BF16, false},
-        {"softmax", softmax, 256, 1, BB_BF16, false},
-        {"softmax, long rows", softmax, 8192, 1, BB_BF16, false},
-        {"log_softmax", log_softmax, 255, 1, BB_BF16, false},
-        {"cross_entropy", cross_entropy, 256, 1, BB_BF16, false},
-        {"cross_entropy, long rows", cross_entropy, 8192, 1, BB_BF16, false},
-        {"sdpa", sdpa, 128, 16, BB_BF16, false},
-        {"sum", row_sums, 256, 1, BB_BF16, false},
-        {"cumsum", running_sums, 256, 1, BB_BF16, true},
-        {"argmax", arg_max, 256, 1, BB_BF16, true},
+        {"rms_norm, short rows", rms_norm, 128, 1, BB_BF16, false, 0},
+        {"rms_norm", rms_norm, 2048, 1, BB_BF16, false, 0},
+        {"rms_norm, single elements", rms_norm, 255, 1, BB_BF16, false, 0},
+        {"rms_norm, long rows", rms_norm, 32768, 1, BB_BF16, false, 0},
+        {"rms_norm, f32", rms_norm, 512, 1, BB_F32, false, 0},
+        {"add_rms_norm", add_rms_norm, 1024, 1, BB_BF16, false, 0},
+        {"layer_norm", layer_norm, 1024, 1, BB_BF16, false, 0},
+        {"softmax", softmax, 256, 1, BB_BF16, false, 0},
+        {"softmax, long rows", softmax, 8192, 1, BB_BF16, false, 0},
+        {"log_softmax", log_softmax, 255, 1, BB_BF16, false, 0},
+        {"cross_entropy", cross_entropy, 256, 1, BB_BF16, false, 0},
+        {"cross_entropy, long rows", cross_entropy, 8192, 1, BB_BF16, false, 0},
+        {"sdpa", sdpa, 128, 16, BB_BF16, false, 0},
+        {"sum", row_sums, 256, 1, BB_BF16, false, 0},
+        {"cumsum", running_sums, 256, 1, BB_BF16, true, 0},
+        {"argmax", arg_max, 256, 1, BB_BF16, true, 0},
     };
     CHECK_ALL(t, all);
 }
@@ -195,8 +196,7 @@ static void test_lookup(test *t) {
     const int64_t rows = ((INT64_C(1) << 32) + MOST) / N;
     double ids[IDS] = {0, (double)(rows - 1), (double)(rows / 2), (double)(rows - 1)}, got[IDS * N],
            *expected;
-    setenv("BOBBIN_SIM_ENDS", "2", 1);
-    bb_context *ctx = open_large();
+    bb_context *ctx = open_large(0);
     bb_tensor *table = bb_randn(ctx, BB_BF16, BB_SHAPE(rows, N));
     if (bb_error(ctx) == BB_ERR_MEMORY) {
         test_skip(t, "the device has too little memory");
