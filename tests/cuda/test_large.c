@@ -12,10 +12,14 @@ enum { MOST = 1 << 18 };
 
 typedef bb_tensor *(*function)(bb_tensor *x);
 
+/* A number a column, from the host: it is whole. */
 static bb_tensor *of_channels(bb_tensor *x, double first) {
     const int64_t n = bb_shape_of(x).size[1];
-    bb_tensor *c = bb_arange(bb_context_of(x), BB_F32, first, first + (double)n, 1);
-    return bb_cast(bb_add_scalar(bb_mul_scalar(c, 1.0 / 1024), 1), bb_dtype_of(x));
+    double *v = calloc((size_t)n, sizeof *v);
+    for (int64_t i = 0; v && i < n; i++) v[i] = 1 + (first + (double)i) / 1024;
+    bb_tensor *c = bb_from_f64(bb_context_of(x), bb_dtype_of(x), BB_SHAPE(n), v);
+    free(v);
+    return c;
 }
 static bb_tensor *add(bb_tensor *x) { return bb_add(x, x); }
 static bb_tensor *add_bias(bb_tensor *x) { return bb_add(x, of_channels(x, 3)); }
@@ -173,7 +177,7 @@ static void test_rows(test *t) {
         {"rms_norm, short rows", rms_norm, 128, 1, BB_BF16, false, 0},
         {"rms_norm", rms_norm, 2048, 1, BB_BF16, false, 0},
         {"rms_norm, single elements", rms_norm, 255, 1, BB_BF16, false, 0},
-        {"rms_norm, long rows", rms_norm, 32768, 1, BB_BF16, false, 0},
+        {"rms_norm, long rows", rms_norm, 32768, 1, BB_BF16, false, 64},
         {"rms_norm, f32", rms_norm, 512, 1, BB_F32, false, 0},
         {"add_rms_norm", add_rms_norm, 1024, 1, BB_BF16, false, 0},
         {"layer_norm", layer_norm, 1024, 1, BB_BF16, false, 0},
@@ -182,7 +186,7 @@ static void test_rows(test *t) {
         {"log_softmax", log_softmax, 255, 1, BB_BF16, false, 0},
         {"cross_entropy", cross_entropy, 256, 1, BB_BF16, false, 0},
         {"cross_entropy, long rows", cross_entropy, 8192, 1, BB_BF16, false, 0},
-        {"sdpa", sdpa, 128, 16, BB_BF16, false, 0},
+        {"sdpa", sdpa, 128, 16, BB_BF16, false, 8},
         {"sum", row_sums, 256, 1, BB_BF16, false, 0},
         {"cumsum", running_sums, 256, 1, BB_BF16, true, 0},
         {"argmax", arg_max, 256, 1, BB_BF16, true, 0},
