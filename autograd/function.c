@@ -168,6 +168,8 @@ static bb_status compute(const bb_grad_call *grad, bb_backward_fn kernel) {
         if (!grad->grad_in[i]) return ctx->status;
     }
     bb_status status = kernel(grad);
+    if (!status && ctx->synchronize)
+        status = ctx->backend[call->device]->synchronize(ctx->backend[call->device]);
     if (status) bb_fail(ctx, status, "%s: backward failed", call->op->name);
     return ctx->status;
 }

@@ -243,8 +243,33 @@ static void names_its_op(test *t) {
     CHECK_INT(t, memory.live, 0);
 }
 
-static const test_row rows[] = {
-    {"values", values},   {"parts", parts},           {"unwanted", unwanted},
-    {"twice", twice},     {"changed", changed},       {"wrong", wrong},
-    {"targets", targets}, {"allocation", allocation}, {"names_its_op", names_its_op}};
+/* With BOBBIN_SYNC=1 the device is waited for after the kernel, while its op is known. */
+static bb_status wait_fails(bb_backend *self) {
+    return bb_fail(self->ctx, BB_ERR_DEVICE, "the device is lost");
+}
+static void waits_when_told(test *t) {
+    bb_context *ctx = test_open_host();
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(4)), *dx = NULL;
+    bb_call call = {.ctx = ctx, .op = &bb_op_silu, .n_in = 1, .in = &x};
+    bool fused = false, want = true;
+    const bb_grad_call grad = {.call = &call, .grad_out = &x, .grad_in = &dx, .want = &want};
+    CHECK_INT(t, bb_run_call(&call, true, &fused), BB_OK);
+    ctx->backend[BB_CPU]->synchronize = wait_fails;
+    CHECK_INT(t, bb_call_backward(&grad, fused), BB_OK);
+    ctx->synchronize = true;
+    CHECK_INT(t, bb_call_backward(&grad, fused), BB_ERR_DEVICE);
+    CHECK_ERROR(t, ctx, BB_ERR_DEVICE, "the device is lost (backward of silu on cpu");
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {{"values", values},
+                                {"parts", parts},
+                                {"unwanted", unwanted},
+                                {"twice", twice},
+                                {"changed", changed},
+                                {"wrong", wrong},
+                                {"targets", targets},
+                                {"allocation", allocation},
+                                {"names_its_op", names_its_op},
+                                {"waits_when_told", waits_when_told}};
 TEST_MAIN(rows)
