@@ -174,13 +174,13 @@ static void test_elementwise(test *t) {
 
 static void test_rows(test *t) {
     static const large all[] = {
-        {"rms_norm, short rows", rms_norm, 128, 1, BB_BF16, false, 0},
-        {"rms_norm", rms_norm, 2048, 1, BB_BF16, false, 0},
+        {"rms_norm, short rows", rms_norm, 128, 1, BB_BF16, false, 1},
+        {"rms_norm", rms_norm, 2048, 1, BB_BF16, false, 1},
         {"rms_norm, single elements", rms_norm, 255, 1, BB_BF16, false, 0},
         {"rms_norm, long rows", rms_norm, 32768, 1, BB_BF16, false, 64},
-        {"rms_norm, f32", rms_norm, 512, 1, BB_F32, false, 0},
-        {"add_rms_norm", add_rms_norm, 1024, 1, BB_BF16, false, 0},
-        {"layer_norm", layer_norm, 1024, 1, BB_BF16, false, 0},
+        {"rms_norm, f32", rms_norm, 512, 1, BB_F32, false, 1},
+        {"add_rms_norm", add_rms_norm, 1024, 1, BB_BF16, false, 1},
+        {"layer_norm", layer_norm, 1024, 1, BB_BF16, false, 1},
         {"softmax", softmax, 256, 1, BB_BF16, false, 0},
         {"softmax, long rows", softmax, 8192, 1, BB_BF16, false, 0},
         {"log_softmax", log_softmax, 255, 1, BB_BF16, false, 0},
