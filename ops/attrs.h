@@ -104,6 +104,7 @@ typedef struct bb_sdpa_attrs {
  * (lr, step, grad_scale) are inputs, which live on the device; step counts from 1. */
 typedef struct bb_adamw_attrs {
     double beta1, beta2, eps, weight_decay;
+    int64_t undecayed; /* weight decay leaves so many elements alone, the last ones; 0: none */
 } bb_adamw_attrs;
 typedef struct bb_sgd_attrs {
     double momentum, weight_decay;
