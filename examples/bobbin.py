@@ -146,9 +146,12 @@ def _integers(argument, values, most):
 
 def _number(argument, value):
     try:
-        return c_double(value).value
-    except (TypeError, ValueError, OverflowError):
-        raise Error(1, f"{argument}: expected a number, got {value!r}") from None
+        number = c_double(value).value
+        if number == value or not isinstance(value, numbers.Integral):
+            return number
+    except (TypeError, OverflowError):
+        pass
+    raise Error(1, f"{argument}: expected a number that a double holds, got {value!r}")
 
 
 def _index(argument, value, choices):
@@ -158,8 +161,7 @@ def _index(argument, value, choices):
 
 
 def _no_copy(self):
-    raise TypeError(f"a bobbin {type(self).__name__} is neither copied nor pickled; "
-                    "Context.tensor(t, copy=True) copies a tensor")
+    raise TypeError("tensors and contexts are neither copied nor pickled; Context.tensor(t, copy=True) copies a tensor")
 
 
 # ---- DLPack capsules ---------------------------------------------------------------------------
@@ -298,7 +300,7 @@ class Tensor:
     # The few operators that notebooks want; everything else is an op of the context.
     __add__ = __radd__ = lambda self, other: self.context._binary("add", self, other)
     __sub__ = lambda self, other: self.context._binary("sub", self, other)
-    __rsub__ = lambda self, other: self.context._binary("sub", other, self)
+    __rsub__ = lambda self, other: -self + other
     __mul__ = __rmul__ = lambda self, other: self.context._binary("mul", self, other)
     __truediv__ = lambda self, other: self.context._binary("div", self, other)
     __rtruediv__ = lambda self, other: self.context._binary("div", other, self)
@@ -470,9 +472,11 @@ class Context:
 
     def _binary(self, name, a, b):
         """One of the two may be a number, which takes the dtype of the other."""
-        if isinstance(b, numbers.Real) and name in ("add", "mul"):
+        if name == "sub" and isinstance(b, numbers.Real):
+            name, b = "add", -_number("sub", b)
+        if name in ("add", "mul") and isinstance(b, numbers.Real):
             return self.apply(name + "_scalar", a, value=b)
-        dtype = (a if isinstance(a, Tensor) else b).dtype
+        dtype = (a if isinstance(a, Tensor) else b).dtype  # for a quotient, which is of floating numbers
         a, b = (self.full(shape=[], value=v, dtype=dtype) if isinstance(v, numbers.Real) else v for v in (a, b))
         return self.apply(name, a, b)
 

@@ -175,20 +175,26 @@ def test_numbers(b):
             assert isinstance(result, bobbin.Tensor) and result.dtype == "f32"
             assert np.array_equal(np.asarray(result), f(a), equal_nan=True), (np.asarray(result), f(a))
     assert np.isposinf((b.tensor([1.0]) / 0).item())
-    assert (7 - b.tensor([1, 2])).numpy().tolist() == [6, 5]
+    assert (7 - b.tensor([1, 2])).numpy().tolist() == [6, 5] and (b.tensor([1, 2]) - 7).numpy().tolist() == [-6, -5]
+    small = b.tensor([0, 1], dtype="u8")  # goes around, as NumPy's
+    assert (small - np.uint8(1)).numpy().tolist() == [255, 0] and (small - -1).numpy().tolist() == [1, 2]
+    for call in (lambda: b.tensor([4]) - 0.5, lambda: 0.5 - b.tensor([4]), lambda: b.tensor([4]) / 2):
+        refused("expected", call)  # no integers
 
 
 def test_errors(b):
     x = b.tensor(np.zeros((2, 3), np.float32))
     refused("matmul", lambda: x @ x)
     refused("axis", lambda: b.softmax(x, axis=7))
-    refused("eps: expected a number, got 'small'", lambda: b.LayerNorm(x, None, None, eps="small"))
+    refused("eps: expected a number that a double holds, got 'small'", lambda: b.LayerNorm(x, None, None, eps="small"))
     refused("epsilon: expected one of", lambda: b.LayerNorm(x, None, None, epsilon=1))
     refused("expected one of", lambda: b.gelu(x, approximate="cubic"))
     refused("dtype", lambda: b.tensor(np.zeros(2, np.complex64)))
     refused("shape: expected at most 8 integers, got 9", lambda: b.empty((1,) * 9))
     refused("dtype: expected one of f64, f32", lambda: b.empty((1,), "q"))
     refused("axis: expected an integer", lambda: b.softmax(x, axis=2**64))
+    refused("value: expected a number", lambda: b.tensor([1]) + (2**53 + 1))
+    refused("value: expected a number", lambda: x * 10**400)
     refused("axes: expected an integer", lambda: b.sum(x, axes=[2**70]))
     refused("shape: expected an integer", lambda: b.reshape(x, shape=[2.7, 3]))
     refused("keepdim: expected one of False, True, got 2", lambda: b.sum(x, keepdim=2))
