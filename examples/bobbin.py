@@ -102,7 +102,7 @@ _FUNCTIONS = {  # name: result, arguments
 
 
 def _find_library():
-    here = os.path.dirname(os.path.abspath(__file__))
+    here = glob.escape(os.path.dirname(os.path.abspath(__file__)))
     places = [os.path.join(here, folder, "libbobbin.so") for folder in (".", "../build", "../../lib*", "../../lib/*")]
     found = os.environ.get("BOBBIN_LIBRARY") or next((path for p in places for path in glob.glob(p)), None)
     found = found or ctypes.util.find_library("bobbin")

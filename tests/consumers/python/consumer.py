@@ -38,9 +38,9 @@ def test_layouts(include, compiler):
         for field, _ in struct._fields_:
             expected[f"offsetof({name}, {field})"] = getattr(struct, field).offset
             expected[f"sizeof((({name} *)0)->{field})"] = getattr(struct, field).size
-    expected |= {f"BB_{k}": getattr(bobbin, k) for k in dir(bobbin) if k.startswith(("MAX_", "ATTR_"))}
-    expected |= {f"BB_{name.upper()}": i for i, name in enumerate((*bobbin.DTYPES, "dtype_count"))}
-    expected |= {f"BB_PATH_{name.upper()}": i for i, name in enumerate(bobbin.Context.PATHS)}
+    expected.update({f"BB_{k}": getattr(bobbin, k) for k in dir(bobbin) if k.startswith(("MAX_", "ATTR_"))})
+    expected.update({f"BB_{name.upper()}": i for i, name in enumerate((*bobbin.DTYPES, "dtype_count"))})
+    expected.update({f"BB_PATH_{name.upper()}": i for i, name in enumerate(bobbin.Context.PATHS)})
     with tempfile.TemporaryDirectory() as folder:
         source, program = os.path.join(folder, "layout.c"), os.path.join(folder, "layout")
         with open(source, "w") as file:
