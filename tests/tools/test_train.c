@@ -62,6 +62,7 @@ static void files_and_learning(test *t) {
     CHECK_INT(t, code, 0);
     if (CHECK(t, out && csv && config && svg)) {
         CHECK(t, strstr(out, "nats/byte") && strstr(out, "deep/run") && strstr(out, "loss.svg"));
+        CHECK(t, strstr(out, "more     " BOBBIN_BIN " sample --model deep/run\n"));
         CHECK(t, !strstr(out, "entropy"));
         CHECK(t, strncmp(csv, "step,split,loss,lr,grad_norm,tokens_per_s,elapsed_s\n", 51) == 0);
         CHECK(t,
