@@ -274,7 +274,7 @@ static void quantized_linear(test *t) {
 
 /* ---- A toy transformer: attention, and an MLP as a chain */
 
-enum { BATCH = 4, LENGTH = 16, DIM = 32, HIDDEN = 64, VOCAB = 32, STEPS = 60 };
+enum { BATCH = 4, LENGTH = 16, DIM = 32, HIDDEN = 64, VOCAB = 32 };
 
 /* A walk in which each next id is one of four: no model gets below log(4). */
 static bb_tensor *ids_of(bb_context *ctx, int step, int shift) {
@@ -289,9 +289,10 @@ static bb_tensor *ids_of(bb_context *ctx, int step, int shift) {
     return bb_from(ctx, BB_I32, BB_SHAPE(BATCH, LENGTH), ids);
 }
 
-/* The mean loss of the last steps. */
+/* The mean loss of the last steps. A simulated device is slow: it takes the first of them. */
 static double train(test *t, const bb_chain_recipe *recipe) {
     bb_context *ctx = test_open();
+    int steps = bb_get_device(ctx) == BB_CPU ? 60 : 12;
     bb_params *params = set_of(ctx, BB_BF16);
     bb_nn_config config = {.vocab = VOCAB,
                            .dim = DIM,
@@ -315,7 +316,7 @@ static double train(test *t, const bb_chain_recipe *recipe) {
     bb_chain_set_recipe(head, bb_get_device(ctx), recipe);
     bb_adamw *optimizer = bb_adamw_new(params, NULL);
     double sum = 0, first = 0;
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < steps; i++) {
         bb_tensor *x = bb_nn_embedding_forward(&embed, ids_of(ctx, i, 0));
         x = bb_add(x, bb_nn_attention_forward(&attention, x, NULL, 0));
         x = bb_reshape(x, BB_SHAPE(BATCH * LENGTH, DIM));
@@ -324,31 +325,35 @@ static double train(test *t, const bb_chain_recipe *recipe) {
         bb_tensor *loss = bb_cross_entropy(bb_cast(logits, BB_F32), targets, -100, BB_REDUCE_MEAN);
         if (!CHECK_INT(t, bb_backward(loss, NULL), BB_OK)) break;
         if (i == 0) first = bb_item(loss);
-        if (i >= STEPS - 5) sum += bb_item(loss) / 5;
+        if (i >= steps - 5) sum += bb_item(loss) / 5;
         bb_adamw_step(optimizer, 1e-2 * (i < 40 ? 1 : 0.2));
         bb_chain_update_quantizers(mlp), bb_chain_update_quantizers(head);
         bb_params_zero_grad(params);
         bb_end_step(ctx);
     }
-    CHECK_MSG(t, sum < 0.65 * first, "it learns nothing: %g from %g", sum, first);
+    CHECK_MSG(t, sum < (steps == 60 ? 0.65 : 0.95) * first, "it learns nothing: %g from %g", sum, first);
     CHECK_OK(t, ctx);
     bb_close(ctx);
     return sum;
 }
 
+/* NVFP4 has nothing here that its published recipe has besides (random Hadamard transforms,
+ * stochastic rounding), and no promise: twice what this run needs. */
 static void training(test *t) {
-    static const bb_chain_recipe recipes[] = {{.recipe = BB_FP8_DELAYED, .history = 16},
-                                              {.recipe = BB_FP8_CURRENT},
-                                              {.recipe = BB_MXFP8},
-                                              {.recipe = BB_FP8_BLOCK}};
-    bb_context *ctx = test_open();
-    int n = bb_get_device(ctx) == BB_CPU ? 4 : 1; /* a simulated device is slow */
-    bb_close(ctx);
+    static const struct {
+        bb_chain_recipe recipe;
+        double bound;
+    } rows[] = {{{.recipe = BB_FP8_DELAYED, .history = 16}, 0.02},
+                {{.recipe = BB_FP8_CURRENT}, 0.02},
+                {{.recipe = BB_MXFP8}, 0.02},
+                {{.recipe = BB_FP8_BLOCK}, 0.02},
+                {{.recipe = BB_NVFP4}, 0.05}};
     double plain = train(t, NULL);
-    for (int r = 0; r < n; r++) {
-        double loss = train(t, &recipes[r]);
-        CHECK_MSG(t, fabs(loss - plain) <= 0.02 * plain, "recipe %d: loss %g, %g in bf16",
-                  (int)recipes[r].recipe, loss, plain);
+    for (int r = 0; r < BB_RECIPE_COUNT; r++) {
+        double loss = train(t, &rows[r].recipe);
+
+        CHECK_MSG(t, fabs(loss - plain) <= rows[r].bound * plain, "recipe %d: loss %g, %g in bf16",
+                  r, loss, plain);
     }
 }
 
