@@ -242,12 +242,35 @@ bb_fusible_op *bb_fusible_bias(bb_params *params, const char *name, int64_t size
 /* ---- Linear with its neighbours -----------------------------------------------------------------
  */
 
+/* Product, bias and activation in one kernel, which writes what the activation is of, too: its
+ * backward reads that. false: not with this activation, not here. */
+static bool activated(bb_fusible_run *run, bb_tensor *bias, int last) {
+    const bb_fusible_op *op = run->op[0];
+    bb_op_context *c = &run->c[0], *after = &run->c[last];
+    bb_linear_activation_attrs attrs;
+    if (!bb_activation_of_linear(run->op[last], &attrs) || quantizers_of(op)->weight ||
+        run->input.quantized || after->dtype != c->dtype)
+        return false;
+    bb_tensor *in[3] = {bb_cast(run->input.tensor, c->dtype), bb_cast(op->param[0], c->dtype),
+                        bb_cast(bias, c->dtype)};
+    bb_call call = {
+        .ctx = run->ctx, .op = &bb_op_linear_activation, .attrs = &attrs, .n_in = 3, .in = in};
+    if (!bb_op_has_kernel(run->ctx, call.op, bb_device_of(in[0]), false)) return false;
+    if (run->ctx->status || bb_run_call(&call, false, &c->fused)) return true;
+    c->fused = run->ctx->path != BB_PATH_COMPOSED;
+    if (c->requires_grad) bb_save(in[0], &c->saved[SAVED_X]);
+    if (after->requires_grad) bb_save(call.out[1], &after->saved[0]);
+    run->output = bb_link_of(call.out[0]);
+    return true;
+}
+
 /* linear [bias] [activation | add_extra_input]: one rounding for product, bias and addition. */
 bb_status bb_fused_linear(bb_fusible_run *run) {
     int last = run->n - 1;
     const bb_fusible_kind *tail = run->op[last]->kind;
     bb_tensor *bias = run->op[1]->kind == &bb_kind_bias ? run->op[1]->param[0] : NULL;
     bb_tensor *residual = tail == &bb_kind_add_extra_input ? run->extra_input[last] : NULL;
+    if (tail == &bb_kind_activation && activated(run, bias, last)) return run->ctx->status;
     bb_tensor *y = product(run->op[0], &run->c[0], run->input, bias, residual);
     run->output = bb_link_of(y);
     if (!y || tail != &bb_kind_activation) return run->ctx->status;
