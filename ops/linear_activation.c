@@ -5,14 +5,18 @@
  *
  *     relu, gelu (the tanh form), silu, sigmoid, tanh
  *
- * Fused kernel: backends/cpu/linear_activation.c, without a backward: a chain (nn/fusible/linear.c)
- * has the activation's and linear's own. */
+ * Fused kernels: backends/cpu/linear_activation.c, backends/cuda/linear_activation.cu, without a
+ * backward: a chain (nn/fusible/linear.c) has the activation's and linear's own. */
 #include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
 
 static bb_status infer(bb_call *call) {
+    const bb_linear_activation_attrs *a = call->attrs;
     bb_status status = bb_op_linear.infer(call);
+    if (!status && (unsigned)a->activation > BB_LINEAR_TANH)
+        status = bb_fail_attr(call, "activation",
+                              "expected relu, gelu, silu, sigmoid or tanh, got %d", a->activation);
     call->meta[1] = call->meta[0];
     return status;
 }
