@@ -18,26 +18,16 @@ static inline float decoded(int kind, uint8_t code) {
 
 /* ---- Rows */
 
-/* Two bf16 side by side are one word: loops over such pairs need no shuffle. The upper half is an
- * f32 as it stands, but for the bits of the lower. */
-static inline uint32_t pair_at(const void *x, int64_t i) {
-    uint32_t pair;
-    memcpy(&pair, (const uint16_t *)x + 2 * i, sizeof pair);
-    return pair;
-}
-static inline float lower(uint32_t pair) { return bb_f32_of_bits(pair << 16); }
-static inline float upper(uint32_t pair) { return bb_f32_of_bits(pair & 0xFFFF0000u); }
-
 /* tile_squares of bf16: the same lanes, those of even and of odd elements apart. */
-static void pair_squares(int64_t n, const void *restrict x, float lane[LANES]) {
+static void pair_squares(int64_t n, const pair *restrict x, float lane[LANES]) {
     float even[LANES / 2] = {0}, odd[LANES / 2] = {0};
     int64_t runs = n / LANES;
     for (int64_t i = 0; i < runs; i++) {
 #pragma omp simd
         for (int k = 0; k < LANES / 2; k++) {
-            uint32_t pair = pair_at(x, i * (LANES / 2) + k);
-            even[k] += square(lower(pair));
-            odd[k] += square(upper(pair));
+            uint32_t word = x[i * (LANES / 2) + k];
+            even[k] += square(lower(word));
+            odd[k] += square(upper(word));
         }
     }
     for (int k = 0; k < LANES / 2; k++) {
@@ -213,14 +203,15 @@ static inline float rounded_within(int round, float x) {
     return round == BB_BF16 ? bb_f32_of_bits(u) : x;
 }
 
-/* Of bf16; any numbers. */
+/* Of bf16; any numbers. Rounded to bf16 or not at all. */
 static inline int32_t norm_encode(int round, int64_t n, const void *restrict x, float rstd,
                                   const float *restrict weight, float multiplier,
                                   uint8_t *restrict codes) {
     int32_t most = 0;
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
-        float z = rounded(round, normal(BB_BF16, x, i, rstd, weight));
+        float z = normal(BB_BF16, x, i, rstd, weight);
+        z = round == BB_BF16 ? bb_f32_via_bf16(z) : z;
         int32_t m = bb_magnitude(z);
         most = m > most ? m : most;
         codes[i] = encoded(BB_CODE_E4M3, z * multiplier);
@@ -234,16 +225,19 @@ static inline uint32_t code_within(float z, float multiplier, int32_t *magnitude
     return (uint32_t)bb_fp8_round(bb_fp8_float(*magnitude) * multiplier, BB_E4M3_LEAST, 3);
 }
 
+/* Two codes of an array, which begins anywhere. */
+typedef uint16_t code_pair __attribute__((aligned(1), may_alias));
+
 /* Of pairs of bf16, none beyond the range. */
-static inline int32_t norm_encode_pairs(int round, int64_t n, const void *restrict x, float rstd,
+static inline int32_t norm_encode_pairs(int round, int64_t n, const pair *restrict x, float rstd,
                                         const float *restrict weight, float multiplier,
-                                        uint8_t *restrict codes) {
+                                        code_pair *restrict codes) {
     int32_t most = 0;
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
-        uint32_t pair = pair_at(x, i);
-        float z0 = rounded_within(round, lower(pair) * rstd * weight[2 * i]);
-        float z1 = rounded_within(round, upper(pair) * rstd * weight[2 * i + 1]);
+        uint32_t word = x[i];
+        float z0 = rounded_within(round, lower(word) * rstd * weight[2 * i]);
+        float z1 = rounded_within(round, upper(word) * rstd * weight[2 * i + 1]);
         int32_t m0, m1;
         uint32_t code0 = code_within(z0, multiplier, &m0);
         uint32_t code1 = code_within(z1, multiplier, &m1);
@@ -251,8 +245,7 @@ static inline int32_t norm_encode_pairs(int round, int64_t n, const void *restri
         most = m0 > most ? m0 : most;
         uint32_t code = (code0 & 0x7Fu) | (code1 << 8 & 0x7F00u);
         uint32_t sign = (bb_bits_of_f32(z0) >> 24 & 0x80u) | (bb_bits_of_f32(z1) >> 16 & 0x8000u);
-        uint16_t both = (uint16_t)(code | sign);
-        memcpy(codes + 2 * i, &both, sizeof both);
+        codes[i] = (uint16_t)(code | sign);
     }
     return most;
 }
@@ -260,7 +253,8 @@ static inline int32_t norm_encode_pairs(int round, int64_t n, const void *restri
 /* As if nothing were beyond the range; if something was, again. */
 static inline int32_t norm_encode_tile(int round, int64_t n, const void *x, float rstd,
                                        const float *weight, float multiplier, uint8_t *codes) {
-    int32_t most = norm_encode_pairs(round, n / 2, x, rstd, weight, multiplier, codes);
+    int32_t most =
+        norm_encode_pairs(round, n / 2, x, rstd, weight, multiplier, (code_pair *)(void *)codes);
     if (!within(BB_CODE_E4M3, most, multiplier))
         return norm_encode(round, n, x, rstd, weight, multiplier, codes);
     int64_t even = n & ~(int64_t)1;
