@@ -60,9 +60,9 @@ static bb_graph *graph_of(bb_context *ctx, const pair_case *c, bb_quantizer *q, 
     return bb_graph_trace(ctx, fn, q, &s);
 }
 
-/* Kinds of numbers: ordinary; of all sizes; with zeros; with inf; with NaN; tiny; none but zeros.
- */
-enum { ORDINARY, WIDE, ZEROS, INF, NOT, TINY, NOTHING, KINDS };
+/* Kinds of numbers: ordinary; of all sizes; with zeros; with inf; with NaN; tiny; none but zeros;
+ * maxima that are a format's largest times a power of two, where scales change. */
+enum { ORDINARY, WIDE, ZEROS, INF, NOT, TINY, NOTHING, EDGES, KINDS };
 static bb_tensor *numbers(bb_context *ctx, const pair_case *c, int kind) {
     static double values[1 << 17];
     bb_shape shape = c->shape;
@@ -78,6 +78,7 @@ static bb_tensor *numbers(bb_context *ctx, const pair_case *c, int kind) {
         if (kind == NOT && i % 97 == 11) values[i] = NAN;
         if (kind == TINY) values[i] *= c->dtype == BB_F16 ? 0x1p-20 : 0x1p-135;
         if (kind == NOTHING) values[i] = 0;
+        if (kind == EDGES) values[i] = ldexp(i % 3 ? 1.75 : 1, (int)(i / 16 % 7) - (int)(i % 2));
     }
     return bb_from_f64(ctx, c->dtype, shape, values);
 }
@@ -174,6 +175,13 @@ static bb_status columns(void *user, bb_tensor *const *in, bb_tensor **out) {
     out[0] = bb_dequantize_columns(bb_quantize(user, in[0]));
     return bb_error(bb_context_of(in[0]));
 }
+/* Bytes of one format, read as those of another. */
+static bb_status misread(void *user, bb_tensor *const *in, bb_tensor **out) {
+    bb_quantized *x = bb_quantize(user, in[0]);
+    const bb_dequantize_attrs a = {.recipe = BB_FP8_CURRENT, .format = BB_E5M2, .dtype = BB_F32};
+    out[0] = x ? bb_dequantize_parts(x->data, x->scale_inv, NULL, &a) : NULL;
+    return bb_error(bb_context_of(in[0]));
+}
 static bb_status from_outside(void *user, bb_tensor *const *in, bb_tensor **out) {
     bb_context *ctx = bb_context_of(in[0]);
     const bb_dequantize_attrs a = {.recipe = BB_FP8_CURRENT, .dtype = BB_F32};
@@ -198,6 +206,9 @@ static void refused(test *t) {
         {columns,
          {"", {.recipe = BB_MXFP8}, {2, {32, 64}}, BB_F32, 0},
          "quantize (Quantize): its columns are read: expected rows"},
+        {misread,
+         {"", {.recipe = BB_FP8_CURRENT}, {2, {0, 64}}, BB_F32, 0},
+         "dequantize (Dequantize): its data and scales are not those of one Quantize"},
         {from_outside,
          {"", {.recipe = BB_FP8_CURRENT}, {2, {0, 64}}, BB_F32, 0},
          "dequantize (Dequantize): its data and scales are not those of one Quantize"},
