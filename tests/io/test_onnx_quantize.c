@@ -78,7 +78,11 @@ static bb_tensor *numbers(bb_context *ctx, const pair_case *c, int kind) {
         if (kind == NOT && i % 97 == 11) values[i] = NAN;
         if (kind == TINY) values[i] *= c->dtype == BB_F16 ? 0x1p-20 : 0x1p-135;
         if (kind == NOTHING) values[i] = 0;
-        if (kind == EDGES) values[i] = ldexp(i % 3 ? 1.75 : 1, (int)(i / 16 % 7) - (int)(i % 2));
+        /* Beside the largest the least that its scale leaves, of e4m3 and of e5m2. */
+        if (kind == EDGES)
+            values[i] = ldexp(i % 3 ? 1.75 : 1, (int)(i / 32 % 5) + (i % 3   ? 10
+                                                                     : i % 2 ? -7
+                                                                             : -21));
     }
     return bb_from_f64(ctx, c->dtype, shape, values);
 }
