@@ -127,7 +127,8 @@ typedef struct bb_nn_config {
     int64_t window_from;         /* ... in this layer and those after it; the others see all */
     bool fused_chain; /* training runs the residual stream as chains of fusible ops (nn/fusible.h):
                          each projection with the addition and the norm that follow it. The same
-                         model: parameters, names and files do not change. */
+                         model: parameters, names and files do not change. Blocks are offloaded as
+                         without; `recompute` runs blocks without chains. */
     bool has_padding; /* looking up the id `padding` gives its embedding no gradient */
     int64_t padding;
 } bb_nn_config;

@@ -89,6 +89,16 @@ typedef enum bb_gelu_form { BB_GELU_ERF = 0, BB_GELU_TANH } bb_gelu_form;
 typedef struct bb_gelu_attrs {
     int approximate;
 } bb_gelu_attrs; /* "none|tanh" as in PyTorch */
+typedef enum bb_linear_activation_kind {
+    BB_LINEAR_RELU = 0,
+    BB_LINEAR_GELU, /* tanh form */
+    BB_LINEAR_SILU,
+    BB_LINEAR_SIGMOID,
+    BB_LINEAR_TANH
+} bb_linear_activation_kind;
+typedef struct bb_linear_activation_attrs {
+    int activation;
+} bb_linear_activation_attrs;
 typedef struct bb_rope_attrs {
     double base, scale; /* angle(t, i) = scale * (offset + t) * base^(-2i/dims) */
     int64_t dims;       /* how many leading elements of the last axis rotate; 0: all; even */

@@ -131,6 +131,9 @@ BB_API bb_t bb_linear(bb_t input, bb_t weight,
                       bb_t bias); /* input weight^T + bias; bias may be NULL */
 BB_API bb_t bb_linear_add(bb_t input, bb_t weight, bb_t bias,
                           bb_t residual); /* the same + residual, rounded once (LinearAdd) */
+/* activation(linear), and in *sum (may be NULL) what it is of (LinearActivation). */
+BB_API bb_t bb_linear_activation(bb_t input, bb_t weight, bb_t bias,
+                                 bb_linear_activation_kind activation, bb_t *sum);
 
 /* ---- Values in few bits: ops/quantize.c has the rules of the recipes. fp8 and fp4 bytes are u8.
  * nn/quantize.h makes objects of these; use those. No gradient goes through any of them. */
