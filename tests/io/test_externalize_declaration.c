@@ -203,6 +203,49 @@ static void e11_names(test *t) {
     bb_close(ctx);
 }
 
+/* Two values leave a layer, in the order in which they were made. */
+static bb_tensor *two_outputs(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
+    bb_module here;
+    bb_module_enter(ctx, &here, "Twin", "twin", -1);
+    bb_tensor *a = bb_mul(x, w), *b = bb_neg(a);
+    bb_module_leave(ctx, &here);
+    return bb_sub(bb_exp(a), b);
+}
+static void e11_several_outputs(test *t) {
+    fixture f = record(two_outputs, BB_F32);
+    const bb_externalize_spec specs[] = {{"Twin", "twin", NULL}};
+    CHECK_INT(t, externalize(f.g, specs, 1), BB_OK);
+    CHECK_TEXT(t, declaration(f.g, 0),
+               "composite_declaration<\"twin\" = {input_names = [\"norm.weight\", \"input\"], "
+               "op_attrs = {version = 1 : si64}, output_names = [\"output_0\", \"output_1\"]}>");
+    bb_tensor *x = graph_random(f.ctx, BB_F32, BB_SHAPE(3, 8), 9), *got;
+    CHECK_INT(t, bb_graph_run(f.g, &x, 1, &got), BB_OK);
+    CHECK(t, graph_same(got, two_outputs(f.ctx, x, f.w)));
+    finish(t, &f);
+}
+
+/* Names and attributes by which others know each of them. */
+static void e20_names(test *t) {
+    static const struct {
+        const char *target, *name, *attrs;
+    } known[] = {{"RMSNormImpl", "rms_norm", "axes eps "},
+                 {"LayerNorm", "layer_norm", "axes eps "},
+                 {"RoPE", "rope", "base dims interleaved offset scale "},
+                 {"SDPA", "scaled_dot_product_attention", "is_causal scale window_size "}};
+    int n;
+    const bb_externalize_spec *specs = bb_externalize_defaults(&n);
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        char attrs[128] = "";
+        int k = 0;
+        while (k < n && strcmp(specs[k].target, known[i].target) != 0) k++;
+        if (!CHECK_MSG(t, k < n, "no spec for %s", known[i].target)) continue;
+        CHECK_TEXT(t, specs[k].composite_op_name, known[i].name);
+        for (int a = 0; specs[k].composite_attrs[a]; a++)
+            snprintf(attrs + strlen(attrs), sizeof attrs - strlen(attrs), "%s ",
+                     specs[k].composite_attrs[a]);
+        CHECK_TEXT(t, attrs, known[i].attrs);
+    }
+}
 static void e20_other_composites(test *t) {
     fixture f = record(attention, BB_F32);
     int n;
@@ -235,6 +278,8 @@ static const test_row rows[] = {
     {"E10 encodings", e10_encodings},
     {"E10 dictionaries", e10_dictionaries},
     {"E11 names", e11_names},
+    {"E11 several outputs", e11_several_outputs},
     {"E20 other composites", e20_other_composites},
+    {"E20 names", e20_names},
 };
 TEST_MAIN(rows)
