@@ -101,6 +101,19 @@ static bb_tensor *passed(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
     bb_clear_error(ctx);
     return bb_mul(bb_apply1(ctx, &same_op, &x, 1, NULL), w);
 }
+/* What it gives back was computed: running the graph must not drop it with the op that read it. */
+static bb_tensor *passed_on(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
+    return bb_add(passed(ctx, bb_neg(x), w), w);
+}
+static void e18_identity_of_a_result(test *t) {
+    const bb_externalize_spec specs[] = {{"Same", "same", NULL}};
+    fixture f = record(passed_on, BB_F32);
+    CHECK_INT(t, externalize(f.g, specs, 1), BB_OK);
+    bb_tensor *x = graph_random(f.ctx, BB_F32, BB_SHAPE(3, 8), 9), *got;
+    CHECK_INT(t, bb_graph_run(f.g, &x, 1, &got), BB_OK);
+    CHECK(t, graph_same(got, passed_on(f.ctx, x, f.w)));
+    finish(t, &f);
+}
 static void e18_identity_and_symbols(test *t) {
     const bb_externalize_spec specs[] = {{"Same", "same", NULL}};
     fixture f = record(passed, BB_F32);
@@ -164,6 +177,7 @@ static const test_row rows[] = {
     {"E15 nesting", e15_nesting},
     {"E16, E17 nothing lasts", e16_e17_nothing_lasts},
     {"E18 identity, symbols", e18_identity_and_symbols},
+    {"E18 identity of a result", e18_identity_of_a_result},
     {"E19 opaque", e19_opaque},
     {"E21 variants", e21_variants},
 };
