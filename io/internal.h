@@ -8,6 +8,10 @@
  * io/sort.c */
 typedef bool (*bb_less_fn)(const void *user, uint64_t a, uint64_t b);
 void bb_heap_sort(uint64_t *items, size_t n, bb_less_fn less, const void *user);
+/* The same of items of `bytes` each, at most BB_SORT_MOST; compare is that of qsort. */
+enum { BB_SORT_MOST = 32 };
+typedef int (*bb_compare_fn)(const void *a, const void *b);
+void bb_heap_sort_items(void *items, size_t n, size_t bytes, bb_compare_fn compare);
 
 /* Whether bytes [at, at + bytes) are in the file: what a file says about itself is believed only so
  * far. Cannot wrap. */

@@ -141,7 +141,8 @@ static bb_status add_special(bb_reading *r, bb_json part, bb_json id, int32_t *l
 static bb_status read_template(bb_reading *r, bb_json part) {
     bb_tokenizer *t = r->t;
     bb_json single = part, item, id;
-    int texts = 0;
+    int texts = 0, items = 0;
+    bool good = true;
     if (bb_part_keys(r, "post_processor TemplateProcessing", part,
                      "type|single|pair|special_tokens"))
         return bb_error(r->ctx);
@@ -149,18 +150,20 @@ static bb_status read_template(bb_reading *r, bb_json part) {
         t->before_count || t->after_count)
         return bb_part_wrong(r, "post_processor TemplateProcessing", "one, with a list 'single'",
                              part);
-    for (bb_json_walk w = bb_json_begin(single); bb_json_next(&w);) {
+    /* Each is looked for among all special_tokens: a long list would be n^2 steps. */
+    for (bb_json_walk w = bb_json_begin(single); good && bb_json_next(&w);) {
         bool text = bb_json_get(w.value, "Sequence", &item);
-        if (!text && !bb_json_get(w.value, "SpecialToken", &item)) break;
-        if (!bb_json_get(item, "id", &id)) break;
+        good = (text || bb_json_get(w.value, "SpecialToken", &item)) &&
+               bb_json_get(item, "id", &id) && items++ <= 2 * BB_MOST_AROUND;
         texts += text;
-        if (!text && add_special(r, part, id, texts ? t->after : t->before,
-                                 texts ? &t->after_count : &t->before_count))
+        if (good && !text &&
+            add_special(r, part, id, texts ? t->after : t->before,
+                        texts ? &t->after_count : &t->before_count))
             return bb_error(r->ctx);
     }
-    return texts == 1 ? BB_OK
-                      : bb_part_wrong(r, "post_processor TemplateProcessing.single",
-                                      "one Sequence among SpecialTokens", single);
+    return good && texts == 1 ? BB_OK
+                              : bb_part_wrong(r, "post_processor TemplateProcessing.single",
+                                              "one Sequence among few SpecialTokens", single);
 }
 
 static bb_status read_post_processor(bb_reading *r, bb_json part) {

@@ -12,7 +12,7 @@ typedef enum bb_splitter {
     BB_SPLIT_DIGITS,     /* runs of digits apart from the rest */
     BB_SPLIT_EACH_DIGIT, /* every digit alone */
 } bb_splitter;
-enum { BB_MOST_SPLITTERS = 8, BB_MOST_AROUND = 16 };
+enum { BB_MOST_SPLITTERS = 8, BB_MOST_AROUND = 16 /* on each side of a text */ };
 
 /* The tables are as small as they are so that all of a tokenizer takes less than twice its file and
  * 1 MiB. A token is known by its spelling in the file, where a character stands for each byte. */
@@ -46,7 +46,7 @@ struct bb_tokenizer {
     bb_merge *merge;
     uint32_t *first_merge; /* by left token, and one more */
     int32_t *by_key;       /* hash table from a spelling to its id; -1: empty */
-    size_t key_slots;
+    size_t key_slots;      /* and one that stays empty */
     int32_t byte_id[256];
     uint16_t alphabet[256]; /* the character that spells a byte */
     int16_t byte_of[512];   /* the other way; -1: none */
@@ -63,7 +63,8 @@ struct bb_tokenizer {
 size_t bb_split_next(bb_splitter splitter, const char *text, size_t bytes);
 
 /* tools/tokenizer.c: the spelling of each byte as a character, the slot where a spelling stands or
- * would stand, and what becomes of a pair. */
+ * would stand (key_slots, which is always empty: too many others are in its way), and what becomes
+ * of a pair. */
 void bb_byte_alphabet(uint16_t character[256]);
 size_t bb_token_slot(const bb_tokenizer *t, const char *key, size_t bytes);
 const bb_merge *bb_find_merge(const bb_tokenizer *t, int32_t left, int32_t right); /* NULL: none */

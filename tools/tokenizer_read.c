@@ -1,10 +1,10 @@
 /* Reads tokenizer.json: every part and every key of a part is either understood or refused by name.
  * See tools/tokenizer.h; the parts that cut and frame a text are read in tools/tokenizer_parts.c.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/impl.h"
+#include "io/internal.h"
 #include "tools/tokenizer_parts.h"
 #include "tools/unicode.h"
 
@@ -55,6 +55,8 @@ static bb_status add_token(bb_reading *r, const char *part, bb_json string, int6
     size_t bytes;
     const char *key = keep(r, string, &bytes);
     size_t slot = bb_token_slot(t, key, bytes);
+    if (slot == t->key_slots)
+        return bb_part_wrong(r, part, "texts that were not chosen to collide", string);
     if (t->by_key[slot] == id) return BB_OK; /* an added token that the vocabulary has too */
     if (t->by_key[slot] >= 0 || t->token[id].used || bytes == 0)
         return bb_part_wrong(r, part, "texts and ids that come once", string);
@@ -157,7 +159,8 @@ static bb_status read_merges(bb_reading *r, bb_json merges) {
     }
     for (int64_t i = 0; i < t->capacity; i++)
         if (first[i + 1] - first[i] > 1)
-            qsort(t->merge + first[i], first[i + 1] - first[i], sizeof *t->merge, by_right);
+            bb_heap_sort_items(t->merge + first[i], first[i + 1] - first[i], sizeof *t->merge,
+                               by_right);
     return BB_OK;
 }
 
@@ -233,7 +236,7 @@ static bb_status read_added(bb_reading *r, bb_json list) {
             if ((unsigned char)text[i] >= 0x80)
                 return bb_part_wrong(r, "added_tokens", "ASCII where normalized is true", content);
     }
-    if (t->added_count) qsort(t->added, (size_t)t->added_count, sizeof *t->added, by_text);
+    bb_heap_sort_items(t->added, (size_t)t->added_count, sizeof *t->added, by_text);
     return BB_OK;
 }
 
@@ -284,7 +287,7 @@ static size_t lay_out(bb_tokenizer *t, const amounts *n, void *block) {
     t->merge = next_table(block, &at, n->pairs * sizeof *t->merge);
     t->added = next_table(block, &at, n->added * sizeof *t->added);
     t->first_merge = next_table(block, &at, ids * sizeof *t->first_merge);
-    t->by_key = next_table(block, &at, t->key_slots * sizeof *t->by_key);
+    t->by_key = next_table(block, &at, (t->key_slots + 1) * sizeof *t->by_key);
     t->arena = next_table(block, &at, n->arena + 1);
     return at;
 }
@@ -311,7 +314,7 @@ static bool allocate(bb_reading *r, const amounts *n, size_t bytes) {
     lay_out(t, n, t->block);
     memset(t->token, 0, ((size_t)n->ids + 1) * sizeof *t->token);
     memset(t->first_merge, 0, ((size_t)n->ids + 1) * sizeof *t->first_merge);
-    for (size_t i = 0; i < t->key_slots; i++) t->by_key[i] = -1;
+    for (size_t i = 0; i <= t->key_slots; i++) t->by_key[i] = -1;
     bb_byte_alphabet(t->alphabet);
     for (int i = 0; i < 512; i++) t->byte_of[i] = -1;
     for (int i = 0; i < 256; i++) t->byte_of[t->alphabet[i]] = (int16_t)i;

@@ -139,7 +139,20 @@ static void test_module(test *t) {
     char path[512];
     snprintf(path, sizeof path, "%s/prefix/" BOBBIN_LIBDIR "/libbobbin_cuda.so", f.path);
     bool real = access(path, R_OK) == 0; /* of a build with BOBBIN_CUDA */
-    for (int there = real; there < 2; there++) {
+    bool built =
+        runs(t, "Generating done",
+             "cmake -S '%s/tests/consumers/module' -B '%s/build' "
+             "-DCMAKE_PREFIX_PATH='%s/prefix' 2>&1",
+             BOBBIN_SOURCE_DIR, f.path, f.path) &&
+        runs(t, "Built target", "cmake --build '%s/build' 2>&1", f.path) &&
+        (!has("pkg-config --version") ||
+         runs(t, "",
+              "cd '%s' && export PKG_CONFIG_PATH='%s/prefix/" BOBBIN_LIBDIR "/pkgconfig' && "
+              "%s -std=c11 $(pkg-config --cflags bobbin) -o build/static-too "
+              "'%s/tests/consumers/module/main.c' $(pkg-config --libs --static bobbin | sed "
+              "'s/-lbobbin/-l:libbobbin.a/') 2>&1",
+              f.path, f.path, BOBBIN_C_COMPILER, BOBBIN_SOURCE_DIR));
+    for (int there = real; built && there < 2; there++) {
         if (there)
             runs(t, "", "cp '" BOBBIN_BINARY_DIR "/cuda-sim/libbobbin_cuda.so' '%s' 2>&1", path);
         runs(t, there ? "arange cuda primitive" : "its module could not be loaded",
@@ -149,13 +162,10 @@ static void test_module(test *t) {
              "2>&1; "
              "true",
              f.path);
-        runs(t, there ? "available 1" : "available 0",
-             "cd '%s' && printf '#include <bobbin.h>\nint main(void) { bb_context *c = "
-             "bb_open(NULL); printf(\"available %%%%d\", bb_device_available(c, BB_CUDA, NULL)); "
-             "bb_close(c); return 0; }' | %s -std=c11 -Iprefix/include/bobbin -x c - "
-             "-Lprefix/" BOBBIN_LIBDIR " -lbobbin -Wl,-rpath,'%s/prefix/" BOBBIN_LIBDIR
-             "' -o user && env -u BOBBIN_BACKEND_PATH -u LD_LIBRARY_PATH ./user 2>&1",
-             f.path, BOBBIN_C_COMPILER, f.path);
+        for (int i = 0; i < (has("pkg-config --version") ? 3 : 2); i++)
+            runs(t, there ? "available 1" : "available 0: its module could not be loaded",
+                 "cd '%s/build' && env -u BOBBIN_BACKEND_PATH -u LD_LIBRARY_PATH ./%s 2>&1", f.path,
+                 ((const char *[]){"shared", "static", "static-too"})[i]);
     }
     scratch_close(&f);
 }

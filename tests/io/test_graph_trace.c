@@ -109,6 +109,12 @@ static bb_tensor *branching(bb_context *ctx, bb_tensor *x) {
     bb_module_leave(ctx, &here);
     return y;
 }
+/* The same ops, of other inputs. */
+static bb_tensor *choosing(bb_context *ctx, bb_tensor *x) {
+    (void)ctx;
+    bb_tensor *y = bb_neg(x);
+    return bb_add(y, bb_size(x, 1) % 2 ? x : y);
+}
 static bb_tensor *counted(bb_context *ctx, bb_tensor *x) {
     (void)ctx;
     for (int64_t i = 0; i < bb_size(x, 1); i++) x = bb_neg(x);
@@ -133,6 +139,8 @@ static void test_specialised(test *t) {
     check_refused(t, branching, "graph: node odd.neg (neg): ");
     check_refused(t, branching,
                   "at batch=2, time=3 another op or other inputs stand there (odd.exp)");
+    check_refused(t, choosing, "graph: node add (add): ");
+    check_refused(t, choosing, "another op or other inputs stand there (add)");
     check_refused(t, counted, "the number of nodes depends on it");
     check_refused(t, host_mask, "graph: node add (add): ");
     check_refused(t, host_mask, "the elements of a constant that it reads are not always the same");

@@ -27,6 +27,8 @@ static const trap traps[] = {
      {{2, {0, 1}}, 1e-3, 0}, false, false, 1, "1e-5"},
     {"low_rank", BB_F32, BB_F32, {3, {3, 4, 8}}, {1, {8}},
      {{2, {1, 2}}, 1e-3, 0}, false, false, 1, "1e-5"},
+    {"low_rank_square", BB_F32, BB_F32, {3, {3, 8, 8}}, {1, {8}}, /* fits either axis */
+     {{2, {1, 2}}, 1e-3, 0}, false, false, 1, "1e-5"},
     {"heads", BB_F32, BB_F32, {4, {2, 3, 4, 8}}, {3, {3, 1, 8}},
      {{1, {-1}}, 1e-5, 0}, false, false, 1, "1e-5"},
     {"grown", BB_F32, BB_F32, {4, {2, 1, 4, 8}}, {3, {3, 1, 8}},

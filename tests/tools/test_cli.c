@@ -5,7 +5,8 @@
 #include "tools/commands.h"
 
 static void helps(test *t) {
-    static const char *const commands[] = {"train", "sample", "ops", "op", "gradcheck", "bench"};
+    static const char *const commands[] = {"train",     "sample", "ops",  "op",
+                                           "gradcheck", "export", "bench"};
     scratch s = scratch_open();
     said r;
     run_bobbin(&s, &r, "--help");
@@ -91,11 +92,65 @@ static void lists_ops(test *t) {
         CHECK(t, bb_json_get(w.value, "dtypes", &value));
         for (bb_json_walk k = bb_json_begin(value); bb_json_next(&k);) dtypes++;
         CHECK_MSG(t, dtypes > 0, "%s: no dtype works", op->name);
-        if (op == &bb_op_update_scale) CHECK_INT(t, dtypes, 1); /* f32: no other input is given it */
+        if (op == &bb_op_update_scale)
+            CHECK_INT(t, dtypes, 1); /* f32: no other input is given it */
         CHECK(t, bb_json_get(w.value, "gradient", &value));
         CHECK(t, bb_json_equals(value, "no") == (op->gradient == bb_no_gradient));
     }
     CHECK_INT(t, i, bb_op_count(ctx));
+    scratch_close(&s);
+    bb_close(ctx);
+}
+
+/* What an op becomes in each mode of `bobbin export`. */
+static void lists_export_forms(test *t) {
+    static const struct {
+        const char *op, *cell, *form[3]; /* composite, native, decomposed; NULL: none */
+    } known[] = {
+        {"RMSNormImpl",
+         "function or RMSNormalization ",
+         {"function", "RMSNormalization", "decomposition"}},
+        {"RoPE", "function or RotaryEmbedding ", {"function", "RotaryEmbedding", "decomposition"}},
+        {"SDPA", "function or Attention ", {"function", "Attention", "decomposition"}},
+        {"swiglu", "function  ", {"function", "function", "decomposition"}},
+        {"add", "Add ", {"Add", "Add", "Add"}},
+        {"rand", "- ", {NULL, NULL, NULL}},
+    };
+    static const char *const modes[] = {"composite", "native", "decomposed"};
+    enum { KNOWN = sizeof known / sizeof known[0] };
+    bb_context *ctx = test_open();
+    scratch s = scratch_open();
+    said r;
+    int found = 0;
+    run_bobbin(&s, &r, "ops");
+    const char *head = strstr(r.out, "export ");
+    for (int k = 0; CHECK(t, head) && k < KNOWN; k++) {
+        char begin[64];
+        snprintf(begin, sizeof begin, "\n%s ", known[k].op);
+        const char *line = strstr(r.out, begin);
+        CHECK_MSG(t,
+                  line &&
+                      strncmp(line + 1 + (head - r.out), known[k].cell, strlen(known[k].cell)) == 0,
+                  "%s", known[k].op);
+    }
+    run_bobbin(&s, &r, "ops --json");
+    bb_json root, name, forms, form;
+    CHECK(t, bb_json_parse(ctx, "ops", r.out, strlen(r.out), &root) == BB_OK);
+    for (bb_json_walk w = bb_json_begin(root); bb_json_next(&w);)
+        for (int k = 0; k < KNOWN; k++) {
+            if (!bb_json_get(w.value, "name", &name) || !bb_json_equals(name, known[k].op))
+                continue;
+            CHECK(t, bb_json_get(w.value, "export", &forms));
+            for (int m = 0; m < 3; m++) {
+                bool has = bb_json_get(forms, modes[m], &form);
+                CHECK_MSG(t,
+                          has ? known[k].form[m] && bb_json_equals(form, known[k].form[m])
+                              : !known[k].form[m],
+                          "%s, %s", known[k].op, modes[m]);
+            }
+            found++;
+        }
+    CHECK_INT(t, found, KNOWN);
     scratch_close(&s);
     bb_close(ctx);
 }
@@ -247,6 +302,7 @@ static const test_row rows[] = {
     {"helps", helps},
     {"refuses_wrong_use", refuses_wrong_use},
     {"lists_ops", lists_ops},
+    {"lists_export_forms", lists_export_forms},
     {"says_when_the_disk_is_full", says_when_the_disk_is_full},
     {"checks_gradients", checks_gradients},
     {"parses_flags", parses_flags},
