@@ -105,9 +105,11 @@ const bb_op bb_op_sqrt = {
 };
 bb_t bb_sqrt(bb_t x) { return unary(&bb_op_sqrt, x); }
 
+/* One y at a time: y^3 by itself leaves f32's range at x = 2e-26 and at 2e25, where the gradient of
+ * a norm is still an ordinary number. */
 static bb_status rsqrt_gradient(const bb_grad_call *grad) {
-    bb_t y = grad->call->out[0];
-    return give(grad, bb_mul_scalar(bb_mul(grad->grad_out[0], bb_mul(y, bb_square(y))), -0.5));
+    bb_t y = grad->call->out[0], g = bb_mul(bb_mul(grad->grad_out[0], y), y);
+    return give(grad, bb_mul_scalar(bb_mul(g, y), -0.5));
 }
 const bb_op bb_op_rsqrt = {
     .name = "rsqrt",
@@ -180,8 +182,8 @@ const bb_op bb_op_sigmoid = {
 };
 bb_t bb_sigmoid(bb_t x) { return unary(&bb_op_sigmoid, x); }
 
-/* where, not a product: an infinite gradient of a cut element must not become NaN. NaN is not cut, as
- * in PyTorch. */
+/* where, not a product: an infinite gradient of a cut element must not become NaN. NaN is not cut,
+ * as in PyTorch. */
 static bb_status relu_gradient(const bb_grad_call *grad) {
     bb_t y = grad->call->out[0], zero = bb_constant(y, BB_SCALAR, 0);
     return give(grad, bb_where(bb_le(y, zero), zero, grad->grad_out[0]));

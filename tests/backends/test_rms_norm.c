@@ -1,6 +1,6 @@
 /* RMSNormImpl's fused CPU kernel: the roundings to the bit at each ISA level, the saved
  * statistic, the same bytes for any number of threads, memory that runs out. Gradients:
- * test_rms_norm_gradient.c; values and gradients in general: tests/ops/test_rms_norm.c. */
+ * tests/reference/test_known_bugs.c; values and gradients in general: tests/ops/test_rms_norm.c. */
 #include "autograd/autograd.h"
 #include "backends/cpu/kernels.h"
 #include "ops/ops.h"
