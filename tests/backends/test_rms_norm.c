@@ -198,22 +198,28 @@ static void test_supports(test *t) {
         bb_shape x, scale;
         bb_dtype x_dtype, scale_dtype;
         bool fused;
+        int64_t axis;
     } cases[] = {
-        {SH(2, 3), SH(3), BB_F32, BB_F32, true},
-        {SH(2, 3), SH(1), BB_F32, BB_F16, true},
-        {SH(2, 4, 5, 3), SH(4, 1, 3), BB_F16, BB_F32, true},
-        {SH(2, 3), SH(2, 3), BB_BF16, BB_BF16, true},
-        {SH(2, 3), SH(3), BB_F64, BB_BF16, true},
-        {SH(2, 3), SH(3), BB_F32, BB_F64, false},
-        {SH(3), SH(2, 3), BB_F32, BB_F32, false},
-        {SH(2, 3), SH(1, 1, 3), BB_F32, BB_F32, false},
-        {SH(2, 1), SH(3), BB_F32, BB_F32, false},
-        {SH(2, 3), SH(2, 1), BB_F32, BB_F32, false},
+        {SH(2, 3), SH(3), BB_F32, BB_F32, true, -1},
+        {SH(2, 3), SH(1), BB_F32, BB_F16, true, -1},
+        {SH(2, 4, 5, 3), SH(4, 1, 3), BB_F16, BB_F32, true, -1},
+        {SH(2, 3), SH(2, 3), BB_BF16, BB_BF16, true, -1},
+        {SH(2, 3), SH(3), BB_F64, BB_BF16, true, -1},
+        {SH(2, 3), SH(3), BB_F32, BB_F64, false, -1},
+        {SH(3), SH(2, 3), BB_F32, BB_F32, false, -1},
+        {SH(2, 3), SH(1, 1, 3), BB_F32, BB_F32, false, -1},
+        {SH(2, 1), SH(3), BB_F32, BB_F32, false, -1},
+        {SH(2, 3), SH(2, 1), BB_F32, BB_F32, false, -1},
+        {SH(2, 1), SH(2, 1), BB_F32, BB_F32, true, -1},
+        {SH(2, 3), SH(3), BB_F32, BB_F32, true, 1},
+        {SH(2, 3, 4), SH(4), BB_F32, BB_F32, false, 1},
     };
     bb_set_path(ctx, BB_PATH_FUSED);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, cases[i].x_dtype, cases[i].x), true);
-        bb_tensor *y = bb_rms_norm(x, bb_ones(ctx, cases[i].scale_dtype, cases[i].scale), 1e-5);
+        bb_rms_norm_attrs attrs = {{1, {cases[i].axis}}, 1e-5, BB_ROUND_AUTO};
+        bb_tensor *y =
+            bb_rms_norm_with(x, bb_ones(ctx, cases[i].scale_dtype, cases[i].scale), &attrs);
         CHECK_MSG(t, (y != NULL) == cases[i].fused, "case %zu: %s", i, bb_error_message(ctx));
         if (!y) CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "RMSNormImpl");
     }

@@ -2,6 +2,7 @@
  * output, gradients through both, errors. Large shapes on the GPU: tests/cuda/test_rms_norm.c. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 #define SH(...) BB_SHAPE(__VA_ARGS__)
@@ -176,6 +177,45 @@ static void test_gradients_of_its_parts(test *t) {
     bb_close(ctx);
 }
 
+/* sum(t weight); through transposes, t gets a gradient whose rows lie apart. */
+static bb_t weighted(bb_t t, bb_t weight, bool apart) {
+    if (!apart) return bb_sum_all(bb_mul(t, weight));
+    return bb_sum_all(bb_mul(bb_transpose(t, 0, 1), bb_contiguous(bb_transpose(weight, 0, 1))));
+}
+
+/* Kernels that want packed rows make them: for the gradient of one result, the other, or both. */
+static void test_gradients_that_lie_apart(test *t) {
+    enum { TALL = 6, WIDE = 10 };
+    bb_context *ctx = test_open();
+    bb_set_path(ctx, BB_PATH_FUSED);
+    for (int mask = 1; mask < 4; mask++) {
+        double got[2][TALL * WIDE];
+        bb_t in[5];
+        for (int i = 0; i < 5; i++)
+            in[i] = bb_randn(ctx, BB_F32, i == 2 ? SH(WIDE) : SH(TALL, WIDE));
+        bb_set_requires_grad(in[0], true);
+        for (int apart = 0; apart < 2; apart++) {
+            bb_t sum = NULL, y = bb_add_rms_norm(in[0], in[1], in[2], 1e-5, &sum);
+            bb_backward(bb_add(weighted(y, in[3], apart && mask & 1),
+                               weighted(sum, in[4], apart && mask & 2)),
+                        NULL);
+            bb_read_f64(bb_grad(in[0]), got[apart], TALL * WIDE);
+            bb_zero_grad(in[0]);
+        }
+        CHECK_MSG(t, memcmp(got[0], got[1], sizeof got[0]) == 0, "apart: %d", mask);
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
+static void apart(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_ones(ctx, BB_F32, SH(6, 10)), true), sum = NULL;
+    bb_t y = bb_add_rms_norm(x, x, bb_ones(ctx, BB_F32, SH(10)), 1e-5, &sum);
+    bb_backward(bb_add(weighted(y, x, true), weighted(sum, x, true)), NULL);
+}
+static void test_memory_runs_out(test *t) { alloc_failure_loop(t, apart); }
+
 static void test_empty(test *t) {
     bb_context *ctx = test_open();
     bb_t x = bb_set_requires_grad(bb_zeros(ctx, BB_BF16, SH(0, 8)), true), sum = NULL;
@@ -214,6 +254,8 @@ static const test_row rows[] = {
     {"is its parts", test_is_its_parts},
     {"both gradients", test_both_gradients},
     {"gradients of its parts", test_gradients_of_its_parts},
+    {"gradients that lie apart", test_gradients_that_lie_apart},
+    {"memory runs out", test_memory_runs_out},
     {"empty", test_empty},
     {"errors", test_errors},
 };
