@@ -6,7 +6,7 @@
  *   exp    e^x        dx = dy y           erf         erf x         dx = dy 2/sqrt(pi) e^(-x^2)
  *   log    ln x       dx = dy / x         square      x^2           dx = 2 x dy
  *   sqrt   x^(1/2)    dx = dy / (2 y)     reciprocal  1/x           dx = -dy y^2
- *   rsqrt  x^(-1/2)   dx = -dy y^3 / 2    sin, cos                  dx = dy cos x, -dy sin x
+ *   rsqrt  x^(-1/2)   dx = -dy y / (2 x)  sin, cos                  dx = dy cos x, -dy sin x
  *
  * neg, abs, sign, relu and square take any number, the others floats.
  * Kernels: backends/cpu/elementwise.c, backends/cuda/elementwise.cu. */
@@ -105,17 +105,19 @@ const bb_op bb_op_sqrt = {
 };
 bb_t bb_sqrt(bb_t x) { return unary(&bb_op_sqrt, x); }
 
-/* One y at a time: y^3 by itself leaves f32's range at x = 2e-26 and at 2e25, where the gradient of
- * a norm is still an ordinary number. */
+/* Not dy y^3: that leaves f32's range at x = 2e-26 and at 2e25, where the gradient of a norm is
+ * still an ordinary number, and has y's rounding three times. abs is for -0, where y is -infinity.
+ */
 static bb_status rsqrt_gradient(const bb_grad_call *grad) {
-    bb_t y = grad->call->out[0], g = bb_mul(bb_mul(grad->grad_out[0], y), y);
-    return give(grad, bb_mul_scalar(bb_mul(g, y), -0.5));
+    bb_t slope = bb_div(bb_mul(grad->grad_out[0], grad->call->out[0]), bb_abs(grad->call->in[0]));
+    return give(grad, bb_mul_scalar(slope, -0.5));
 }
 const bb_op bb_op_rsqrt = {
     .name = "rsqrt",
     .doc = "1 / sqrt(input)",
     .inputs = {"input"},
     .outputs = {"output"},
+    .saves_inputs = 1u << 0,
     .saves_outputs = 1u << 0,
     .infer = bb_infer_float,
     .gradient = rsqrt_gradient,

@@ -191,6 +191,40 @@ static void test_saved_statistic(test *t) {
     bb_close(ctx);
 }
 
+/* The gradient of scale where it is gathered from several chunks of rows, for one group of rows and
+ * for several; against the decomposition. */
+static void test_chunks(test *t) {
+    const struct {
+        bb_shape x, scale;
+    } cases[] = {{SH(65, 1024), SH(1024)},
+                 {SH(65, 1024), SH(1)},
+                 {SH(3, 40, 1024), SH(3, 1, 1024)},
+                 {SH(40, 3, 1024), SH(3, 1024)}};
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32};
+    static double got[2][3 * 1024];
+    bb_context *ctx = test_open();
+    for (int i = 0; i < 8; i++) {
+        bb_dtype dtype = dtypes[i % 2];
+        bb_shape shape = cases[i / 2].x;
+        bb_tensor *x = bb_randn(ctx, dtype, shape), *dy = bb_randn(ctx, dtype, shape),
+                  *scale = bb_set_requires_grad(bb_randn(ctx, dtype, cases[i / 2].scale), true);
+        int64_t n = bb_count(scale);
+        for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
+            bb_set_path(ctx, (bb_path)path);
+            bb_backward(bb_rms_norm(x, scale, 1e-5), dy);
+            bb_read_f64(bb_grad(scale), got[path == BB_PATH_COMPOSED], n);
+            bb_zero_grad(scale);
+        }
+        bb_set_path(ctx, BB_PATH_AUTO);
+        for (int64_t k = 0; k < n; k++)
+            CHECK_NEAR(t, got[0][k], got[1][k],
+                       (dtype == BB_F64 ? 1e-13 : 1e-5) * largest(n, got[1]));
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
 /* What the kernel leaves to the decomposition, and what not. */
 static void test_supports(test *t) {
     bb_context *ctx = test_open();
@@ -240,6 +274,7 @@ static const test_row rows[] = {
     {"rounding_orders_differ", test_rounding_orders_differ},
     {"same_bytes_for_any_threads", test_same_bytes_for_any_threads},
     {"saved_statistic", test_saved_statistic},
+    {"chunks", test_chunks},
     {"supports", test_supports},
     {"allocation_failures", test_allocation_failures},
 };
