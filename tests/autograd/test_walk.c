@@ -302,6 +302,72 @@ static void test_unused_output(test *t) {
     bb_close(ctx);
 }
 
+/* A tensor in the middle of a walk is captured on the way, whichever place it has in the list. */
+static void test_captures(test *t) {
+    bb_context *ctx = test_open();
+    for (int order = 0; order < 2; order++)
+        for (int create_graph = 0; create_graph < 2; create_graph++) {
+            bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}), *h = bb_square(x), *g[2];
+            bb_tensor *in[2] = {order ? h : x, order ? x : h};
+            double got[2];
+            CHECK_INT(t, bb_gradients(bb_sum_all(bb_square(h)), NULL, in, 2, create_graph, g),
+                      BB_OK);
+            bb_read_f64(g[!order], got, 2);
+            CHECK(t, got[0] == 8 && got[1] == 18); /* of h: 2 h */
+            bb_read_f64(g[order], got, 2);
+            CHECK(t, got[0] == 32 && got[1] == 108); /* of x: 4 x^3 */
+            bb_end_step(ctx);
+        }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* A rule may give a tensor that it has read. Here y = a b is asked for cotangents of ones only, so
+ * the gradient of each factor is the other one itself. */
+static bb_status factors_infer(bb_call *call) {
+    call->meta[0] = (bb_meta){bb_dtype_of(call->in[0]), bb_shape_of(call->in[0])};
+    return BB_OK;
+}
+static bb_status factors_kernel(bb_call *call) {
+    const double *a = bb_data(call->in[0]), *b = bb_data(call->in[1]);
+    double *y = bb_data(call->out[0]);
+    for (int64_t i = 0; i < bb_count(call->out[0]); i++) y[i] = a[i] * b[i];
+    return BB_OK;
+}
+static bb_status factors_gradient(const bb_grad_call *grad) {
+    for (int i = 0; i < 2; i++) grad->grad_in[i] = grad->call->in[1 - i];
+    return BB_OK;
+}
+static const bb_op factors = {.name = "factors",
+                              .inputs = {"a", "b"},
+                              .outputs = {"y"},
+                              .saves_inputs = 3u,
+                              .infer = factors_infer,
+                              .gradient = factors_gradient};
+
+static void test_rule_gives_what_it_read(test *t) {
+    bb_context *ctx = test_open_host();
+    CHECK_INT(t, bb_register_op(ctx, &factors), BB_OK);
+    bb_kernel kernel = {.op = "factors", .forward = factors_kernel};
+    CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, &kernel), BB_OK);
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -3}),
+              *w = leaf(ctx, BB_SHAPE(2), (double[]){5, 7});
+    bb_tensor *in[] = {bb_mul_scalar(x, 1), bb_mul_scalar(w, 1)}, *y = NULL;
+    for (int times = 0; times < 3; times++) {
+        bb_tensor *one = bb_apply1(ctx, &factors, in, 2, NULL);
+        y = y ? bb_add(y, one) : one;
+    }
+    CHECK_INT(t, bb_backward(y, bb_ones_like(y)), BB_OK);
+    check_grad(t, x, 2, (double[]){15, 21});
+    check_grad(t, w, 2, (double[]){6, -9});
+    double got[4];
+    CHECK_INT(t, bb_read_f64(in[0], got, 2), BB_OK);
+    CHECK_INT(t, bb_read_f64(in[1], got + 2, 2), BB_OK);
+    CHECK(t, got[0] == 2 && got[1] == -3 && got[2] == 5 && got[3] == 7);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"shared nodes", test_shared},
     {"doubling", test_doubling},
@@ -318,5 +384,7 @@ static const test_row rows[] = {
     {"gathers in place", test_gathers_in_place},
     {"variadic", test_variadic},
     {"unused output", test_unused_output},
+    {"captures", test_captures},
+    {"rule gives what it read", test_rule_gives_what_it_read},
 };
 TEST_MAIN(rows)
