@@ -1,4 +1,5 @@
-/* autograd/walk.c and tape.c: adding, un-broadcasting, windows, saved values. */
+/* autograd/walk.c and tape.c: adding, un-broadcasting, windows, saved values. Whose memory
+ * gradients are written to: test_walk_buffers.c. */
 #include "core/impl.h"
 #include "tests/support/test.h"
 
@@ -197,42 +198,6 @@ static void test_tape(test *t) {
     bb_close(ctx);
 }
 
-/* A walk's own tensors are dropped as it goes: memory in use does not grow with the depth of what
- * is behind. */
-static void test_memory(test *t) {
-    bb_context *ctx = test_open();
-    bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(10000), 0.5), true), *y = x;
-    for (int i = 0; i < 50; i++) y = bb_mul_scalar(y, 0.9); /* saves nothing */
-    size_t before = bb_memory_stats(ctx).bytes_in_use;
-    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
-    CHECK(t, bb_memory_stats(ctx).bytes_in_use <= before + 3 * 45056);
-    bb_close(ctx);
-}
-
-/* A gradient that comes from several places is gathered in one buffer: no addition makes a new one.
- */
-static void test_gathers_in_place(test *t) {
-    bb_context *ctx = test_open();
-    bb_tensor *x = leaf(ctx, BB_SHAPE(4), (double[]){1, 2, 3, 4}), *h = bb_square(x), *part[6];
-    for (int i = 0; i < 6; i++) part[i] = bb_mul_scalar(h, i + 1);
-    bb_tensor *loss = bb_sum_all(bb_cat(part, 6, 0));
-    FILE *trace = tmpfile();
-    char line[256];
-    bool added = false, traced = false;
-    bb_set_trace(ctx, trace);
-    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
-    bb_set_trace(ctx, NULL);
-    rewind(trace);
-    while (fgets(line, sizeof line, trace)) {
-        traced |= strstr(line, "mul_scalar") != NULL;
-        added |= strstr(line, "add") != NULL;
-    }
-    fclose(trace);
-    CHECK(t, traced && !added);
-    check_grad(t, x, 4, (double[]){42, 84, 126, 168});
-    bb_close(ctx);
-}
-
 /* A variadic op with more inputs than most. */
 static void test_variadic(test *t) {
     bb_context *ctx = test_open();
@@ -322,52 +287,6 @@ static void test_captures(test *t) {
     bb_close(ctx);
 }
 
-/* A rule may give a tensor that it has read. Here y = a b is asked for cotangents of ones only, so
- * the gradient of each factor is the other one itself. */
-static bb_status factors_infer(bb_call *call) {
-    call->meta[0] = (bb_meta){bb_dtype_of(call->in[0]), bb_shape_of(call->in[0])};
-    return BB_OK;
-}
-static bb_status factors_kernel(bb_call *call) {
-    const double *a = bb_data(call->in[0]), *b = bb_data(call->in[1]);
-    double *y = bb_data(call->out[0]);
-    for (int64_t i = 0; i < bb_count(call->out[0]); i++) y[i] = a[i] * b[i];
-    return BB_OK;
-}
-static bb_status factors_gradient(const bb_grad_call *grad) {
-    for (int i = 0; i < 2; i++) grad->grad_in[i] = grad->call->in[1 - i];
-    return BB_OK;
-}
-static const bb_op factors = {.name = "factors",
-                              .inputs = {"a", "b"},
-                              .outputs = {"y"},
-                              .saves_inputs = 3u,
-                              .infer = factors_infer,
-                              .gradient = factors_gradient};
-
-static void test_rule_gives_what_it_read(test *t) {
-    bb_context *ctx = test_open_host();
-    CHECK_INT(t, bb_register_op(ctx, &factors), BB_OK);
-    bb_kernel kernel = {.op = "factors", .forward = factors_kernel};
-    CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, &kernel), BB_OK);
-    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -3}),
-              *w = leaf(ctx, BB_SHAPE(2), (double[]){5, 7});
-    bb_tensor *in[] = {bb_mul_scalar(x, 1), bb_mul_scalar(w, 1)}, *y = NULL;
-    for (int times = 0; times < 3; times++) {
-        bb_tensor *one = bb_apply1(ctx, &factors, in, 2, NULL);
-        y = y ? bb_add(y, one) : one;
-    }
-    CHECK_INT(t, bb_backward(y, bb_ones_like(y)), BB_OK);
-    check_grad(t, x, 2, (double[]){15, 21});
-    check_grad(t, w, 2, (double[]){6, -9});
-    double got[4];
-    CHECK_INT(t, bb_read_f64(in[0], got, 2), BB_OK);
-    CHECK_INT(t, bb_read_f64(in[1], got + 2, 2), BB_OK);
-    CHECK(t, got[0] == 2 && got[1] == -3 && got[2] == 5 && got[3] == 7);
-    CHECK_OK(t, ctx);
-    bb_close(ctx);
-}
-
 static const test_row rows[] = {
     {"shared nodes", test_shared},
     {"doubling", test_doubling},
@@ -380,11 +299,8 @@ static const test_row rows[] = {
     {"saved", test_saved},
     {"changed", test_changed},
     {"tape", test_tape},
-    {"memory", test_memory},
-    {"gathers in place", test_gathers_in_place},
     {"variadic", test_variadic},
     {"unused output", test_unused_output},
     {"captures", test_captures},
-    {"rule gives what it read", test_rule_gives_what_it_read},
 };
 TEST_MAIN(rows)
