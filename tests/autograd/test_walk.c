@@ -1,7 +1,7 @@
 /* autograd/walk.c and tape.c: adding, un-broadcasting, windows, saved values. Whose memory
  * gradients are written to: test_walk_buffers.c. */
 #include "core/impl.h"
-#include "tests/support/test.h"
+#include "tests/support/alloc.h"
 
 static bb_tensor *leaf(bb_context *ctx, bb_shape shape, const double *values) {
     return bb_set_requires_grad(bb_from_f64(ctx, BB_F64, shape, values), true);
@@ -287,6 +287,60 @@ static void test_captures(test *t) {
     bb_close(ctx);
 }
 
+/* A walk for the caller's gradients leaves those of other leaves alone, those that are read through
+ * windows too; and no window needs a tensor of zeros. */
+static void test_windows_left_out(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}),
+              *w = leaf(ctx, BB_SHAPE(3), (double[]){4, 5, 6}), *g;
+    bb_tensor *y = bb_sum_all(bb_mul(bb_slice(x, 0, 0, 2, 1), bb_slice(w, 0, 1, 3, 1)));
+    FILE *trace = tmpfile();
+    char line[256];
+    int lines = 0;
+    bb_set_trace(ctx, trace);
+    CHECK_INT(t, bb_gradients(y, NULL, &x, 1, false, &g), BB_OK);
+    bb_set_trace(ctx, NULL);
+    rewind(trace);
+    for (; fgets(line, sizeof line, trace); lines++) CHECK(t, !strstr(line, "pad"));
+    fclose(trace);
+    double got[2] = {0};
+    CHECK(t, lines > 0 && bb_read_f64(g, got, 2) == BB_OK && got[0] == 5 && got[1] == 6);
+    CHECK(t, !bb_grad(x) && !bb_grad(w));
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Parameters, broadcasting, windows, captures: each allocation of the walk fails in turn. */
+static void walk_of_all_kinds(bb_context *ctx) {
+    bb_tensor *p = bb_set_requires_grad(bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(3))), true),
+              *q = bb_set_requires_grad(bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(2, 3))), true);
+    bb_tensor *h = bb_mul(p, q), *row = bb_select(q, 0, 1);
+    bb_retain_grad(h);
+    bb_tensor *y = bb_add(bb_sum_all(bb_mul(h, row)), bb_sum_all(bb_slice(p, 0, 1, 3, 1)));
+    bb_tensor *in[] = {h, p}, *g[2];
+    if (bb_gradients(bb_sum_all(bb_square(bb_mul(h, p))), NULL, in, 2, false, g) == BB_OK)
+        bb_backward(y, NULL);
+    bb_drop(p);
+    bb_drop(q);
+}
+static void test_memory_runs_out(test *t) { alloc_failure_loop(t, walk_of_all_kinds); }
+
+/* An error that knows only that memory ran out is told which op's backward wanted it. */
+static void test_error_names_the_backward(test *t) {
+    test_allocator memory;
+    test_allocator_init(&memory);
+    bb_context *ctx = bb_open(&(bb_options){.allocator = &memory.base});
+    bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(64, 128)), true);
+    bb_tensor *scale = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(128)), true);
+    bb_tensor *y = bb_rms_norm(x, scale, 1e-5), *seed = bb_ones_like(y);
+    memory.fail_at = memory.calls + 1;
+    memory.for_good = true;
+    CHECK(t, bb_backward(y, seed) != BB_OK);
+    CHECK_ERROR(t, ctx, BB_ERR_MEMORY, "(backward of RMSNormImpl on cpu");
+    bb_close(ctx);
+    CHECK_INT(t, memory.live, 0);
+}
+
 static const test_row rows[] = {
     {"shared nodes", test_shared},
     {"doubling", test_doubling},
@@ -302,5 +356,8 @@ static const test_row rows[] = {
     {"variadic", test_variadic},
     {"unused output", test_unused_output},
     {"captures", test_captures},
+    {"windows left out", test_windows_left_out},
+    {"memory runs out", test_memory_runs_out},
+    {"error names the backward", test_error_names_the_backward},
 };
 TEST_MAIN(rows)

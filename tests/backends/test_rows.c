@@ -10,6 +10,15 @@
 typedef bb_t (*op_fn)(bb_t x, bb_t weight);
 
 static bb_t rms(bb_t x, bb_t weight) { return bb_rms_norm(x, weight, 1e-5); }
+/* A scale that differs over the second axis and not over the axes around it. */
+static bb_t heads(bb_t x, bb_t weight) {
+    bb_shape shape = bb_shape_of(x);
+    if (shape.rank < 4) return rms(x, weight);
+    shape.size[0] = shape.size[2] = 1;
+    bb_t ramp = bb_arange(bb_context_of(x), bb_dtype_of(x), 0, (double)shape.size[1], 1);
+    ramp = bb_add_scalar(bb_reshape(ramp, BB_SHAPE(shape.size[1], 1, 1)), 1);
+    return bb_rms_norm(x, bb_mul(bb_expand(weight, shape), ramp), 1e-5);
+}
 static bb_t layer(bb_t x, bb_t weight) { return bb_layer_norm(x, weight, weight, 1e-5); }
 static bb_t soft(bb_t x, bb_t weight) {
     return bb_add(bb_softmax(x, -1), bb_mul_scalar(weight, 0));
@@ -28,11 +37,8 @@ static bb_t entropy(bb_t x, bb_t weight) {
 static const struct {
     const char *name;
     op_fn fn;
-} ops[] = {{"rms_norm", rms},
-           {"LayerNorm", layer},
-           {"softmax", soft},
-           {"log_softmax", log_soft},
-           {"cross_entropy", entropy}};
+} ops[] = {{"rms_norm", rms}, {"rms_norm of heads", heads}, {"LayerNorm", layer},
+           {"softmax", soft}, {"log_softmax", log_soft},    {"cross_entropy", entropy}};
 
 /* Output and both gradients as bytes, one after the other; malloc'd. */
 static char *run(test *t, op_fn fn, int threads, bb_dtype dtype, bb_shape shape,

@@ -177,6 +177,34 @@ static void test_gradients_of_its_parts(test *t) {
     bb_close(ctx);
 }
 
+/* Outputs of more than 16 MB are written around the caches. */
+static void test_large_outputs(test *t) {
+    enum { ROWS = 2049, WIDE = 2051 };
+    static const bb_dtype dtypes[] = {BB_F32, BB_BF16};
+    bb_context *ctx = test_open();
+    for (int d = 0; d < COUNT(dtypes); d++) {
+        const int64_t rows = ROWS * (d + 1);
+        bb_t x = bb_cast(bb_rand(ctx, BB_F32, SH(rows, WIDE)), dtypes[d]), sum = NULL;
+        bb_t scale = bb_cast(bb_randn(ctx, BB_F32, SH(WIDE)), dtypes[d]), parts[2], whole[2];
+        bb_set_requires_grad(x, true);
+        for (int part = 0; part < 2; part++) {
+            bb_t h = part ? bb_add(x, x) : NULL;
+            bb_t y = part ? bb_rms_norm(h, scale, 1e-5) : bb_add_rms_norm(x, x, scale, 1e-5, &sum);
+            bb_backward(bb_add(y, part ? h : sum), bb_ones_like(y));
+            (part ? parts : whole)[0] = y;
+            (part ? parts : whole)[1] = bb_contiguous(bb_grad(x));
+            bb_zero_grad(x);
+        }
+        for (int k = 0; k < 2; k++) {
+            bb_t off = bb_abs(bb_sub(parts[k], whole[k]));
+            CHECK_NEAR(t, bb_item(bb_amax(off, (bb_ints){.n = 0}, false)), 0, k * (d ? 0.3 : 1e-4));
+        }
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
 /* sum(t weight); through transposes, t gets a gradient whose rows lie apart. */
 static bb_t weighted(bb_t t, bb_t weight, bool apart) {
     if (!apart) return bb_sum_all(bb_mul(t, weight));
@@ -254,6 +282,7 @@ static const test_row rows[] = {
     {"is its parts", test_is_its_parts},
     {"both gradients", test_both_gradients},
     {"gradients of its parts", test_gradients_of_its_parts},
+    {"large outputs", test_large_outputs},
     {"gradients that lie apart", test_gradients_that_lie_apart},
     {"memory runs out", test_memory_runs_out},
     {"empty", test_empty},
