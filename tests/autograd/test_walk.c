@@ -317,8 +317,8 @@ static void walk_of_all_kinds(bb_context *ctx) {
     bb_tensor *h = bb_mul(p, q), *row = bb_select(q, 0, 1);
     bb_retain_grad(h);
     bb_tensor *y = bb_add(bb_sum_all(bb_mul(h, row)), bb_sum_all(bb_slice(p, 0, 1, 3, 1)));
-    bb_tensor *in[] = {h, p}, *g[2];
-    if (bb_gradients(bb_sum_all(bb_square(bb_mul(h, p))), NULL, in, 2, false, g) == BB_OK)
+    bb_tensor *once = bb_mul(p, q), *in[] = {once, p}, *g[2];
+    if (bb_gradients(bb_sum_all(bb_mul(bb_square(once), p)), NULL, in, 2, false, g) == BB_OK)
         bb_backward(y, NULL);
     bb_drop(p);
     bb_drop(q);

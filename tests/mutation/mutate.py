@@ -6,8 +6,8 @@
 
 BUILD is a build folder made with the preset `test`, -DCMAKE_EXPORT_COMPILE_COMMANDS=ON, and all
 tests built. The sources stay untouched: a mutant is compiled from a copy, its object linked before
-the library so that it takes the place of the original, and the test programs of the file's row in
-TARGETS run in turn, the quick ones first, until one fails. A mutant that none of them kills is a
+the library so that it takes the place of the original, and the test programs (or single tests) of
+the file's row in TARGETS run in turn, the quick ones first, until one fails. A mutant that none of them kills is a
 survivor. A loop of an ISA level is mutated in the level that BOBBIN_ISA names (the highest of this
 machine), and the tests run on that one.
 
@@ -33,15 +33,18 @@ import tempfile
 import threading
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-NORM_TESTS = ["reference.test_rms_norm_odd",
-              "reference.test_known_bugs", "ops.test_add_rms_norm", "reference.test_fixtures",
-              "backends.test_rows", "backends.test_rms_norm", "ops.test_rms_norm",
-              "ops.test_layer_norm", "reference.test_rms_norm_lists", "reference.test_rms_norm"]
-TAPE_TESTS = ["autograd.test_walk", "autograd.test_walk_buffers", "autograd.test_backward", "autograd.test_recompute",
-              "autograd.test_gradcheck", "core.test_lifetime", "autograd.test_aliasing",
-              "autograd.test_function", "autograd.test_saved", "autograd.test_saved_faults",
-              "ops.test_view", "autograd.test_offload", "reference.test_known_bugs",
-              "core.test_memory", "ops.test_cross_entropy", "reference.test_fixtures", "nn.test_transformer",
+NORM_TESTS = ["reference.test_rms_norm_odd", "reference.test_known_bugs",
+              "backends.test_rms_norm chunks", "backends.test_rms_norm supports",
+              "reference.test_rms_norm f64_input", "ops.test_add_rms_norm",
+              "reference.test_fixtures", "backends.test_rows", "backends.test_rms_norm",
+              "ops.test_rms_norm", "ops.test_layer_norm", "reference.test_rms_norm_lists",
+              "reference.test_rms_norm"]
+TAPE_TESTS = ["autograd.test_walk", "autograd.test_walk_buffers", "autograd.test_backward",
+              "autograd.test_recompute", "autograd.test_gradcheck", "core.test_lifetime",
+              "autograd.test_aliasing", "autograd.test_function", "autograd.test_saved",
+              "autograd.test_saved_faults", "ops.test_view", "autograd.test_offload",
+              "reference.test_known_bugs", "core.test_memory", "io.test_graph",
+              "ops.test_cross_entropy", "reference.test_fixtures", "nn.test_transformer",
               "autograd.test_random_graphs"]
 TARGETS = {
     "ops/rms_norm.c": NORM_TESTS,
@@ -193,8 +196,9 @@ class Build:
             sys.exit(f"mutate.py: {source}: expected a row in compile_commands.json, found none")
         return objects
 
-    def run(self, test, objects, temp):
-        """True: the test noticed."""
+    def run(self, entry, objects, temp):
+        """True: the test, or the row of it that the entry names, noticed."""
+        test, *row = entry.split()
         program = f"{temp}/{test}"
         command = self.link.replace("reference.test_fixtures", test)
         command = command.replace("tests/reference/test_fixtures.c",
@@ -210,7 +214,7 @@ class Build:
         environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive",
                        "TMPDIR": temp, "BOBBIN_ISA": self.isa}
         try:
-            done = subprocess.run([program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            done = subprocess.run([program, *row], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                   timeout=SECONDS, env=environment, preexec_fn=limits, cwd=temp)
             return done.returncode != 0
         except subprocess.TimeoutExpired:
