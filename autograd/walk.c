@@ -47,6 +47,7 @@ static bb_status add_to_slot(bb_context *ctx, bool create_graph, bb_tensor **slo
         *slot = g;
     } else if (create_graph) {
         *slot = bb_add(have, g);
+        have->pinned = false; /* a scope around the walk ends it */
     } else if (exclusive(have)) {
         bb_status status = backend_add(ctx, g, have);
         bb_drop(g);

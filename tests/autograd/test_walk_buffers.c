@@ -209,11 +209,49 @@ static void test_gathers_in_place(test *t) {
     bb_close(ctx);
 }
 
+/* The first gradient of h is shared with the other summand, the second one is new: that is where
+ * they are added. */
+static void test_gathers_in_the_new_one(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(4), (double[]){1, 2, 3, 4}), *h = bb_square(x);
+    bb_tensor *y = bb_add(bb_mul_scalar(h, 3), h), *seed = bb_ones_like(y);
+    FILE *trace = tmpfile();
+    char line[256];
+    int lines = 0;
+    bb_set_trace(ctx, trace);
+    CHECK_INT(t, bb_backward(y, seed), BB_OK);
+    bb_set_trace(ctx, NULL);
+    rewind(trace);
+    for (; fgets(line, sizeof line, trace); lines++) CHECK(t, !strstr(line, "add"));
+    fclose(trace);
+    CHECK(t, lines > 0);
+    check_values(t, bb_grad(x), 4, (double[]){8, 16, 24, 32});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* What a walk with a graph of its own leaves behind ends with the scope around it. */
+static void test_scope_around_a_walk(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *g = NULL;
+    int64_t live = bb_memory_stats(ctx).live_tensors;
+    bb_scope scope = bb_scope_begin(ctx);
+    bb_tensor *h = bb_square(x), *y = bb_mul(bb_exp(h), h);
+    CHECK_INT(t, bb_gradients(bb_sum_all(y), NULL, &x, 1, true, &g), BB_OK);
+    g = bb_scope_end(ctx, scope, g);
+    CHECK_INT(t, bb_memory_stats(ctx).live_tensors, live + 1);
+    check_values(t, g, 2, (double[]){4 * exp(1), 20 * exp(4)});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"what a rule gives", test_what_a_rule_gives},
     {"over the input", test_over_the_input},
     {"empty gradient of a leaf", test_empty_gradient_of_a_leaf},
     {"memory", test_memory},
     {"gathers in place", test_gathers_in_place},
+    {"gathers in the new one", test_gathers_in_the_new_one},
+    {"scope around a walk", test_scope_around_a_walk},
 };
 TEST_MAIN(rows)
