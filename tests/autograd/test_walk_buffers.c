@@ -84,6 +84,38 @@ static void test_what_a_rule_gives(test *t) {
     check_rule(t, IN_F32, 3, nine, nine);
 }
 
+/* More inputs than most ops have, of which the rule gives the first one's gradient alone. */
+static bb_status first_kernel(bb_call *call) { return bb_copy_into(call->in[0], call->out[0]); }
+static bb_status first_gradient(const bb_grad_call *grad) {
+    grad->grad_in[0] = bb_mul_scalar(grad->grad_out[0], 3);
+    return bb_error(grad->call->ctx);
+}
+static const bb_op first = {.name = "first",
+                            .inputs = {"x"},
+                            .outputs = {"y"},
+                            .variadic = true,
+                            .infer = factors_infer,
+                            .gradient = first_gradient};
+
+static void test_gradients_that_a_rule_leaves_out(test *t) {
+    enum { MANY = 3 * BB_MAX_INPUTS };
+    bb_context *ctx = test_open_host();
+    bb_kernel kernel = {.op = "first", .forward = first_kernel};
+    CHECK_INT(t, bb_register_op(ctx, &first), BB_OK);
+    CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, &kernel), BB_OK);
+    for (int step = 0; step < 2; step++) { /* the second one in memory that the first one used */
+        bb_tensor *x[MANY];
+        for (int i = 0; i < MANY; i++) x[i] = leaf(ctx, BB_SHAPE(2), (double[]){i, 1});
+        bb_tensor *y = step ? bb_apply1(ctx, &first, x, MANY, NULL) : bb_cat(x, MANY, 0);
+        CHECK_INT(t, bb_backward(y, bb_ones_like(y)), BB_OK);
+        for (int i = 0; i < MANY; i++) CHECK(t, (bb_grad(x[i]) != NULL) == (!step || i == 0));
+        if (step) check_values(t, bb_grad(x[0]), 2, (double[]){3, 3});
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
 /* ---- Memory of the input ----------------------------------------------------------------------
  */
 
@@ -247,6 +279,7 @@ static void test_scope_around_a_walk(test *t) {
 
 static const test_row rows[] = {
     {"what a rule gives", test_what_a_rule_gives},
+    {"gradients that a rule leaves out", test_gradients_that_a_rule_leaves_out},
     {"over the input", test_over_the_input},
     {"empty gradient of a leaf", test_empty_gradient_of_a_leaf},
     {"memory", test_memory},
