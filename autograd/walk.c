@@ -181,6 +181,13 @@ static bb_tensor *over_input(const walk *w, const tape_node *node, int i) {
     return g;
 }
 
+/* The status of the context; who failed without a word gets a message. */
+static bb_status failed(const bb_call *call, bb_status status) {
+    if (status && !call->ctx->status)
+        bb_fail(call->ctx, status, "%s: backward failed", call->op->name);
+    return call->ctx->status;
+}
+
 /* Fused backward: allocates what it writes, but for the above; a leaf whose gradient is still empty
  * is written directly. */
 static bb_status compute(bb_tape *tape, const walk *w, const tape_node *node,
@@ -194,10 +201,7 @@ static bb_status compute(bb_tape *tape, const walk *w, const tape_node *node,
         grad->grad_in[i] = g ? g : new_like(ctx, t, false);
         if (!grad->grad_in[i]) return ctx->status;
     }
-    bb_status status = backward(grad);
-    return status ? (ctx->status ? ctx->status
-                                 : bb_fail(ctx, status, "%s: backward failed", call->op->name))
-                  : BB_OK;
+    return failed(call, backward(grad));
 }
 
 static bb_status run_backward_kernel(bb_tape *tape, const walk *w, const tape_node *node,
@@ -218,10 +222,7 @@ static bb_status run_rule(bb_tape *tape, const walk *w, const tape_node *node,
     if (op == &bb_op_recompute) return op->gradient(grad);
     if (op == &bb_op_function) return bb_function_backward(grad, w);
     if (kernel && !w->create_graph) return run_backward_kernel(tape, w, node, kernel, grad);
-    if (op->gradient) {
-        bb_status status = op->gradient(grad);
-        return ctx->status ? ctx->status : status;
-    }
+    if (op->gradient) return failed(grad->call, op->gradient(grad));
     return bb_rerun(tape, w, bb_rerun_composite, (void *)(uintptr_t)grad->call, grad);
 }
 

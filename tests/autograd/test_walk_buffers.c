@@ -17,7 +17,7 @@ static void check_values(test *t, bb_tensor *x, int n, const double *expected) {
  */
 
 /* An op of two factors whose rule gives what the test asks for. */
-typedef enum rule { THE_OTHER_FACTOR, ONE_FOR_BOTH, ONLY_THE_SECOND, IN_F32 } rule;
+typedef enum rule { THE_OTHER_FACTOR, ONE_FOR_BOTH, ONLY_THE_SECOND, IN_F32, FAILS } rule;
 static rule given;
 
 static bb_status factors_infer(bb_call *call) {
@@ -38,7 +38,7 @@ static bb_status factors_gradient(const bb_grad_call *grad) {
             grad->grad_in[i] = triple;
         if (given == IN_F32) grad->grad_in[i] = bb_cast(triple, BB_F32);
     }
-    return bb_error(grad->call->ctx);
+    return given == FAILS ? BB_ERR_UNSUPPORTED : bb_error(grad->call->ctx);
 }
 static const bb_op factors = {.name = "factors",
                               .inputs = {"a", "b"},
@@ -119,7 +119,8 @@ static void test_gradients_that_a_rule_leaves_out(test *t) {
 /* ---- Memory of the input ----------------------------------------------------------------------
  */
 
-static bool over; /* whether the last backward was given the memory of its input */
+static bool over;  /* whether the last backward was given the memory of its input */
+static bool fails; /* whether the next one shall */
 
 static bb_status double_infer(bb_call *call) {
     call->meta[0] = (bb_meta){bb_dtype_of(call->in[0]), bb_shape_of(call->in[0])};
@@ -138,6 +139,7 @@ static bb_status double_forward(bb_call *call) {
 static bb_status double_backward(const bb_grad_call *grad) {
     const double *dy = bb_data(grad->grad_out[0]);
     double *dx = bb_data(grad->grad_in[0]);
+    if (fails) return BB_ERR_UNSUPPORTED;
     over = dx == bb_data(grad->call->in[0]);
     for (int64_t i = 0; i < bb_count(grad->grad_in[0]); i++) dx[i] = 2 * dy[i];
     return BB_OK;
@@ -182,6 +184,29 @@ static void test_over_the_input(test *t) {
         CHECK_OK(t, ctx);
         bb_close(ctx);
     }
+}
+
+/* Who fails without a message, rule or kernel, is named all the same. */
+static void test_silent_failures(test *t) {
+    bb_context *ctx = test_open_host();
+    bb_kernel kernels[] = {
+        {.op = "factors", .forward = factors_kernel},
+        {.op = "double_over", .forward = double_forward, .backward = double_backward}};
+    CHECK_INT(t, bb_register_op(ctx, &factors), BB_OK);
+    CHECK_INT(t, bb_register_op(ctx, &double_over), BB_OK);
+    for (int i = 0; i < 2; i++) CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, &kernels[i]), BB_OK);
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -3});
+    bb_tensor *in[] = {x, x}, *y = bb_apply1(ctx, &factors, in, 2, NULL);
+    given = FAILS;
+    CHECK_INT(t, bb_backward(y, bb_ones_like(y)), BB_ERR_UNSUPPORTED);
+    CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "factors: backward failed");
+    y = bb_apply1(ctx, &double_over, in, 1, NULL);
+    fails = true;
+    CHECK_INT(t, bb_backward(y, bb_ones_like(y)), BB_ERR_UNSUPPORTED);
+    fails = false;
+    CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "double_over: backward failed");
+    CHECK(t, !bb_grad(x));
+    bb_close(ctx);
 }
 
 /* A kernel writes straight into a leaf's empty gradient, but not for a walk that gathers for its
@@ -281,6 +306,7 @@ static const test_row rows[] = {
     {"what a rule gives", test_what_a_rule_gives},
     {"gradients that a rule leaves out", test_gradients_that_a_rule_leaves_out},
     {"over the input", test_over_the_input},
+    {"silent failures", test_silent_failures},
     {"empty gradient of a leaf", test_empty_gradient_of_a_leaf},
     {"memory", test_memory},
     {"gathers in place", test_gathers_in_place},
