@@ -89,26 +89,28 @@ static void test_same_bytes_for_any_threads(test *t) {
     }
 }
 
-/* Rows whose leading axes merge, or do not, and whose elements lie apart. */
+/* Rows whose leading axes merge, or do not, and whose elements lie apart; one chunk of rows, and
+ * several that begin and end within an axis. */
 static void test_same_bytes_for_any_layout(test *t) {
     static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_BF16};
+    const bb_shape shapes[] = {SH(5, 4, 3, 40), SH(7, 1, 13, 1024)};
     const bb_ints permutations[] = {BB_INTS(1, 0, 2, 3), BB_INTS(2, 1, 0, 3), BB_INTS(0, 2, 1, 3),
                                     BB_INTS(3, 1, 2, 0)};
-    for (int op = 0; op < COUNT(ops); op++) {
-        for (int d = 0; d < COUNT(dtypes); d++) {
-            size_t n[2];
-            char *plain = run(t, ops[op].fn, 1, dtypes[d], SH(5, 4, 3, 40), NULL, &n[0]);
-            /* f64 sums of elements that lie apart go in another order. */
-            for (int p = 0; p < (dtypes[d] == BB_F64 ? 3 : 4); p++) {
-                char *moved =
-                    run(t, ops[op].fn, 1, dtypes[d], SH(5, 4, 3, 40), &permutations[p], &n[1]);
-                CHECK_MSG(t, n[0] == n[1] && memcmp(plain, moved, n[0]) == 0,
-                          "%s %s, permutation %d gives other bytes", ops[op].name,
-                          bb_dtype_name(dtypes[d]), p);
-                free(moved);
-            }
-            free(plain);
+    for (int i = 0; i < COUNT(ops) * COUNT(dtypes) * COUNT(shapes); i++) {
+        const bb_dtype dtype = dtypes[i % COUNT(dtypes)];
+        const bb_shape shape = shapes[i / COUNT(dtypes) % COUNT(shapes)];
+        const int op = i / COUNT(dtypes) / COUNT(shapes);
+        size_t n[2];
+        char *plain = run(t, ops[op].fn, 1, dtype, shape, NULL, &n[0]);
+        /* f64 sums of elements that lie apart go in another order. */
+        for (int p = 0; p < (dtype == BB_F64 ? 3 : 4); p++) {
+            char *moved = run(t, ops[op].fn, 1, dtype, shape, &permutations[p], &n[1]);
+            CHECK_MSG(t, n[0] == n[1] && memcmp(plain, moved, n[0]) == 0,
+                      "%s %s %d, permutation %d gives other bytes", ops[op].name,
+                      bb_dtype_name(dtype), (int)shape.size[0], p);
+            free(moved);
         }
+        free(plain);
     }
 }
 
