@@ -59,10 +59,11 @@ TARGETS = {
     "autograd/walk.c": TAPE_TESTS,
     "autograd/saved.c": TAPE_TESTS,
 }
-# What is compiled to see a mutant of a header.
-HEADERS = {"ops/norm.h": "ops/rms_norm.c", "backends/cpu/rows.h": "backends/cpu/norm.c",
-           "backends/cpu/loops/rms_tile.h": "backends/cpu/loops/rms_norm.c",
-           "backends/cpu/loops/tile.h": "backends/cpu/loops/rms_norm.c"}
+# What is compiled to see a mutant of a header; a test too, where it includes the header itself.
+HEADERS = {"ops/norm.h": ["ops/rms_norm.c"],
+           "backends/cpu/rows.h": ["backends/cpu/norm.c", "tests/backends/test_rows.c"],
+           "backends/cpu/loops/rms_tile.h": ["backends/cpu/loops/rms_norm.c"],
+           "backends/cpu/loops/tile.h": ["backends/cpu/loops/rms_norm.c"]}
 CPU_SECONDS, SECONDS = 20, 1800  # a test that takes longer noticed: none takes a third of it
 MEMORY = 8 << 30
 LEVEL = "-O0"  # compiling costs more than running
@@ -166,23 +167,25 @@ class Build:
         self.link = next(l for l in reversed(targets) if "-o tests/reference.test_fixtures" in l)
 
     def compile(self, path, text, temp):
-        """The objects of the mutated file; None: it is not C."""
-        source = HEADERS.get(path, path)
+        """{source: its object} of what the mutated file is part of; None: it is not C."""
+        sources = [f"{ROOT}/{source}" for source in HEADERS.get(path, [path])]
         copy = f"{temp}/include/{path}"
         os.makedirs(os.path.dirname(copy), exist_ok=True)
         with open(copy, "w") as file:
             file.write(text)
-        objects = []
+        objects = {}
         for entry in self.commands:
+            if entry["file"] not in sources:
+                continue
             words = shlex.split(entry["command"])
             level = next((w for w in words if w.startswith("-DBB_ISA=")), f"={self.isa}")
-            if entry["file"] != f"{ROOT}/{source}" or level.split("=")[1] != self.isa:
+            if level.split("=")[1] != self.isa:
                 continue
             words = words[next(i for i, w in enumerate(words) if not w.endswith("ccache")):]
             words = words[:words.index("-o")]
             words = [re.sub(r"^-O\d$", LEVEL, w) for w in words if not w.startswith(("-W", "-M"))]
             target = f"{temp}/{len(objects)}.o"
-            file = copy if source == path else entry["file"]
+            file = copy if path not in HEADERS else entry["file"]
             # The copy's folder comes first where a header is the mutant.
             words[1:1] = ["-iquote", f"{temp}/include", f"-I{temp}/include"]
             done = subprocess.run(words + ["-w", "-c", file, "-o", target], capture_output=True,
@@ -190,32 +193,33 @@ class Build:
             if done.returncode:
                 os.remove(copy)
                 return None
-            objects.append(target)
+            objects[os.path.relpath(entry["file"], ROOT)] = target
         os.remove(copy)
-        if not objects:
-            sys.exit(f"mutate.py: {source}: expected a row in compile_commands.json, found none")
+        if len(objects) != len(sources):
+            sys.exit(f"mutate.py: {path}: expected it in compile_commands.json, found no such row")
         return objects
 
     def run(self, entry, objects, temp):
         """True: the test, or the row of it that the entry names, noticed."""
         test, *row = entry.split()
-        program = f"{temp}/{test}"
+        program, source = f"{temp}/{test}", f"tests/{test.replace('.', '/')}.c"
         command = self.link.replace("reference.test_fixtures", test)
-        command = command.replace("tests/reference/test_fixtures.c",
-                                  f"tests/{test.replace('.', '/')}.c")
+        command = command.replace("tests/reference/test_fixtures.c", source)
         words = shlex.split(command.split("&&")[1] if "&&" in command else command)
         at = words.index("-o")
         words[at + 1] = program
         archive = next(i for i, w in enumerate(words) if w.endswith("libbobbin_test_support.a"))
-        words[archive:archive] = objects + LINKER
+        words[archive:archive] = [o for s, o in objects.items() if "tests/" not in s] + LINKER
+        words = [objects.get(source, w) if w.endswith(f"{source}.o") else w for w in words]
         linked = subprocess.run(words, cwd=self.folder, capture_output=True, text=True)
         if linked.returncode:
             sys.exit(f"mutate.py: linking {test} failed: {linked.stderr[-800:]}")
         environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive",
                        "TMPDIR": temp, "BOBBIN_ISA": self.isa}
         try:
-            done = subprocess.run([program, *row], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                  timeout=SECONDS, env=environment, preexec_fn=limits, cwd=temp)
+            done = subprocess.run([program, *row], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL, timeout=SECONDS, env=environment,
+                                  preexec_fn=limits, cwd=temp)
             return done.returncode != 0
         except subprocess.TimeoutExpired:
             return True
