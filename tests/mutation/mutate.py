@@ -35,6 +35,7 @@ import threading
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NORM_TESTS = ["reference.test_rms_norm_odd", "reference.test_known_bugs",
               "backends.test_rms_norm chunks", "backends.test_rms_norm supports",
+              "backends.test_rms_norm steps",
               "reference.test_rms_norm f64_input", "ops.test_add_rms_norm",
               "reference.test_fixtures", "backends.test_rows", "backends.test_rms_norm",
               "ops.test_rms_norm", "ops.test_layer_norm", "reference.test_rms_norm_lists",
