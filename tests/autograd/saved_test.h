@@ -13,7 +13,14 @@ typedef struct store {
     int packs, unpacks, releases, live;
     int64_t smallest; /* values of fewer elements stay with the tape */
     int fail_pack;    /* the nth pack fails */
+    int recorded;     /* calls whose ops would have gone on the tape */
 } store;
+
+static inline void look_whether_recorded(store *s) {
+    bool before = bb_set_grad_enabled(s->ctx, false);
+    s->recorded += before;
+    bb_set_grad_enabled(s->ctx, before);
+}
 typedef struct stored {
     bb_dtype dtype;
     bb_device device;
@@ -24,6 +31,7 @@ typedef struct stored {
 
 static inline bb_status store_pack(void *user, bb_tensor *value, void **packed) {
     store *s = user;
+    look_whether_recorded(s);
     if (bb_count(value) < s->smallest) return BB_OK;
     if (++s->packs == s->fail_pack) return bb_fail(s->ctx, BB_ERR_IO, "the disk is full");
     size_t bytes = (size_t)bb_count(value) * bb_dtype_bytes(bb_dtype_of(value));
@@ -41,12 +49,14 @@ static inline bb_status store_pack(void *user, bb_tensor *value, void **packed) 
 static inline bb_tensor *store_unpack(void *user, void *packed) {
     store *s = user;
     const stored *p = packed;
+    look_whether_recorded(s);
     s->unpacks++;
     bb_tensor *t = bb_empty_on(s->ctx, p->device, p->dtype, p->shape);
     return t && bb_write(t, p->values, p->bytes) == BB_OK ? t : NULL;
 }
 static inline void store_release(void *user, void *packed) {
     store *s = user;
+    look_whether_recorded(s);
     s->releases++;
     s->live--;
     memset(packed, 0xee, sizeof(stored)); /* whoever uses it again will notice */

@@ -2,6 +2,7 @@
  * without hooks, wherever values are saved; what is packed, unpacked and released how often; a pair
  * that keeps less. What goes wrong: test_saved_faults.c. */
 #include "tests/autograd/saved_test.h"
+#include "tests/support/alloc.h"
 
 /* ---- Programs whose gradients must not change ------------------------------------------------ */
 
@@ -25,9 +26,10 @@ static bb_tensor *again(bb_tensor *const *in) {
     return bb_recompute(bb_context_of(in[0]), segment, NULL, (bb_tensor *[]){h, in[0], in[2]}, 3);
 }
 static bb_tensor *many_inputs(bb_tensor *const *in) {
-    bb_tensor *many[40];
-    for (int i = 0; i < 40; i++) many[i] = bb_square(in[i % 2]);
-    return bb_sum(bb_stack(many, 40, 0), BB_INTS(0), false);
+    enum { MANY = 100 };
+    bb_tensor *many[MANY];
+    for (int i = 0; i < MANY; i++) many[i] = bb_square(in[i % 2]);
+    return bb_sum(bb_stack(many, MANY, 0), BB_INTS(0), false);
 }
 
 static const struct {
@@ -71,6 +73,7 @@ static void gradients(test *t, program run, bb_path path, manner how, bb_dtype d
     bb_end_step(ctx);
     if (s) CHECK_INT(t, s->live, 0);
     if (s) CHECK_INT(t, s->packs, s->releases);
+    if (s) CHECK_INT(t, s->recorded, 0);
     bb_close(ctx);
 }
 
@@ -162,6 +165,29 @@ static void test_calls(test *t) {
     bb_close(ctx);
 }
 
+/* More pairs within each other than the first piece of memory for them holds. */
+static void test_levels(test *t) {
+    enum { LEVELS = 11 };
+    test_allocator memory;
+    test_allocator_init(&memory);
+    bb_context *ctx = bb_open(&(bb_options){.allocator = &memory.base});
+    store s[LEVELS];
+    for (int i = 0; i < LEVELS; i++) {
+        const bb_saved_hooks hooks = store_hooks(&s[i]);
+        s[i] = (store){.ctx = ctx};
+        CHECK_INT(t, bb_saved_hooks_push(ctx, &hooks), BB_OK);
+    }
+    for (int i = LEVELS - 1; i >= 0; i--) {
+        bb_square(bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(3)), true));
+        for (int k = 0; k < LEVELS; k++) CHECK_INT(t, s[k].packs, k >= i);
+        bb_saved_hooks_pop(ctx);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+    for (int i = 0; i < LEVELS; i++) CHECK_INT(t, s[i].live, 0);
+    CHECK(t, memory.live == 0 && memory.misuses == 0);
+}
+
 /* What is unpacked has strides of its own; handles have theirs back when the rule has run, and a
  * gradient with history reads the unpacked bytes as they lie. */
 static void test_strides(test *t) {
@@ -237,6 +263,7 @@ static void test_half_the_bytes(test *t) {
 static const test_row rows[] = {
     {"same bits", test_same_bits},
     {"calls", test_calls},
+    {"levels", test_levels},
     {"strides", test_strides},
     {"half the bytes", test_half_the_bytes},
 };
