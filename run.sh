@@ -14,9 +14,9 @@ bobbin_setup || exit 1
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 [ -x "$here/build/bobbin" ] || echo "Building bobbin"
-targets=bobbin
+targets="bobbin bobbin_shared" # the program, and the library that examples/bobbin.py loads
 # The CUDA module takes minutes to compile; only where a GPU could run it.
-if command -v nvcc >/dev/null && nvidia-smi >/dev/null 2>&1; then targets="bobbin bobbin_cuda"; fi
+if command -v nvcc >/dev/null && nvidia-smi >/dev/null 2>&1; then targets="$targets bobbin_cuda"; fi
 # shellcheck disable=SC2086 # one word each
 if ! (cd "$here" && { [ -f build/build.ninja ] || cmake --preset default; } && cmake --build --preset default --target $targets) >"$log" 2>&1; then
     tail -n 40 "$log" >&2

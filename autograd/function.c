@@ -157,7 +157,7 @@ void bb_unsave(bb_saved *saved) {
 
 /* ---- The backward of one op ----------------------------------------------------------------- */
 
-static bb_status by_kernel(const bb_grad_call *grad, bb_backward_fn kernel) {
+static bb_status compute(const bb_grad_call *grad, bb_backward_fn kernel) {
     const bb_call *call = grad->call;
     bb_context *ctx = call->ctx;
     for (int i = 0; i < call->n_in; i++) {
@@ -168,8 +168,19 @@ static bb_status by_kernel(const bb_grad_call *grad, bb_backward_fn kernel) {
         if (!grad->grad_in[i]) return ctx->status;
     }
     bb_status status = kernel(grad);
+    if (!status && ctx->synchronize)
+        status = ctx->backend[call->device]->synchronize(ctx->backend[call->device]);
     if (status) bb_fail(ctx, status, "%s: backward failed", call->op->name);
     return ctx->status;
+}
+
+static bb_status by_kernel(const bb_grad_call *grad, bb_backward_fn kernel) {
+    bb_context *ctx = grad->call->ctx;
+    ctx->running = grad->call;
+    ctx->running_backward = true;
+    bb_status status = compute(grad, kernel);
+    ctx->running = NULL;
+    return status;
 }
 
 /* By the gradient rule or the decomposition, whose results are brought to the inputs' shapes. */

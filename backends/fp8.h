@@ -61,8 +61,10 @@ BB_FP8_INLINE int32_t bb_fp8_round(float x, int32_t least, int mantissa) {
     return (int32_t)((uint32_t)sum + (uint32_t)(sum >> (23 - mantissa)));
 }
 
+enum { BB_E4M3_LEAST = 121 << 23 }; /* 2^-6 */
+
 /* x >= 0, not NaN, at most the largest number, to a code without sign. */
-BB_FP8_INLINE int32_t bb_e4m3_code(float x) { return bb_fp8_round(x, 121 << 23, 3) & 0x7F; }
+BB_FP8_INLINE int32_t bb_e4m3_code(float x) { return bb_fp8_round(x, BB_E4M3_LEAST, 3) & 0x7F; }
 BB_FP8_INLINE int32_t bb_e5m2_code(float x) { return bb_fp8_round(x, 113 << 23, 2) & 0x7F; }
 BB_FP8_INLINE int32_t bb_e2m1_code(float x) { return bb_fp8_round(x, 127 << 23, 1) & 7; }
 

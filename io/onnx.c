@@ -137,7 +137,7 @@ static void opset(bb_proto *p, const char *domain, int version) {
 
 /* What stands before and behind the graph. */
 static void model_head(bb_onnx *o, bb_proto *p) {
-    bb_proto_int(p, BB_ONNX_MODEL_IR, o->opset >= 23 ? 11 : 8);
+    bb_proto_int(p, BB_ONNX_MODEL_IR, o->opset >= 23 ? 11 : o->opset >= 21 ? 10 : 8);
     bb_proto_text(p, BB_ONNX_MODEL_PRODUCER, "bobbin");
     opset(p, "", o->opset);
     if (o->function_count) opset(p, "bobbin", 1);
@@ -219,9 +219,12 @@ static bb_status save(bb_onnx *o, const char *path) {
     return status;
 }
 
+/* What changes its input has no form; fp8 needs a later opset than the rest. */
 static bb_status check_ops(bb_onnx *o) {
     for (int i = 0; i < o->g->node_count; i++) {
         const bb_node *n = &o->g->node[i];
+        if (!n->dead && n->op && o->opset < 21 && strcmp(n->op->name, "Quantize") == 0)
+            o->opset = 21;
         if (!n->dead && n->op && n->op->mutates)
             return bb_fail(o->ctx, BB_ERR_UNSUPPORTED,
                            "onnx: node %s (%s): ONNX has no form for this op: it changes its input",

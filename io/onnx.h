@@ -98,6 +98,7 @@ typedef struct bb_onnx_body {
     bb_proto nodes;
     int field;                    /* of a node in what holds them */
     const bb_external_call *call; /* whose body it is; NULL: the graph's own */
+    bool plain;                   /* a function's, which was not recorded */
     int first;                    /* value: the first that was made in it */
     int temporaries;
     bool *made;                           /* by value: its Constant or Expand node is written */
@@ -143,10 +144,18 @@ const char *bb_onnx_reference(const bb_onnx_body *b, const char *attr);
 int bb_onnx_inner(const bb_graph *g, const bb_external_call *c, int i);
 /* All nodes of [first, end). */
 bb_status bb_onnx_range(bb_onnx_body *b, int first, int end);
+/* The function of a plain body, which is emptied: its name, `base` with a number where another of
+ * that base is there. Lists end with NULL. */
+const char *bb_onnx_plain_function(bb_onnx_body *b, const char *base, const char *const *in,
+                                   const char *const *out, const char *const *attrs);
 
 /* ---- io/onnx_ops.c: one node. io/onnx_native.c: the same by opset 23; *done false: not exact. */
 bb_status bb_onnx_op(bb_onnx_body *b);
 bb_status bb_onnx_native(bb_onnx_body *b, bool *done);
 const char *bb_onnx_native_form(const bb_op *op);
+
+/* ---- io/onnx_quantize.c: opset 21 */
+bb_status bb_onnx_quantize(bb_onnx_body *b);
+bb_status bb_onnx_dequantize(bb_onnx_body *b);
 
 #endif

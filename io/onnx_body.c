@@ -86,7 +86,7 @@ void bb_onnx_emit_many(bb_onnx_body *b, const char *type, const char *domain, co
     for (int i = 0; i < n_in; i++) bb_proto_text(&node, BB_ONNX_NODE_INPUT, in[i]);
     for (int i = 0; i < n_out; i++) bb_proto_text(&node, BB_ONNX_NODE_OUTPUT, out[i]);
     /* Of a recorded node's nodes, the one with its output bears its name. */
-    if (!b->call) bb_proto_text(&node, BB_ONNX_NODE_NAME, out[0]);
+    if (!b->call && !b->plain) bb_proto_text(&node, BB_ONNX_NODE_NAME, out[0]);
     bb_proto_text(&node, BB_ONNX_NODE_TYPE, type);
     if (domain) bb_proto_text(&node, BB_ONNX_NODE_DOMAIN, domain);
     size_t extra = attrs ? attrs->n : 0; /* they are tagged already */
@@ -116,8 +116,9 @@ const char *bb_onnx_emit2(bb_onnx_body *b, const char *type, const char *x, cons
 /* Inside functions names count from the first value made there: calls of one composite that do the
  * same get the same bytes. */
 const char *bb_onnx_temporary(bb_onnx_body *b) {
-    return b->call ? bb_onnx_text(b->o, "/u%d", b->temporaries++)
-                   : bb_onnx_text(b->o, "%s/%d", b->node ? b->node->name : "", b->temporaries++);
+    return b->call || b->plain
+               ? bb_onnx_text(b->o, "/u%d", b->temporaries++)
+               : bb_onnx_text(b->o, "%s/%d", b->node ? b->node->name : "", b->temporaries++);
 }
 
 static const char *constant_node(bb_onnx_body *b, bb_dtype dtype, const int64_t *dims, int rank,

@@ -92,6 +92,21 @@ static const char *place_function(bb_onnx *o, const char *base, bb_proto *conten
     return f->name;
 }
 
+const char *bb_onnx_plain_function(bb_onnx_body *b, const char *base, const char *const *in,
+                                   const char *const *out, const char *const *attrs) {
+    bb_proto content = {.ctx = b->o->ctx};
+    for (; *in; in++) bb_proto_text(&content, BB_ONNX_FUNCTION_INPUT, *in);
+    for (; *out; out++) bb_proto_text(&content, BB_ONNX_FUNCTION_OUTPUT, *out);
+    for (; *attrs; attrs++) bb_proto_text(&content, BB_ONNX_FUNCTION_ATTRIBUTE, *attrs);
+    bb_proto_append(&content, b->nodes.at, b->nodes.n);
+    opset(&content, BB_ONNX_FUNCTION_OPSET, "", b->o->opset);
+    bb_proto_text(&content, BB_ONNX_FUNCTION_DOMAIN, "bobbin");
+    const char *name = b->o->ctx->status ? "" : place_function(b->o, base, &content);
+    bb_proto_free(&content);
+    bb_proto_free(&b->nodes);
+    return name;
+}
+
 static const char *write_function(bb_onnx *o, const bb_external_call *c) {
     bb_onnx_body b = {.o = o, .nodes = {.ctx = o->ctx}, .field = BB_ONNX_FUNCTION_NODE, .call = c};
     bb_proto content = {.ctx = o->ctx};

@@ -1,6 +1,7 @@
 /* What each op becomes in ONNX: a table of forms. A form without a function of its own is one ONNX
  * node with the same inputs in the same order and no attributes. Composites are not here: they are
- * functions, or they are lowered. Everything is in opset 18, which opset 23 understands too. */
+ * functions, or they are lowered. Everything is in opset 18, which later ones understand too, but
+ * for Quantize and Dequantize (onnx_quantize.c). */
 #include <math.h>
 #include <string.h>
 
@@ -294,9 +295,19 @@ static const form *form_of(const bb_op *op) {
     return NULL;
 }
 
+/* What has several outputs, or inputs of types that are not the op's: whole nodes. */
+static const struct {
+    const char *op, *onnx;
+    bb_status (*write)(bb_onnx_body *b);
+} whole[] = {{"Quantize", "QuantizeLinear", bb_onnx_quantize},
+             {"Dequantize", "DequantizeLinear", bb_onnx_dequantize}};
+enum { WHOLE = sizeof whole / sizeof whole[0] };
+
 bb_status bb_onnx_op(bb_onnx_body *b) {
     const bb_node *n = b->node;
     bb_context *ctx = b->o->ctx;
+    for (int i = 0; i < WHOLE; i++)
+        if (strcmp(whole[i].op, n->op->name) == 0) return whole[i].write(b);
     const form *f = form_of(n->op);
     if (!f)
         return bb_onnx_refuse(b, n->op->decompose ? "a composite that was recorded without its body"
@@ -316,6 +327,7 @@ const char *bb_onnx_form(const bb_op *op, const char **native) {
     if (native) *native = op ? bb_onnx_native_form(op) : NULL;
     if (!op) return NULL;
     const form *f = form_of(op);
-    /* A composite without a gradient quantizes or dequantizes, and those primitives have no form. */
-    return f ? f->onnx : op->decompose && !op->gradient ? "function" : NULL;
+    for (int i = 0; i < WHOLE; i++)
+        if (strcmp(whole[i].op, op->name) == 0) return whole[i].onnx;
+    return f ? f->onnx : op->decompose ? "function" : NULL;
 }

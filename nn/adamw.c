@@ -28,12 +28,13 @@ static bool options_good(bb_context *ctx, const bb_adamw_attrs *a) {
 }
 
 bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options) {
-    bb_adamw_attrs attrs = options ? *options : (bb_adamw_attrs){0.9, 0.999, 1e-8, 0.01};
+    bb_adamw_attrs attrs = options ? *options : (bb_adamw_attrs){0.9, 0.999, 1e-8, 0.01, 0};
     if (!params || bb_params_build(params) || !options_good(params->ctx, &attrs)) return NULL;
     bb_context *ctx = params->ctx;
     bb_adamw *o = bb_nn_allocate(ctx, sizeof *o);
     if (!o) return NULL;
     bb_dtype dtype = bb_nn_state_dtype(params);
+    attrs.undecayed = params->values->count - params->decayed;
     *o = (bb_adamw){.params = params, .attrs = attrs};
     o->step = bb_nn_zeros(ctx, params->device, dtype, 1);
     o->lr = bb_nn_zeros(ctx, params->device, dtype, 1);
@@ -61,36 +62,6 @@ static bb_status refresh_master(bb_adamw *o) {
 
 int64_t bb_adamw_steps(bb_adamw *o) { return o ? (int64_t)bb_item(o->step) : 0; }
 
-/* What a step works on: one part of the parameters, that of weight decay or the other. */
-typedef struct span {
-    bb_tensor *values, *target, *grads, *m, *v; /* target: the master, or values; all NULL: empty */
-} span;
-
-static span span_of(bb_adamw *o, int part) {
-    bb_params *p = o->params;
-    span s = {.values = bb_params_span(p, p->values, part)};
-    if (!s.values) return s;
-    s.target = o->master ? bb_params_span(p, o->master, part) : s.values;
-    s.grads = bb_params_span(p, p->grads, part);
-    if (o->master) s.grads = bb_cast(s.grads, BB_F32);
-    s.m = bb_params_span(p, o->m, part);
-    s.v = bb_params_span(p, o->v, part);
-    return s;
-}
-
-static bb_status step_span(bb_adamw *o, const span *s, bool decays) {
-    bb_params *p = o->params;
-    bb_adamw_attrs attrs = o->attrs;
-    if (!s->values) return BB_OK;
-    if (!decays) attrs.weight_decay = 0;
-    bb_status status = bb_adamw_(s->target, s->grads, s->m, s->v, o->lr, o->step,
-                                 p->clipped ? p->grad_scale : NULL, &attrs);
-    if (status || !o->master) return status;
-    status = bb_copy_into(s->target, s->values);
-    bb_tensor_changed(s->values);
-    return status;
-}
-
 bb_status bb_adamw_set_lr(bb_adamw *o, double lr) {
     return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
 }
@@ -112,12 +83,17 @@ bb_status bb_adamw_apply(bb_adamw *o) {
     if (refresh_master(o)) return ctx->status;
     bool former = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
-    const span decaying = span_of(o, 0), other = span_of(o, 1);
-    bb_tensor *step = next_step(o);
+    bb_params *p = o->params;
+    bb_tensor *grads = o->master ? bb_cast(p->grads, BB_F32) : p->grads, *step = next_step(o);
     bb_status status = ctx->status;
     if (!status) status = bb_assign(o->step, step);
-    if (!status) status = step_span(o, &decaying, true);
-    if (!status) status = step_span(o, &other, false);
+    if (!status)
+        status = bb_adamw_(o->master ? o->master : p->values, grads, o->m, o->v, o->lr, o->step,
+                           p->clipped ? p->grad_scale : NULL, &o->attrs);
+    if (!status && o->master) {
+        status = bb_copy_into(o->master, p->values);
+        bb_tensor_changed(p->values);
+    }
     bb_scope_end(ctx, scope, NULL);
     bb_set_grad_enabled(ctx, former);
     o->params->clipped = false;

@@ -261,7 +261,8 @@ typedef struct bb_fusible_back {
 
 /* Either forward and backward, or neither: then `compute` says it all, and backward runs it again.
  * compute also stands for the op where a graph is recorded: in[0] is the input, then come the
- * extra input, if the kind has one, and the parameters. */
+ * extra input, if the kind has one, and the parameters. There a kind that takes or gives quantized
+ * tensors says `record` instead. */
 struct bb_fusible_kind {
     const char *name;
     bool extra_input, extra_output;
@@ -270,6 +271,7 @@ struct bb_fusible_kind {
     bb_status (*backward)(bb_fusible_back *back);
     bb_tensor *(*compute)(const bb_fusible_op *op, const bb_op_context *c, bb_tensor *const *in,
                           int n);
+    bb_link (*record)(const bb_fusible_op *op, const bb_op_context *c, bb_link input);
     bb_quantizer *(*input_quantizer)(const bb_fusible_op *op);
     bb_quantizer *(*grad_output_quantizer)(const bb_fusible_op *op);
 };

@@ -49,6 +49,11 @@ bb_nn_stream *bb_nn_stream_new(bb_nn_transformer *model);
 /* Embeddings to what the head reads: all blocks and the last norm. */
 bb_tensor *bb_nn_stream_forward(bb_nn_transformer *model, bb_tensor *x);
 
+/* ---- transformer.c: around what a block saves, where the model wants it offloaded. What begin
+ * returns goes to end. */
+bool bb_nn_offload_begin(bb_nn_transformer *model, int64_t block);
+void bb_nn_offload_end(bb_nn_transformer *model, int64_t block, bool begun);
+
 /* ---- nn/params.c */
 
 /* Zeroed host memory of the context's lifetime. */

@@ -127,7 +127,8 @@ typedef struct bb_nn_config {
     int64_t window_from;         /* ... in this layer and those after it; the others see all */
     bool fused_chain; /* training runs the residual stream as chains of fusible ops (nn/fusible.h):
                          each projection with the addition and the norm that follow it. The same
-                         model: parameters, names and files do not change. */
+                         model: parameters, names and files do not change. Blocks are offloaded as
+                         without; `recompute` runs blocks without chains. */
     bool has_padding; /* looking up the id `padding` gives its embedding no gradient */
     int64_t padding;
 } bb_nn_config;
@@ -249,8 +250,9 @@ BB_API bb_status bb_clip_grads(bb_params *params, double max_norm);
 BB_API double bb_grad_norm(bb_params *params);
 
 /* Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019 (nn/adamw.c). options
- * NULL: betas 0.9 and 0.999, eps 1e-8, weight_decay 0.01. Of f16 and bf16 parameters it keeps an
- * f32 master copy, which takes the steps; the parameters are the master rounded. A parameter
+ * NULL: betas 0.9 and 0.999, eps 1e-8, weight_decay 0.01, from which it takes out what no decay is
+ * meant for (`undecayed` is its own to set). One launch a step. Of f16 and bf16 parameters it keeps
+ * an f32 master copy, which takes the steps; the parameters are the master rounded. A parameter
  * written from elsewhere since the last step is taken up into the master. */
 typedef struct bb_adamw bb_adamw;
 BB_API bb_adamw *bb_adamw_new(bb_params *params, const bb_adamw_attrs *options);

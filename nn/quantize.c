@@ -45,9 +45,10 @@ static bb_quantized *quantized_of(bb_quantizer *q, const bb_tensor *x,
     return y;
 }
 
-/* Several tensors may pass one quantizer in a step: it remembers the largest. */
+/* Several tensors may pass one quantizer in a step: it remembers the largest. A recorded graph does
+ * not learn: it quantizes by the scale as it is. */
 static bb_status measure(bb_quantizer *q, bb_tensor *amax) {
-    if (!q->scale) return BB_OK;
+    if (!q->scale || bb_is_recorded(q->ctx)) return BB_OK;
     bb_status status = bb_assign(q->amax, q->measured ? bb_maximum(q->amax, amax) : amax);
     q->measured = true;
     return status;
@@ -225,6 +226,15 @@ bb_quantized *bb_quantized_new(bb_quantizer *q, bb_dtype dtype, bb_shape shape) 
 
 bb_quantized *bb_quantize(bb_quantizer *q, bb_tensor *x) {
     return q && x && !q->ctx->status ? q->kind->quantize(q, x) : NULL;
+}
+
+bb_quantized *bb_quantize_rows(bb_quantizer *q, bb_tensor *x) {
+    if (!q || q->options.no_rows) return bb_quantize(q, x);
+    bool before = q->options.no_columns;
+    q->options.no_columns = true;
+    bb_quantized *y = bb_quantize(q, x);
+    q->options.no_columns = before;
+    return y;
 }
 
 bb_quantized *bb_rms_norm_quantize(bb_quantizer *q, bb_tensor *x, bb_tensor *weight, double eps,

@@ -82,8 +82,11 @@ struct bb_quantized {
     bb_tensor *amax;                        /* (1) f32, or NULL where the recipe has none */
 };
 
-/* x as q makes it, with the copies that q's usage asks for. */
+/* x as q makes it, with the copies that q's usage asks for. While a graph is recorded, delayed
+ * scaling measures nothing: its runs quantize by q's scale as it then is. */
 BB_API bb_quantized *bb_quantize(bb_quantizer *q, bb_tensor *x);
+/* The same without columns, if q makes rows: for a forward pass without a backward. */
+BB_API bb_quantized *bb_quantize_rows(bb_quantizer *q, bb_tensor *x);
 
 /* The values again, of the logical dtype and shape: from the rows if they are there, otherwise from
  * the columns. */

@@ -49,6 +49,7 @@ bb_nn_stream *bb_nn_stream_new(bb_nn_transformer *model) {
 bb_tensor *bb_nn_stream_forward(bb_nn_transformer *model, bb_tensor *x) {
     bb_context *ctx = model->params->ctx;
     const bb_nn_stream *stream = model->stream;
+    bool offload = bb_nn_offload_begin(model, 0);
     bb_tensor *norm = bb_nn_rms_norm_forward(&model->blocks[0].attn_norm, x);
     /* A model whose layers are copies in another dtype: the chains cast to it themselves. */
     bb_dtype dtype = bb_dtype_of(x);
@@ -56,6 +57,7 @@ bb_tensor *bb_nn_stream_forward(bb_nn_transformer *model, bb_tensor *x) {
     for (int64_t i = 0; i < model->config.layers && norm; i++) {
         const bb_nn_block *b = &model->blocks[i];
         bb_scope scope = bb_scope_begin(ctx);
+        if (i > 0) offload = bb_nn_offload_begin(model, i);
         bb_chain_set_autocast(stream->block[i].attn, cast, dtype);
         bb_chain_set_autocast(stream->block[i].mlp, cast, dtype);
         bb_tensor *mixed = bb_nn_attention_mix(&b->attn, norm, NULL, 0), *middle, *end;
@@ -63,6 +65,7 @@ bb_tensor *bb_nn_stream_forward(bb_nn_transformer *model, bb_tensor *x) {
         mixed = mixed ? bb_nn_mlp_gate(&b->mlp, mixed) : NULL;
         bb_tensor *next = bb_chain_forward_with(stream->block[i].mlp, mixed, &middle, 1, &end, 1);
         bb_scope_end_many(ctx, scope, (bb_tensor *[]){next, end}, 2);
+        bb_nn_offload_end(model, i, offload);
         bb_drop(x), bb_drop(norm);
         x = end, norm = next;
     }

@@ -72,16 +72,26 @@ static bb_tensor *run_block(void *user, bb_tensor *const *inputs, int n) {
     return bb_nn_block_forward(user, inputs[0], NULL, 0);
 }
 
+bool bb_nn_offload_begin(bb_nn_transformer *model, int64_t block) {
+    bb_context *ctx = model->params->ctx;
+    const bb_offload_options o = {model->offload_min_elements};
+    return ctx->grad_enabled && block < model->offload_blocks && !bb_offload_begin(ctx, &o);
+}
+
+void bb_nn_offload_end(bb_nn_transformer *model, int64_t block, bool begun) {
+    bb_context *ctx = model->params->ctx;
+    if (begun) bb_offload_end(ctx);
+    /* That block gave the copies time. */
+    if (ctx->grad_enabled && block == model->offload_blocks) bb_offload_settle(ctx);
+}
+
 /* One block with a tape, in the way that the model asks for. */
 static bb_tensor *train_block(bb_nn_transformer *model, int64_t i, bb_tensor *x) {
     bb_context *ctx = model->params->ctx;
-    bool offload = i < model->offload_blocks;
-    if (offload && bb_offload_begin(ctx, &(bb_offload_options){model->offload_min_elements}))
-        return NULL;
+    bool offload = bb_nn_offload_begin(model, i);
     bb_tensor *y = model->recompute ? bb_recompute(ctx, run_block, &model->blocks[i], &x, 1)
                                     : bb_nn_block_forward(&model->blocks[i], x, NULL, 0);
-    if (offload) bb_offload_end(ctx);
-    if (i == model->offload_blocks) bb_offload_settle(ctx); /* that block gave the copies time */
+    bb_nn_offload_end(model, i, offload);
     return y;
 }
 
@@ -93,8 +103,7 @@ static bb_tensor *forward(bb_nn_transformer *model, bb_tensor *ids, bb_nn_cache 
     bb_scope scope = bb_scope_begin(ctx);
     bb_tensor *x = embed(model, ids);
     /* A recorded graph has layers where a reader looks for them. */
-    if (model->stream && !cache && !model->recompute && !model->offload_blocks &&
-        !bb_is_recorded(ctx)) {
+    if (model->stream && !cache && !model->recompute && !bb_is_recorded(ctx)) {
         x = bb_nn_stream_forward(model, x);
         return bb_scope_end(ctx, scope, bb_nn_linear_forward(&model->head, x));
     }

@@ -65,6 +65,6 @@ bb_t bb_add_rms_norm(bb_t input, bb_t residual, bb_t scale, double eps, bb_t *su
     bb_tensor *in[] = {input, residual, scale}, *out[BB_MAX_OUTPUTS] = {NULL};
     bb_tensor *first = input ? input : residual ? residual : scale;
     bb_apply(bb_context_of(first), &bb_op_add_rms_norm, in, 3, &attrs, out);
-    *sum = out[SUM];
+    if (sum) *sum = out[SUM];
     return out[OUTPUT];
 }

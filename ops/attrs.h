@@ -89,6 +89,16 @@ typedef enum bb_gelu_form { BB_GELU_ERF = 0, BB_GELU_TANH } bb_gelu_form;
 typedef struct bb_gelu_attrs {
     int approximate;
 } bb_gelu_attrs; /* "none|tanh" as in PyTorch */
+typedef enum bb_linear_activation_kind {
+    BB_LINEAR_RELU = 0,
+    BB_LINEAR_GELU, /* tanh form */
+    BB_LINEAR_SILU,
+    BB_LINEAR_SIGMOID,
+    BB_LINEAR_TANH
+} bb_linear_activation_kind;
+typedef struct bb_linear_activation_attrs {
+    int activation;
+} bb_linear_activation_attrs;
 typedef struct bb_rope_attrs {
     double base, scale; /* angle(t, i) = scale * (offset + t) * base^(-2i/dims) */
     int64_t dims;       /* how many leading elements of the last axis rotate; 0: all; even */
@@ -100,9 +110,11 @@ typedef struct bb_sdpa_attrs {
     bool is_causal;      /* lower-right: query t sees keys s <= t + S - T */
     int64_t window_size; /* 0: none; w: also s > t + S - T - w */
 } bb_sdpa_attrs;
-/* In-place optimizer steps over flat blocks; see nn/. `hyper` inputs live on the device. */
+/* In-place optimizer steps over flat blocks; see nn/. Their numbers that change from step to step
+ * (lr, step, grad_scale) are inputs, which live on the device; step counts from 1. */
 typedef struct bb_adamw_attrs {
     double beta1, beta2, eps, weight_decay;
+    int64_t undecayed; /* weight decay leaves so many elements alone, the last ones; 0: none */
 } bb_adamw_attrs;
 typedef struct bb_sgd_attrs {
     double momentum, weight_decay;

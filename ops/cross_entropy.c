@@ -49,7 +49,10 @@ static bb_status decompose(bb_call *call) {
     bb_t ignore = bb_place(call, bb_scalar(ctx, bb_dtype_of(target), (double)a->ignore_index));
     bb_t valid = bb_ne(target, ignore);
     bb_t class_or_0 = bb_where(valid, target, bb_zeros_like(target));
-    bb_t log_p = bb_log_softmax(bb_cast(logits, wide), -1);
+    /* An ignored row counts as zeros, whatever it holds. */
+    bb_t zero = bb_place(call, bb_scalar(ctx, wide, 0));
+    bb_t counted = bb_where(bb_unsqueeze(valid, -1), bb_cast(logits, wide), zero);
+    bb_t log_p = bb_log_softmax(counted, -1);
     bb_t picked = bb_squeeze(bb_gather(log_p, -1, bb_unsqueeze(class_or_0, -1)), -1);
     bb_t loss = bb_where(valid, bb_neg(picked), bb_zeros_like(picked));
     if (a->reduction != BB_REDUCE_NONE) loss = bb_sum_all(loss);

@@ -1,4 +1,4 @@
-/* What the norms check alike. For ops/rms_norm.c, ops/add_rms_norm.c and ops/layer_norm.c only. */
+/* What the norms check alike. For the ops of norms only. */
 #ifndef BOBBIN_OPS_NORM_H
 #define BOBBIN_OPS_NORM_H
 

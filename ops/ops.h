@@ -113,7 +113,8 @@ BB_API bb_t bb_embedding(bb_t weight, bb_t index); /* (V, D), (...) -> (..., D) 
 BB_API bb_t bb_rms_norm(bb_t input, bb_t scale, double eps); /* ops/rms_norm.c: RMSNormImpl */
 BB_API bb_t bb_rms_norm_with(bb_t input, bb_t scale,
                              const bb_rms_norm_attrs *attrs); /* with all its attributes */
-/* The norm of input + residual, and that sum in *sum (ops/add_rms_norm.c: AddRMSNorm). */
+/* The norm of input + residual, and that sum in *sum, which may be NULL (ops/add_rms_norm.c:
+ * AddRMSNorm). */
 BB_API bb_t bb_add_rms_norm(bb_t input, bb_t residual, bb_t scale, double eps, bb_t *sum);
 BB_API bb_t bb_layer_norm(bb_t input, bb_t weight, bb_t bias,
                           double eps); /* weight, bias may be NULL */
@@ -130,6 +131,9 @@ BB_API bb_t bb_linear(bb_t input, bb_t weight,
                       bb_t bias); /* input weight^T + bias; bias may be NULL */
 BB_API bb_t bb_linear_add(bb_t input, bb_t weight, bb_t bias,
                           bb_t residual); /* the same + residual, rounded once (LinearAdd) */
+/* activation(linear), and in *sum (may be NULL) what it is of (LinearActivation). */
+BB_API bb_t bb_linear_activation(bb_t input, bb_t weight, bb_t bias,
+                                 bb_linear_activation_kind activation, bb_t *sum);
 
 /* ---- Values in few bits: ops/quantize.c has the rules of the recipes. fp8 and fp4 bytes are u8.
  * nn/quantize.h makes objects of these; use those. No gradient goes through any of them. */

@@ -3,7 +3,7 @@
  * is grad * grad_scale throughout; where grad_scale is NaN nothing changes: that is how clipping
  * skips a step whose gradient is not finite.
  *
- *     adamw_  p <- p (1 - lr weight_decay)
+ *     adamw_  p <- p (1 - lr weight_decay)        but for the last `undecayed` elements
  *             m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2
  *             p <- p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
  *     sgd_    g <- g + weight_decay p,  u <- momentum u + g
@@ -59,6 +59,10 @@ static bb_status adamw_infer(bb_call *call) {
     if (!(a->weight_decay >= 0))
         return bb_fail_attr(call, "weight_decay", "expected a number >= 0, got %g",
                             a->weight_decay);
+    const int64_t n = bb_count(call->in[0]);
+    if (a->undecayed < 0 || a->undecayed > n)
+        return bb_fail_attr(call, "undecayed", "expected a number from 0 to %lld, got %lld",
+                            (long long)n, (long long)a->undecayed);
     return BB_OK;
 }
 
@@ -101,7 +105,10 @@ const bb_op bb_op_adamw = {
               {.name = "weight_decay",
                .type = BB_ATTR_FLOAT,
                .offset = offsetof(bb_adamw_attrs, weight_decay),
-               .value = 0.01}},
+               .value = 0.01},
+              {.name = "undecayed",
+               .type = BB_ATTR_INT,
+               .offset = offsetof(bb_adamw_attrs, undecayed)}},
     .attrs_bytes = sizeof(bb_adamw_attrs),
     .optional = 1u << 6,
     .mutates = 1u << 0 | 1u << 2 | 1u << 3,

@@ -90,9 +90,13 @@ static bb_status gradient_mean(const bb_grad_call *grad) {
 static bb_status gradient_extreme(const bb_grad_call *grad) {
     bb_t x = grad->call->in[0];
     if (!grad->want[0]) return BB_OK;
-    bb_t mask = bb_cast(bb_eq(x, restore_axes(grad, grad->call->out[0])), bb_dtype_of(x));
-    bb_t equals = bb_sum(mask, ((const bb_reduce_attrs *)grad->call->attrs)->axes, true);
-    grad->grad_in[0] = bb_mul(mask, bb_div(restore_axes(grad, grad->grad_out[0]), equals));
+    bb_dtype dtype = bb_dtype_of(x), wide = dtype == BB_F64 ? BB_F64 : BB_F32;
+    bb_t same = bb_eq(x, restore_axes(grad, grad->call->out[0]));
+    /* How many share the gradient: more than f16 can count. */
+    bb_t equals =
+        bb_sum(bb_cast(same, wide), ((const bb_reduce_attrs *)grad->call->attrs)->axes, true);
+    bb_t part = bb_div(bb_cast(restore_axes(grad, grad->grad_out[0]), wide), equals);
+    grad->grad_in[0] = bb_mul(bb_cast(same, dtype), bb_cast(part, dtype));
     return BB_OK;
 }
 

@@ -10,7 +10,7 @@
  * Bytes an element: 3 from bf16 to fp8, where norm and Quantize move 7. fp8_current and nvfp4 need
  * the amax of all z first, and read input twice.
  *
- * Fused kernels: backends/cpu/rms_norm_quantize.c, backends/cuda/rms_norm_quantize.cu. */
+ * Fused kernels: backends/cpu/rms_norm_quantize.c, backends/cuda/quantize.cu. */
 #include "ops/infer.h"
 #include "ops/norm.h"
 #include "ops/quantize.h"

@@ -23,9 +23,14 @@ static bb_status infer(bb_call *call) {
     if (!status) status = bb_want_rank(call, 0, 2);
     if (status) return status;
     int64_t width = bb_size(call->in[0], -1), dims = a->dims ? a->dims : width;
-    if (!(a->base > 0)) return bb_fail_attr(call, "base", "expected a number > 0, got %g", a->base);
+    if (!(a->base > 0) || !isfinite(a->base))
+        return bb_fail_attr(call, "base", "expected a finite number > 0, got %g", a->base);
     if (!isfinite(a->scale))
         return bb_fail_attr(call, "scale", "expected a finite number, got %g", a->scale);
+    const int64_t most = INT64_C(1) << 53; /* positions are doubles */
+    if (a->offset < -most || a->offset > most)
+        return bb_fail_attr(call, "offset", "expected a number within 2^53, got %lld",
+                            (long long)a->offset);
     if (dims < 0 || dims > width || dims % 2)
         return bb_fail_attr(call, "dims", "expected an even number from 0 to %lld, got %lld",
                             (long long)width, (long long)dims);

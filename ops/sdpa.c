@@ -14,7 +14,8 @@
  *     dS = P (dy value^T - rowsum(dy output)),  dquery = scale dS key,  dkey = scale dS^T query
  *
  * logsumexp (..., H, T) is all that backward needs besides inputs and output, so memory grows with
- * T, not T^2. Fused kernels: backends/cpu/sdpa.c, backends/cuda/sdpa.cu. */
+ * T, not T^2. Its price, in the fused backward: P is off by a factor of up to exp(m 2^-24) in rows
+ * whose largest score m is huge. Fused kernels: backends/cpu/sdpa.c, backends/cuda/sdpa.cu. */
 #include <math.h>
 
 #include "ops/constant.h"
@@ -120,6 +121,16 @@ static bb_t scores(const bb_call *call, bb_t q, bb_t k, bb_shape four) {
     return hide_by_position(call, s, never);
 }
 
+/* The largest score of each row, 0 where it is -inf. As in softmax, no gradient goes through it. */
+static bb_t largest(const bb_call *call, bb_t scores, bb_t zero) {
+    bool grad = bb_set_grad_enabled(call->ctx, false);
+    bb_t top = bb_amax(scores, BB_INTS(-1), true);
+    bb_t never = bb_place(call, bb_scalar(call->ctx, bb_dtype_of(scores), -INFINITY));
+    top = bb_where(bb_eq(top, never), zero, top);
+    bb_set_grad_enabled(call->ctx, grad);
+    return top;
+}
+
 static bb_status decompose(bb_call *call) {
     bb_dtype dtype = bb_dtype_of(call->in[0]), wide = dtype == BB_F64 ? BB_F64 : BB_F32;
     bb_shape shape = bb_shape_of(call->in[1]);
@@ -137,12 +148,14 @@ static bb_status decompose(bb_call *call) {
     bb_t v = bb_reshape(bb_cast(call->in[2], wide), BB_SHAPE(n, 1, keys, bb_size(call->in[2], -1)));
     bb_t p = scores(call, q, k, BB_SHAPE(n, group, queries, keys));
     if (keys > 0) {
-        /* A row without keys would be 0/0: it gets equal finite scores, and its probabilities are
-         * cleared after. Written so that NaN is not masked. */
-        double lowest = wide == BB_F64 ? -1e300 : -1e30;
-        bb_t masked = bb_le(p, bb_place(call, bb_scalar(call->ctx, wide, lowest)));
-        p = bb_softmax(bb_where(masked, bb_place(call, bb_scalar(call->ctx, wide, lowest)), p), -1);
-        p = bb_where(masked, bb_place(call, bb_scalar(call->ctx, wide, 0)), p);
+        /* Of a row without keys there would be -inf - -inf: it gets equal finite scores, and its
+         * probabilities are cleared after. What is far below the row's largest score is no more
+         * hidden than that: a mask of the lowest finite number over a whole row changes nothing. */
+        bb_t zero = bb_place(call, bb_scalar(call->ctx, wide, 0));
+        bb_t lowest = bb_place(call, bb_scalar(call->ctx, wide, wide == BB_F64 ? -1e300 : -1e30));
+        p = bb_sub(p, largest(call, p, zero));
+        bb_t masked = bb_eq(p, bb_place(call, bb_scalar(call->ctx, wide, -INFINITY)));
+        p = bb_where(masked, zero, bb_softmax(bb_where(masked, lowest, p), -1));
     }
     call->out[0] = bb_reshape(bb_cast(bb_matmul(p, v), dtype), call->meta[0].shape);
     return bb_error(call->ctx);

@@ -84,6 +84,7 @@ const bb_op *const bb_builtin_ops[] = {
     &bb_op_sdpa,
     &bb_op_linear,
     &bb_op_linear_add,
+    &bb_op_linear_activation,
     /* values in few bits */
     &bb_op_quantize,
     &bb_op_dequantize,

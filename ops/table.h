@@ -34,7 +34,7 @@ extern const bb_op bb_op_gather, bb_op_index_select, bb_op_scatter_add, bb_op_em
 /* composites, one file each */
 extern const bb_op bb_op_rms_norm, bb_op_add_rms_norm, bb_op_layer_norm, bb_op_softmax,
     bb_op_log_softmax, bb_op_cross_entropy, bb_op_silu, bb_op_gelu, bb_op_swiglu, bb_op_rope,
-    bb_op_sdpa, bb_op_linear, bb_op_linear_add;
+    bb_op_sdpa, bb_op_linear, bb_op_linear_add, bb_op_linear_activation;
 /* quantize.c, rms_norm_quantize.c, quantized_linear.c */
 extern const bb_op bb_op_quantize, bb_op_dequantize, bb_op_update_scale, bb_op_rms_norm_quantize,
     bb_op_quantized_linear;

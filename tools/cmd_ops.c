@@ -22,7 +22,7 @@ static const bb_flag flags[] = {
 };
 static const bb_usage usage = {
     "ops",
-    "Lists every op: kind, inputs, outputs, attributes, dtypes, backends, gradient, ONNX form.",
+    "Lists every op: kind, gradient, backends, dtypes, ONNX form, inputs, outputs, attributes.",
     flags};
 
 static const char *const devices[BB_DEVICE_COUNT] = {"cpu", "cuda"};
@@ -42,16 +42,21 @@ static bool runs_in(bb_context *ctx, const bb_op *op, bb_dtype dtype) {
     const bb_op_case *c = NULL;
     bb_any_attrs attrs;
     bb_tensor *in[BB_MAX_INPUTS] = {NULL}, *out[BB_MAX_OUTPUTS];
+    bool takes = false;
     for (int i = bb_op_case_count - 1; i >= 0; i--)
         if (strcmp(bb_op_cases[i].op, op->name) == 0) c = &bb_op_cases[i];
     if (!c) return false;
     if (bb_attrs_parse(ctx, op, c->attrs, &attrs) == BB_OK) {
         if (c->n == 0) set_dtype(op, &attrs, dtype);
-        for (int i = 0; i < c->n; i++) in[i] = bb_op_case_input_tensor(ctx, c, i, dtype);
+        takes = c->n == 0; /* some inputs have one dtype, whatever is asked for */
+        for (int i = 0; i < c->n; i++) {
+            in[i] = bb_op_case_input_tensor(ctx, c, i, dtype);
+            takes |= in[i] && bb_dtype_of(in[i]) == dtype;
+        }
         if (bb_error(ctx) == BB_OK)
             bb_apply(ctx, op, in, c->n, op->attrs_bytes ? &attrs : NULL, out);
     }
-    bool ran = bb_error(ctx) == BB_OK;
+    bool ran = takes && bb_error(ctx) == BB_OK;
     bb_clear_error(ctx);
     bb_end_step(ctx);
     return ran;
@@ -182,7 +187,8 @@ static bb_status print_json(bb_context *ctx) {
     return bb_error(ctx);
 }
 
-/* ---- A table. All cells are written first; columns are as wide as their widest cell. */
+/* ---- A table, wide columns last. All cells are written first; columns are as wide as their widest
+ * cell. */
 
 enum { COLUMNS = 9, CELL = 160 };
 
@@ -215,28 +221,28 @@ static void fill_row(bb_context *ctx, const bb_op *op, char row[COLUMNS][CELL]) 
                  many                    ? "..."
                  : op->optional >> i & 1 ? "?"
                                          : "");
-        add(row[2], text);
+        add(row[6], text);
     }
-    for (int i = 0; i < bb_op_output_count(op) - op->hidden; i++) add(row[3], op->outputs[i]);
-    fill_attrs(ctx, op, row[4]);
+    for (int i = 0; i < bb_op_output_count(op) - op->hidden; i++) add(row[7], op->outputs[i]);
+    fill_attrs(ctx, op, row[8]);
     for (int d = 0; d < BB_DTYPE_COUNT; d++)
-        if (runs_in(ctx, op, (bb_dtype)d)) add(row[5], bb_dtype_name((bb_dtype)d));
+        if (runs_in(ctx, op, (bb_dtype)d)) add(row[4], bb_dtype_name((bb_dtype)d));
     for (int d = 0; d < BB_DEVICE_COUNT; d++) {
         const char *how = runs_on(ctx, op, (bb_device)d);
         snprintf(text, sizeof text, "%s:%s", devices[d], how ? how : "");
-        if (how) add(row[6], text);
+        if (how) add(row[3], text);
     }
-    add(row[7], gradient_of(op));
+    add(row[2], gradient_of(op));
     const char *native, *form = bb_onnx_form(op, &native);
     snprintf(text, sizeof text, "%s%s%s", form ? form : "", native ? " or " : "",
              native ? native : "");
-    if (form) add(row[8], text);
+    if (form) add(row[5], text);
 }
 
 static void print_table(bb_context *ctx) {
-    static const char *const heads[COLUMNS] = {"op",       "kind",       "inputs",
-                                               "outputs",  "attributes", "dtypes",
-                                               "backends", "gradient",   "export"};
+    static const char *const heads[COLUMNS] = {"op",       "kind",    "gradient",
+                                               "backends", "dtypes",  "export",
+                                               "inputs",   "outputs", "attributes"};
     int count = bb_op_count(ctx), width[COLUMNS] = {0};
     char(*rows)[COLUMNS][CELL] = calloc((size_t)count + 1, sizeof *rows);
     if (!rows) {

@@ -170,7 +170,8 @@ static bb_status save_all(bb_setup *s, const output *out, bb_metrics *metrics) {
 
 static void say_where(const bb_setup *s, const output *out) {
     printf("\nmodel    %s\nmetrics  %s\nplot     %s\n", s->out, out->metrics, out->plot);
-    printf("more     bobbin sample --model %s\n", s->out);
+    /* As the caller named the program: run.sh's is not on the PATH. */
+    printf("more     %s sample --model %s\n", program_invocation_name, s->out);
 }
 
 /* After the last step: the loss that counts, all files, a sample, and where things are. */

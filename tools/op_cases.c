@@ -136,6 +136,8 @@ const bb_op_case bb_op_cases[] = {
      {NORMAL(2, 2, 3), NORMAL(2, 4, 3), NORMAL(2, 4, 3), BOOL(2, 4)}},
     {"linear", NULL, 3, {NORMAL(2, 3), NORMAL(4, 3), NORMAL(4)}},
     {"linear", NULL, 3, {NORMAL(2, 3), NORMAL(4, 3), ABSENT}},
+    {"LinearActivation", NULL, 3, {NORMAL(2, 3), NORMAL(4, 3), NORMAL(4)}},
+    {"LinearActivation", "{\"activation\": \"silu\"}", 3, {NORMAL(2, 3), NORMAL(4, 3), ABSENT}},
     {"LinearAdd", NULL, 4, {NORMAL(2, 3), NORMAL(4, 3), NORMAL(4), NORMAL(2, 4)}},
 
     {"Quantize", NULL, 2, {NORMAL(3, 5), ONE}},

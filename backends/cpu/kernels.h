@@ -44,7 +44,7 @@ bb_status bb_cpu_scatter_add(bb_call *call);
 bb_status bb_cpu_embedding(bb_call *call);
 bb_status bb_cpu_embedding_backward(const bb_grad_call *grad);
 
-/* activation.c, rope.c, sdpa.c, linear.c, optimize.c */
+/* activation.c, rope.c, sdpa.c, linear.c, linear_activation.c, optimize.c */
 bb_status bb_cpu_silu(bb_call *call);
 bb_status bb_cpu_silu_backward(const bb_grad_call *grad);
 bb_status bb_cpu_gelu(bb_call *call);
@@ -58,6 +58,7 @@ bb_status bb_cpu_sdpa(bb_call *call);
 bb_status bb_cpu_sdpa_backward(const bb_grad_call *grad);
 bb_status bb_cpu_linear(bb_call *call);
 bb_status bb_cpu_linear_backward(const bb_grad_call *grad);
+bb_status bb_cpu_linear_activation(bb_call *call);
 bb_status bb_cpu_adamw(bb_call *call);
 bb_status bb_cpu_sgd(bb_call *call);
 

@@ -1,5 +1,5 @@
 /* Kernels that want rows without gaps take most tensors as they lie, and copies of the rest: pack.h
- * says which, and makes the copy. For linear.c, rope.c, sdpa.c, activation.c and optimize.c. */
+ * says which, and makes the copy. */
 #ifndef BOBBIN_BACKENDS_CPU_PACK_H
 #define BOBBIN_BACKENDS_CPU_PACK_H
 

@@ -219,13 +219,18 @@ static void band_statistics(const quantize_job *job, int64_t row, int64_t end) {
     }
 }
 
-/* One tensor-wide scale, rows only: from x's dtype to the byte in one loop. */
-static int32_t row_direct(const quantize_job *job, int64_t row) {
+/* One tensor-wide scale, rows only: from x's dtype to the byte in one loop. The row at `next` comes
+ * from memory meanwhile: encoding leaves the memory idle, and the statistic of a row computes
+ * nothing that it could wait behind. */
+static int32_t row_direct(const quantize_job *job, int64_t row, const char *next) {
     uint8_t codes[WIDE];
     const void *x = row_of(job, row);
     int32_t most = 0;
+    int64_t bytes =
+        job->source.step == 1 ? (int64_t)bb_dtype_bytes((bb_dtype)job->source.dtype) : 0;
     for (int64_t at = 0; at < job->columns; at += WIDE) {
         int64_t n = job->columns - at < WIDE ? job->columns - at : WIDE;
+        stream_ahead(next + at * bytes, (size_t)(n * bytes));
         uint8_t *to = (uint8_t *)job->out[0]->data + row * job->columns + at;
         int32_t here =
             job->loops->fetch_encode(&job->source, job->kind, at, n, x, rstd_of(job, row),
@@ -267,7 +272,9 @@ static void piece(const quantize_job *job, int64_t first, int64_t last, bool mea
         if (end > job->rows) end = job->rows;
         if (job->norm && measure == job->recipe->whole) band_statistics(job, row, end);
         int32_t here = 0;
-        if (!measure) here = direct ? row_direct(job, row) : band_tiles(job, row, end);
+        if (!measure)
+            here = direct ? row_direct(job, row, row_of(job, end < job->rows ? end : row))
+                          : band_tiles(job, row, end);
         for (; measure && row < end; row++) {
             int32_t one = row_measure(job, row);
             here = one > here ? one : here;

@@ -30,6 +30,7 @@ const bb_kernel bb_cpu_kernels[] = {
     {"SDPA", bb_cpu_sdpa, bb_cpu_sdpa_backward, bb_cpu_sdpa_supports},
     {"linear", bb_cpu_linear, bb_cpu_linear_backward, NULL},
     {"LinearAdd", bb_cpu_linear, bb_cpu_linear_backward, NULL},
+    {"LinearActivation", bb_cpu_linear_activation, NULL, NULL},
     {"adamw_", bb_cpu_adamw, NULL, NULL},
     {"sgd_", bb_cpu_sgd, NULL, NULL},
     {"Quantize", bb_cpu_quantize, NULL, NULL},

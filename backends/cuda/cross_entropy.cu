@@ -178,7 +178,7 @@ template <typename T> bb_status forward(bb_cuda *cuda, bb_call *call) {
 /* One strip of a row: STRIP_STEPS packs or elements a thread. weight: one for all rows, or NULL and
  * each row's stands in dy. */
 template <typename T>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 2 : 0) /* f64: else 64 registers, spilt */
     backward_kernel(const job j, const targets target, const bb_lines dy_at, const T *dy,
                     const bb_real<T> *weight, const bb_real<T> *logsumexp, const T *x, T *dx) {
     typedef bb_real<T> R;

@@ -1,13 +1,17 @@
 /* The CUDA backend's own header, for its .cu files. Layers, each in its own files:
- *   <stem>.cu      kernels of one family and their adapters: an adapter unpacks a bb_call and
- * launches table.cu       one row per op backend.cu     the bb_backend: memory, copies, the
- * module's entry runtime.h      what host code needs of the device's runtime; runtime.cu is CUDA's,
- * sim/runtime.cpp the simulation's blas.h         matrix products: blas.cu is cuBLAS, sim/blas.cpp
- * plain loops lang.h         what a kernel may be written in sim/           the host simulation:
- * every .cu file compiled as C++ Rules: one stream per context, all work goes there, nobody waits
- * for it but backend.synchronize. Results do not depend on the number of multiprocessors unless a
- * file says so: sums go through a fixed number of partial sums, never atomics. Offsets are 64-bit.
- */
+ *
+ * - <stem>.cu: kernels of one family and their adapters; an adapter unpacks a bb_call and launches.
+ * - table.cu: one row per op.
+ * - backend.cu: the bb_backend (memory, copies, capture) and the module's entry.
+ * - runtime.h: what host code needs of the device's runtime; runtime.cu is CUDA's, sim/runtime.cpp
+ *   the simulation's.
+ * - blas.h: matrix products; blas.cu is cuBLAS, sim/blas.cpp plain loops.
+ * - lang.h: what a kernel may be written in.
+ * - sim/: the host simulation, every .cu file compiled as C++.
+ *
+ * Rules: one stream per context, all work goes there, nobody waits for it but backend.synchronize.
+ * Results do not depend on the number of multiprocessors unless a file says so: sums go through a
+ * fixed number of partial sums, never atomics. Offsets are 64-bit. */
 #ifndef BOBBIN_BACKENDS_CUDA_H
 #define BOBBIN_BACKENDS_CUDA_H
 

@@ -4,8 +4,9 @@
  * Axes that all tensors run through without a gap are merged, so that contiguous tensors have one
  * axis and a bias added to rows has two. Numbers below 2^31 are divided by multiplication
  * (Granlund, Montgomery, "Division by invariant integers using multiplication", PLDI 1994), others
- * by 64-bit division; offsets are always 64-bit. map.h has the kernels that walk this way;
- * backends/cpu/walk.h is the CPU's. */
+ * by 64-bit division; offsets are always 64-bit. map.h has the kernels that walk this way. The
+ * common order is the first tensor's in memory; where rows have numbers of their own, row-major,
+ * lines.h and rows.h walk. backends/cpu/walk.h is the CPU's. */
 #ifndef BOBBIN_BACKENDS_CUDA_INDEX_H
 #define BOBBIN_BACKENDS_CUDA_INDEX_H
 

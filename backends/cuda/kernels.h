@@ -60,6 +60,7 @@ bb_status bb_cuda_sdpa_backward(const bb_grad_call *grad);
 bool bb_cuda_linear_add_supports(const bb_call *call);
 bb_status bb_cuda_linear(bb_call *call);
 bb_status bb_cuda_linear_backward(const bb_grad_call *grad);
+bb_status bb_cuda_linear_activation(bb_call *call);
 bb_status bb_cuda_adamw(bb_call *call);
 bb_status bb_cuda_sgd(bb_call *call);
 

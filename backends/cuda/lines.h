@@ -75,11 +75,12 @@ static __device__ inline void bb_get(const T *line, int64_t step, int64_t i, bb_
     one->v[0] = line[i * step];
 }
 
-/* Four loads are under way at once: with 1024 threads on a multiprocessor, 64 KiB. */
+/* Four loads are under way at once: with 1024 threads on a multiprocessor, 64 KiB. Two of f64,
+ * whose arithmetic leaves no registers for more. */
 template <typename P, typename T, typename F>
 static __device__ inline void bb_walk_pieces(const T *line, int64_t step, int64_t n, int me,
                                              int width, F f) {
-    enum { IN_FLIGHT = 4 };
+    enum { IN_FLIGHT = sizeof(T) == 8 ? 2 : 4 };
     const int64_t turn = (int64_t)width * P::N;
     int64_t i = (int64_t)me * P::N;
     for (; i + (IN_FLIGHT - 1) * turn < n; i += IN_FLIGHT * turn) {

@@ -17,7 +17,9 @@
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/index.h"
 
-/* N elements that are loaded and stored at once: at most 16 bytes, aligned to their size. */
+/* N elements that are loaded and stored at once: at most 16 bytes, aligned to their size. N is what
+ * the widest type of an op has room for, so a mask beside f32 has 4 bytes; where all types are one,
+ * bb_pack (types.h) is always 16. */
 template <typename T, int N> struct alignas(sizeof(T) * N) bb_vector { T v[N]; };
 template <int N, typename T> static __device__ inline bb_vector<T, N> bb_load_vector(const T *p) {
 #if defined(BOBBIN_CUDA_SIM)

@@ -217,7 +217,7 @@ static __global__ void __launch_bounds__(1024, 1) row_kernel(bb_norm_args a) {
     const int lanes = a.team, teams = (int)blockDim.x / lanes;
     const int lane = (int)threadIdx.x % lanes, team = (int)threadIdx.x / lanes;
     const int64_t n = a.rows.n, vectors = n / W, tiles = a.rows.groups * a.tiles;
-    const int64_t step = (int64_t)NORM_BATCH * lanes, last = (vectors - 1) / step * step;
+    const int step = NORM_BATCH * lanes;
     bb_span<X, W> x[NORM_BATCH];
     int turn = 0;
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x, turn ^= 2) {
@@ -267,7 +267,7 @@ static __global__ void __launch_bounds__(1024, 1) row_kernel(bb_norm_args a) {
             if (a.rstd) static_cast<R *>(a.rstd)[order] = rstd;
             if (CENTRED && a.mean) static_cast<R *>(a.mean)[order] = mean;
         }
-        for (int64_t begin = last + lane; begin >= 0; begin -= step) {
+        for (int64_t begin = (vectors - 1) / step * step + lane; begin >= 0; begin -= step) {
             norm_batch<W>(from, head, a.held, begin, lanes, vectors, x);
 #pragma unroll
             for (int i = 0; i < NORM_BATCH; i++) {

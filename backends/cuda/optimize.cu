@@ -32,16 +32,17 @@ number number_of(const bb_tensor *t) {
 
 template <typename R> struct adamw {
     R scale, keep, beta2, new1, new2, eps, rate, correction;
-    __device__ void operator()(R &p, R g, R &m, R &v) const {
+    __device__ void operator()(R &p, R g, R &m, R &v, bool decays) const {
         const R d = g * scale;
         m += new1 * (d - m);
         v = beta2 * v + new2 * (d * d);
-        p = keep * p - rate * (m / (sqrt(v) * correction + eps));
+        p = (decays ? keep : 1) * p - rate * (m / (sqrt(v) * correction + eps));
     }
 };
 struct adamw_arguments {
     number lr, step, scale;
     double beta1, beta2, log_beta1, log_beta2, eps, weight_decay;
+    int64_t decayed; /* elements before this one decay */
     template <typename F> void each_pointer(F &f) const {
         lr.each_pointer(f);
         step.each_pointer(f);
@@ -86,15 +87,17 @@ struct sgd_arguments {
 
 /* ---- N elements */
 
+/* The first `decayed` of them decay. */
 template <int N, typename T, typename R>
-__device__ inline void adamw_item(const adamw<R> &u, T *p, const T *g, R *m, R *v) {
+__device__ inline void adamw_item(const adamw<R> &u, int64_t decayed, T *p, const T *g, R *m,
+                                  R *v) {
     bb_vector<T, N> new_p = bb_load_vector<N>(p);
     const bb_vector<T, N> gradient = bb_load_vector<N>(g);
     bb_vector<R, N> new_m = bb_load_vector<N>(m), new_v = bb_load_vector<N>(v);
 #pragma unroll
     for (int i = 0; i < N; i++) {
         R x = widen(new_p.v[i]);
-        u(x, widen(gradient.v[i]), new_m.v[i], new_v.v[i]);
+        u(x, widen(gradient.v[i]), new_m.v[i], new_v.v[i], i < decayed);
         new_p.v[i] = narrow<T>(x);
     }
     bb_store_vector(p, new_p);
@@ -128,9 +131,11 @@ __global__ void adamw_kernel(adamw_arguments a, int64_t n, T *p, const T *g, bb_
     const int64_t step = (int64_t)gridDim.x * blockDim.x * N;
     const adamw<bb_real<T>> u = a.update<bb_real<T>>();
     if (u.scale != u.scale) return;
-    for (int64_t i = first * N; i < whole; i += step) adamw_item<N>(u, p + i, g + i, m + i, v + i);
+    for (int64_t i = first * N; i < whole; i += step)
+        adamw_item<N>(u, a.decayed - i, p + i, g + i, m + i, v + i);
     const int64_t last = whole + first;
-    if (N > 1 && last < n) adamw_item<1>(u, p + last, g + last, m + last, v + last);
+    if (N > 1 && last < n)
+        adamw_item<1>(u, a.decayed - last, p + last, g + last, m + last, v + last);
 }
 
 template <int N, typename T>
@@ -203,7 +208,8 @@ bb_status bb_cuda_adamw(bb_call *call) {
     const bb_adamw_attrs *a = static_cast<const bb_adamw_attrs *>(call->attrs);
     return run(call, adamw_arguments{number_of(call->in[4]), number_of(call->in[5]),
                                      number_of(call->in[6]), a->beta1, a->beta2, log(a->beta1),
-                                     log(a->beta2), a->eps, a->weight_decay});
+                                     log(a->beta2), a->eps, a->weight_decay,
+                                     call->in[0]->count - a->undecayed});
 }
 
 bb_status bb_cuda_sgd(bb_call *call) {

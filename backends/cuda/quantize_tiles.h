@@ -154,7 +154,7 @@ static __host__ __device__ inline int64_t tile_height(const bb_quantize_args &a)
 }
 
 template <typename X>
-static __global__ void __launch_bounds__(TILE_THREADS) tiles_kernel(bb_quantize_args a) {
+static __global__ void __launch_bounds__(TILE_THREADS, 3) tiles_kernel(bb_quantize_args a) {
     BB_SHARED(uint8_t, codes, TILE_HEIGHT * TILE_STRIDE);
     BB_SHARED(int, slots, TILE_THREADS);
     const int64_t height = tile_height(a), across = (a.width + TILE_WIDTH - 1) / TILE_WIDTH,

@@ -65,7 +65,9 @@ bb_status begin(bb_cuda *cuda, const bb_call *call, const bb_tensor *dout, bb_sd
     j->group = key_heads ? j->heads / key_heads : 1;
     j->queries = q->size[rank - 2], j->keys = k->size[rank - 2];
     j->width = (int)q->size[rank - 1], j->value_width = (int)v->size[rank - 1];
-    j->causal = a->is_causal, j->window = a->window_size;
+    j->causal = a->is_causal;
+    /* A window that hides nothing is none, so that sums with it stay small. */
+    j->window = a->window_size < j->queries + j->keys ? a->window_size : 0;
     j->scale = (bb_real<T>)(a->scale == 0 && j->width ? 1 / sqrt((double)j->width) : a->scale);
     set_mask(call->in[MASK], rank, &j->mask);
     if (set_rows(cuda, q, &j->q, &c->held[QUERY]) && set_rows(cuda, k, &j->k, &c->held[KEY]) &&

@@ -86,6 +86,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS, 2)
     typedef mma_shape<WIDTH> shape;
     enum { KEYS = shape::KEYS, LD = shape::LD };
     BB_DYNAMIC_SHARED(T, shared);
+    if (WIDTH > BB_MMA_WIDEST) return;
     T *const q = shared, *const dout = q + OWN * LD, *const tiles = dout + OWN * LD;
     const int64_t blocks = (j.queries + OWN - 1) / OWN, head = blockIdx.x / blocks;
     const int64_t query = (blocks - 1 - blockIdx.x % blocks) * OWN;
@@ -156,6 +157,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS, 2)
     typedef mma_shape<WIDTH> shape;
     enum { QUERIES = shape::QUERIES, LD = shape::LD, BUFFER = 2 * QUERIES * LD };
     BB_DYNAMIC_SHARED(T, shared);
+    if (WIDTH > BB_MMA_WIDEST) return;
     T *const k = shared, *const v = k + OWN * LD, *const tiles = v + OWN * LD;
     float *const statistics = reinterpret_cast<float *>(tiles + buffers * BUFFER);
     const int64_t blocks = (j.keys + OWN - 1) / OWN, owner = blockIdx.x / blocks;

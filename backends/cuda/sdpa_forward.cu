@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(BB_MMA_THREADS, 2) forward_mma(const bb_sdpa_j
     typedef mma_shape<WIDTH> shape;
     enum { M = shape::M, KEYS = shape::KEYS };
     BB_DYNAMIC_SHARED(T, shared);
+    if (WIDTH > BB_MMA_WIDEST) return;
     T *const q = shared, *const k = q + shape::QUERIES * shape::LD, *const v = k + KEYS * shape::LD;
     const int64_t blocks = (j.queries + shape::QUERIES - 1) / shape::QUERIES;
     const int64_t head = blockIdx.x / blocks;

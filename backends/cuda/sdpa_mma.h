@@ -14,6 +14,13 @@
 
 enum { BB_MMA_WARPS = 4, BB_MMA_THREADS = BB_MMA_WARPS * BB_WARP, BB_MMA_GAP = 8 };
 
+/* Wider kernels need more shared memory than the device has, and stay empty: they would spill. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+enum { BB_MMA_WIDEST = 128 };
+#else
+enum { BB_MMA_WIDEST = 256 };
+#endif
+
 static __device__ inline int bb_lane() { return (int)threadIdx.x % BB_WARP; }
 
 /* (16 M, 8 N) numbers of a warp, laid out as mma.h's D. */

@@ -5,11 +5,14 @@
  *     y = x - max - log(sum)           dx = dy - exp(y) sum(dy)
  *
  * Bytes moved: a row is read once and written once (backward: y and dy read, dx written), up to
- * what stays on chip. Two maps: up to 1024     2^k lanes of a warp a row, 8 or 32 elements each in
- * registers; no barrier. Rows of less than 256 elements share a warp, so that it still reads 512
- * bytes at a time. longer         a block of 256 to 1024 threads a row. The first pass leaves the
- * row in shared memory as it came (no wider) and sums online; the second writes. Rows that do not
- *                  fit are read twice: on 227 KiB, above 116000 elements of 16 bits.
+ * what stays on chip. Two maps:
+ *
+ * - Up to 1024 elements: 2^k lanes of a warp a row, 8 or 32 elements each in registers; no barrier.
+ *   Rows of less than 256 elements share a warp, so that it still reads 512 bytes at a time.
+ * - Longer: a block of 256 to 1024 threads a row. The first pass leaves the row in shared memory as
+ *   it came (no wider) and sums online; the second writes. Rows that do not fit are read twice: on
+ *   227 KiB, above 116000 elements of 16 bits.
+ *
  * Registers on sm_90 (no spills; shared bytes beside the row): short forward 40 and 64, backward 40
  * and 89 for 8 and 32 elements of 16 bits; long 64 and 62, 256 and 128 bytes. So 32 to 64 KiB of
  * loads are under way on a multiprocessor, but for rows of up to 256 elements: 24 KiB. 16 bytes at

@@ -32,6 +32,7 @@ const bb_kernel bb_cuda_kernels[] = {
     {"SDPA", bb_cuda_sdpa, bb_cuda_sdpa_backward, bb_cuda_sdpa_supports},
     {"linear", bb_cuda_linear, bb_cuda_linear_backward, NULL},
     {"LinearAdd", bb_cuda_linear, bb_cuda_linear_backward, bb_cuda_linear_add_supports},
+    {"LinearActivation", bb_cuda_linear_activation, NULL, NULL},
     {"adamw_", bb_cuda_adamw, NULL, NULL},
     {"sgd_", bb_cuda_sgd, NULL, NULL},
     {"Quantize", bb_cuda_quantize, NULL, NULL},

@@ -54,6 +54,16 @@ static bb_tensor *activate(const bb_fusible_op *op, const bb_op_context *c, bb_t
     return bb_cast(activations[which].fn(bb_cast(x, BB_F32)), c->dtype);
 }
 
+bool bb_activation_of_linear(const bb_fusible_op *op, bb_linear_activation_attrs *attrs) {
+    static const int kind[BB_ACT_COUNT] = {[BB_ACT_RELU] = 1 + BB_LINEAR_RELU,
+                                           [BB_ACT_GELU] = 1 + BB_LINEAR_GELU,
+                                           [BB_ACT_SILU] = 1 + BB_LINEAR_SILU,
+                                           [BB_ACT_SIGMOID] = 1 + BB_LINEAR_SIGMOID,
+                                           [BB_ACT_TANH] = 1 + BB_LINEAR_TANH};
+    attrs->activation = kind[*(const bb_activation *)op->data] - 1;
+    return attrs->activation >= 0;
+}
+
 const bb_fusible_kind bb_kind_activation = {
     .name = "Activation", .quantizes_gradient = true, .compute = activate};
 

@@ -40,6 +40,10 @@ bb_status bb_fused_add_rms_norm(bb_fusible_run *run);
 bb_status bb_fused_rms_norm_quantize(bb_fusible_run *run);
 bb_status bb_fused_add_rms_norm_backward(bb_fusible_back *back);
 
+/* ---- elementwise.c: which of LinearActivation's an activation is; false: none. It saves its input
+ * as saved[0]. */
+bool bb_activation_of_linear(const bb_fusible_op *op, bb_linear_activation_attrs *attrs);
+
 /* ---- linear.c: linear [bias] [activation | add_extra_input] */
 bb_status bb_fused_linear(bb_fusible_run *run);
 /* linear [bias] add_extra_input [make_extra_output] rms_norm */

@@ -24,8 +24,11 @@ static bb_quantized *as_quantized(bb_link link, bb_quantizer *q, bb_dtype dtype)
 static bb_tensor *quantized_product(const bb_fusible_op *op, bb_op_context *c, bb_link input,
                                     bb_tensor *bias, bb_tensor *residual) {
     const bb_linear_quantizers *q = quantizers_of(op);
-    bb_quantized *x = as_quantized(input, q->input, c->dtype);
-    bb_quantized *weight = bb_quantize(q->weight, bb_cast(op->param[0], c->dtype));
+    bb_quantized *(*make)(bb_quantizer *, bb_tensor *) =
+        c->requires_grad ? bb_quantize : bb_quantize_rows;
+    bb_quantized *x =
+        input.quantized ? input.quantized : make(q->input, bb_cast(input.tensor, c->dtype));
+    bb_quantized *weight = make(q->weight, bb_cast(op->param[0], c->dtype));
     bb_tensor *y = bb_linear_quantized(x, weight, bb_cast(bias, c->dtype), c->dtype);
     if (y && c->requires_grad) {
         c->quantized[0] = bb_quantized_hold(x);
@@ -130,16 +133,14 @@ static bb_status backward(bb_fusible_back *back) {
     return plain_gradients(back, bb_cast(bb_dequantize(dy), c->dtype), by_columns(dy, c->dtype));
 }
 
-static bb_tensor *compute(const bb_fusible_op *op, const bb_op_context *c, bb_tensor *const *in,
-                          int n) {
+/* Ordinary ops, of which a recorded graph keeps the pairs of quantize and dequantize. */
+static bb_link record(const bb_fusible_op *op, const bb_op_context *c, bb_link input) {
     const bb_linear_quantizers *q = quantizers_of(op);
-    bb_tensor *x = bb_cast(in[0], c->dtype), *weight = bb_cast(in[1], c->dtype);
-    (void)n;
-    if (q->weight && q->input) {
-        x = bb_dequantize(bb_quantize(q->input, x));
-        weight = bb_dequantize(bb_quantize(q->weight, weight));
-    }
-    return bb_linear(x, weight, NULL);
+    bb_op_context forgets = {.dtype = c->dtype};
+    if (q->weight && (q->input || input.quantized))
+        return bb_link_of(quantized_product(op, &forgets, input, NULL, NULL));
+    return bb_link_of(
+        bb_linear(bb_link_tensor(input, c->dtype), bb_cast(op->param[0], c->dtype), NULL));
 }
 
 static bb_quantizer *input_quantizer(const bb_fusible_op *op) {
@@ -153,7 +154,7 @@ const bb_fusible_kind bb_kind_linear = {.name = "Linear",
                                         .quantizes_gradient = true,
                                         .forward = forward,
                                         .backward = backward,
-                                        .compute = compute,
+                                        .record = record,
                                         .input_quantizer = input_quantizer,
                                         .grad_output_quantizer = grad_output_quantizer};
 
@@ -241,12 +242,35 @@ bb_fusible_op *bb_fusible_bias(bb_params *params, const char *name, int64_t size
 /* ---- Linear with its neighbours -----------------------------------------------------------------
  */
 
+/* Product, bias and activation in one kernel, which writes what the activation is of, too: its
+ * backward reads that. false: not with this activation, not here. */
+static bool activated(bb_fusible_run *run, bb_tensor *bias, int last) {
+    const bb_fusible_op *op = run->op[0];
+    bb_op_context *c = &run->c[0], *after = &run->c[last];
+    bb_linear_activation_attrs attrs;
+    if (!bb_activation_of_linear(run->op[last], &attrs) || quantizers_of(op)->weight ||
+        run->input.quantized || after->dtype != c->dtype)
+        return false;
+    bb_tensor *in[3] = {bb_cast(run->input.tensor, c->dtype), bb_cast(op->param[0], c->dtype),
+                        bb_cast(bias, c->dtype)};
+    bb_call call = {
+        .ctx = run->ctx, .op = &bb_op_linear_activation, .attrs = &attrs, .n_in = 3, .in = in};
+    if (!bb_op_has_kernel(run->ctx, call.op, bb_device_of(in[0]), false)) return false;
+    if (run->ctx->status || bb_run_call(&call, false, &c->fused)) return true;
+    c->fused = run->ctx->path != BB_PATH_COMPOSED;
+    if (c->requires_grad) bb_save(in[0], &c->saved[SAVED_X]);
+    if (after->requires_grad) bb_save(call.out[1], &after->saved[0]);
+    run->output = bb_link_of(call.out[0]);
+    return true;
+}
+
 /* linear [bias] [activation | add_extra_input]: one rounding for product, bias and addition. */
 bb_status bb_fused_linear(bb_fusible_run *run) {
     int last = run->n - 1;
     const bb_fusible_kind *tail = run->op[last]->kind;
     bb_tensor *bias = run->op[1]->kind == &bb_kind_bias ? run->op[1]->param[0] : NULL;
     bb_tensor *residual = tail == &bb_kind_add_extra_input ? run->extra_input[last] : NULL;
+    if (tail == &bb_kind_activation && activated(run, bias, last)) return run->ctx->status;
     bb_tensor *y = product(run->op[0], &run->c[0], run->input, bias, residual);
     run->output = bb_link_of(y);
     if (!y || tail != &bb_kind_activation) return run->ctx->status;

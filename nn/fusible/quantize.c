@@ -23,12 +23,10 @@ static bb_status backward(bb_fusible_back *back) {
     return back->ctx->status;
 }
 
-/* Quantized and back: a recorded graph keeps the pair. */
-static bb_tensor *compute(const bb_fusible_op *op, const bb_op_context *c, bb_tensor *const *in,
-                          int n) {
+static bb_link record(const bb_fusible_op *op, const bb_op_context *c, bb_link input) {
     bb_quantizer *q = data_of(op)->forward;
-    (void)c, (void)n;
-    return q ? bb_dequantize(bb_quantize(q, in[0])) : in[0];
+    (void)c;
+    return q && input.tensor ? (bb_link){NULL, bb_quantize_rows(q, input.tensor)} : input;
 }
 
 static bb_quantizer *input_quantizer(const bb_fusible_op *op) { return data_of(op)->forward; }
@@ -39,7 +37,7 @@ static bb_quantizer *grad_output_quantizer(const bb_fusible_op *op) {
 const bb_fusible_kind bb_kind_quantize = {.name = "Quantize",
                                           .forward = forward,
                                           .backward = backward,
-                                          .compute = compute,
+                                          .record = record,
                                           .input_quantizer = input_quantizer,
                                           .grad_output_quantizer = grad_output_quantizer};
 

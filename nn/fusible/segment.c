@@ -259,7 +259,7 @@ static const bb_function segment_function = {"chain", backward, release};
  * ------------------------------------------------------------------------------------ */
 
 static bb_link recorded(const bb_segment *s, bb_link x, bb_tensor *const *extra_in,
-                        bb_tensor **extra_out) {
+                        bb_tensor **extra_out, bool tensor_wanted) {
     bb_context *ctx = s->ctx;
     state *st = begin(s, x, extra_in);
     if (!st) return (bb_link){NULL, NULL};
@@ -269,17 +269,19 @@ static bb_link recorded(const bb_segment *s, bb_link x, bb_tensor *const *extra_
         bb_tensor *in[2 + BB_FUSIBLE_PARAMS];
         bb_module here;
         int n = 0;
-        in[n++] = x.tensor;
+        in[n++] = op->kind->record ? NULL : bb_link_tensor(x, bb_link_dtype(x));
         if (op->kind->extra_input) in[n++] = *extra_in++;
         for (int k = 0; k < op->n_params; k++) in[n++] = op->param[k];
         c->dtype = c->autocast    ? c->autocast_dtype
                    : op->n_params ? (bb_dtype)op->param[0]->dtype
                                   : bb_link_dtype(x);
         bb_module_enter(ctx, &here, op->kind->name, op->name ? op->name : "ops", op->name ? -1 : i);
-        x = bb_link_of(op->kind->compute(op, c, in, n));
+        x = op->kind->record ? op->kind->record(op, c, x)
+                             : bb_link_of(op->kind->compute(op, c, in, n));
         bb_module_leave(ctx, &here);
         if (op->kind->extra_output) *extra_out++ = x.tensor;
     }
+    if (x.quantized && tensor_wanted) x = bb_link_of(bb_dequantize(x.quantized));
     return ctx->status ? (bb_link){NULL, NULL} : x;
 }
 
@@ -288,11 +290,11 @@ bb_link bb_segment_forward(const bb_segment *s, bb_link x, bb_tensor *const *ext
     if (s->ctx->status) return (bb_link){NULL, NULL};
     if (!bb_is_recorded(s->ctx)) return eager(s, x, extra_in, extra_out, tensor_wanted);
     for (int i = 0; i < s->n; i++)
-        if (!s->op[i]->kind->compute) {
+        if (!s->op[i]->kind->compute && !s->op[i]->kind->record) {
             bb_fail(s->ctx, BB_ERR_UNSUPPORTED,
                     "%s: a graph is being recorded: this kind does not say how it computes",
                     s->op[i]->kind->name);
             return (bb_link){NULL, NULL};
         }
-    return recorded(s, x, extra_in, extra_out);
+    return recorded(s, x, extra_in, extra_out, tensor_wanted);
 }

@@ -1,6 +1,8 @@
 /* Functions with a backward of their own: one node, several inputs and outputs, state that is
  * released once, saved tensors, and the errors of using one twice. */
+#include "autograd/tape.h"
 #include "core/impl.h"
+#include "ops/table.h"
 #include "tests/support/alloc.h"
 #include "tests/support/test.h"
 
@@ -219,7 +221,57 @@ static void short_of_memory(bb_context *ctx) {
 }
 static void allocation(test *t) { alloc_failure_loop(t, short_of_memory); }
 
-static const test_row rows[] = {
-    {"values", values},   {"parts", parts}, {"unwanted", unwanted}, {"twice", twice},
-    {"changed", changed}, {"wrong", wrong}, {"targets", targets},   {"allocation", allocation}};
+/* What fails in the backward of one op, outside the tape, says whose it was. */
+static void names_its_op(test *t) {
+    test_allocator memory;
+    test_allocator_init(&memory);
+    bb_context *ctx = bb_open(&(bb_options){.allocator = &memory.base});
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(50, 100)), *dx = NULL;
+    bb_call call = {.ctx = ctx, .op = &bb_op_silu, .n_in = 1, .in = &x};
+    bool fused = false, want = true;
+    CHECK_INT(t, bb_run_call(&call, true, &fused), BB_OK);
+    CHECK(t, fused);
+    memory.for_good = true;
+    memory.fail_at = memory.calls + 1;
+    CHECK_INT(
+        t,
+        bb_call_backward(
+            &(bb_grad_call){.call = &call, .grad_out = &x, .grad_in = &dx, .want = &want}, fused),
+        BB_ERR_MEMORY);
+    CHECK_MSG(t, strstr(bb_error_message(ctx), "(backward of silu on cpu, inputs f32(50, 100))"),
+              "%s", bb_error_message(ctx));
+    CHECK(t, !ctx->running);
+    bb_close(ctx);
+    CHECK_INT(t, memory.live, 0);
+}
+
+/* With BOBBIN_SYNC=1 the device is waited for after the kernel, while its op is known. */
+static bb_status wait_fails(bb_backend *self) {
+    return bb_fail(self->ctx, BB_ERR_DEVICE, "the device is lost");
+}
+static void waits_when_told(test *t) {
+    bb_context *ctx = test_open_host();
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(4)), *dx = NULL;
+    bb_call call = {.ctx = ctx, .op = &bb_op_silu, .n_in = 1, .in = &x};
+    bool fused = false, want = true;
+    const bb_grad_call grad = {.call = &call, .grad_out = &x, .grad_in = &dx, .want = &want};
+    CHECK_INT(t, bb_run_call(&call, true, &fused), BB_OK);
+    ctx->backend[BB_CPU]->synchronize = wait_fails;
+    CHECK_INT(t, bb_call_backward(&grad, fused), BB_OK);
+    ctx->synchronize = true;
+    CHECK_INT(t, bb_call_backward(&grad, fused), BB_ERR_DEVICE);
+    CHECK_ERROR(t, ctx, BB_ERR_DEVICE, "the device is lost (backward of silu on cpu");
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {{"values", values},
+                                {"parts", parts},
+                                {"unwanted", unwanted},
+                                {"twice", twice},
+                                {"changed", changed},
+                                {"wrong", wrong},
+                                {"targets", targets},
+                                {"allocation", allocation},
+                                {"names_its_op", names_its_op},
+                                {"waits_when_told", waits_when_told}};
 TEST_MAIN(rows)

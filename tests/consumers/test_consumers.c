@@ -184,8 +184,28 @@ static void test_python(test *t) {
     if (!install(t, &f)) return;
     runs(t, "Python fine",
          "env -u BOBBIN_LIBRARY PYTHONPATH='%s/prefix/share/bobbin' PYTHONDONTWRITEBYTECODE=1 '%s' "
-         "'%s/tests/consumers/python/consumer.py' '%s/README.md' 2>&1",
-         f.path, python, BOBBIN_SOURCE_DIR, BOBBIN_SOURCE_DIR);
+         "'%s/tests/consumers/python/consumer.py' '%s/prefix/include/bobbin' %s 2>&1",
+         f.path, python, BOBBIN_SOURCE_DIR, f.path, BOBBIN_C_COMPILER);
+    scratch_close(&f);
+}
+
+/* README.md's Python program, run by README.md's command, where a build is in build/. */
+static void test_readme(test *t) {
+    scratch_folder f;
+    char python[1024];
+    if (*BOBBIN_SANITIZE || !find_python(python)) {
+        test_skip(t, "sanitizer build, or no python3 with numpy 1.22 or newer (BOBBIN_PYTHON)");
+        return;
+    }
+    if (!scratch_open(t, &f)) return;
+    runs(t, "[[",
+         "cd '%s' && ln -s '%s/examples' examples && ln -s '%s' build && mkdir bin && "
+         "printf '#!/bin/sh\nexec \"%s\" \"$@\"\n' >bin/python3 && chmod +x bin/python3 && "
+         "sed -n '/^```python/,/^```/{/^```/!p}' '%s/README.md' >first.py && "
+         "command=$(grep 'python3 first.py' '%s/README.md') && unset BOBBIN_LIBRARY && "
+         "PYTHONDONTWRITEBYTECODE=1 PATH=\"$PWD/bin:$PATH\" sh -c \"$command\" 2>&1",
+         f.path, BOBBIN_SOURCE_DIR, BOBBIN_BINARY_DIR, python, BOBBIN_SOURCE_DIR,
+         BOBBIN_SOURCE_DIR);
     scratch_close(&f);
 }
 
@@ -193,5 +213,6 @@ static const test_row rows[] = {
     {"what is installed", test_installed}, {"find_package, C++", test_find_package},
     {"pkg-config, C", test_pkg_config},    {"add_subdirectory, C", test_add_subdirectory},
     {"a device's module", test_module},    {"Python", test_python},
+    {"README.md's Python", test_readme},
 };
 TEST_MAIN(rows)

@@ -1,6 +1,8 @@
 /* The host simulation itself: it runs right kernels right, and catches each fault it claims to
  * (backends/cuda/sim/sim.h). A kernel with a planted fault must fail its launch with the words that
  * name the fault. */
+#include <stdarg.h>
+
 #include "backends/cuda/async.h"
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/sim/fiber.h"
@@ -188,6 +190,47 @@ static void test_async_copies(test *t) {
     CHECK_NEAR(t, late, 3, 0);
 }
 
+/* A launch is refused where a pointer among its arguments, or in one of them, is not the device's.
+ */
+static char refusal[256];
+static bb_status keep_refusal(bb_context *, bb_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(refusal, sizeof refusal, format, arguments);
+    va_end(arguments);
+    return status;
+}
+struct holder {
+    int n;
+    float *inside;
+    template <typename F> void each_pointer(F &f) const { f(inside); }
+};
+static void write_one(int n, float *to) { *to = (float)n; }
+static void write_held(holder h) { *h.inside = (float)h.n; }
+
+static void test_foreign_memory(test *t) {
+    const char *why = nullptr;
+    bb_host host = {};
+    bb_cuda cuda = {};
+    host.fail = keep_refusal;
+    cuda.host = &host;
+    cuda.runtime = bb_runtime_open(&cuda.info, &why);
+    float *own = static_cast<float *>(bb_runtime_allocate(cuda.runtime, 64)), foreign = 0, got = 0;
+    CHECK_INT(t, BB_LAUNCH(&cuda, (write_one), 1, 1, 0, 3, own), BB_OK);
+    CHECK_INT(t, BB_LAUNCH(&cuda, (write_held), 1, 1, 0, (holder{4, own + 1})), BB_OK);
+    CHECK(t, !bb_runtime_copy(cuda.runtime, &got, own + 1, sizeof got, BB_TO_HOST) && got == 4);
+    CHECK_INT(t, BB_LAUNCH(&cuda, (write_one), 1, 1, 0, 3, &foreign), BB_ERR_DEVICE);
+    CHECK_MSG(t, strstr(refusal, "argument 1 of the kernel points to memory that is not"), "%s",
+              refusal);
+    CHECK_INT(t, BB_LAUNCH(&cuda, (write_held), 1, 1, 0, (holder{4, &foreign})), BB_ERR_DEVICE);
+    CHECK_MSG(t, strstr(refusal, "argument 0 of the kernel points to memory that is not"), "%s",
+              refusal);
+    CHECK_NEAR(t, foreign, 0, 0);
+    bb_runtime_free(cuda.runtime, own);
+    CHECK_INT(t, BB_LAUNCH(&cuda, (write_one), 1, 1, 0, 3, own), BB_ERR_DEVICE);
+    bb_runtime_close(cuda.runtime);
+}
+
 /* Work can touch the blocks that it has a pointer into, and nobody any other. */
 #if defined(__SANITIZE_ADDRESS__)
 static void test_access(test *t) {
@@ -282,6 +325,7 @@ static const test_row rows[] = {
     {"limits", test_limits},
     {"alignment", test_alignment},
     {"async_copies", test_async_copies},
+    {"foreign_memory", test_foreign_memory},
 #if defined(__SANITIZE_ADDRESS__)
     {"access", test_access},
 #endif

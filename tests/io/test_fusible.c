@@ -179,29 +179,135 @@ static void names(test *t) {
     bb_close(ctx);
 }
 
-/* A graph keeps the pair of quantize and dequantize, and runs; ONNX's opset 18 has no fp8. */
+/* ---- With quantizers */
+
+typedef struct quantized_case {
+    const char *name;
+    bb_chain_recipe recipe;
+    bb_dtype dtype;
+    bool ahead;  /* a Quantize stands before the Linear, which takes what comes */
+    bool behind; /* others before and behind the activation, which does not */
+    const char *tolerance;
+} quantized_case;
+
+static const quantized_case quantized_cases[] = {
+    {"delayed", {.recipe = BB_FP8_DELAYED}, BB_F32, false, false, "1e-5"},
+    {"delayed_ahead", {.recipe = BB_FP8_DELAYED}, BB_F16, true, false, "2e-3"},
+    {"current", {.recipe = BB_FP8_CURRENT}, BB_F32, false, true, "1e-5"},
+    {"current_ahead", {.recipe = BB_FP8_CURRENT}, BB_F32, true, false, "1e-5"},
+    {"mxfp8", {.recipe = BB_MXFP8}, BB_F32, true, true, "1e-5"},
+    {"block", {.recipe = BB_FP8_BLOCK}, BB_F32, false, false, "1e-5"},
+    {"block_bf16", {.recipe = BB_FP8_BLOCK}, BB_BF16, true, false, "2e-2"},
+    {"nvfp4", {.recipe = BB_NVFP4}, BB_F32, false, false, "1e-5"},
+    {"nvfp4_bf16", {.recipe = BB_NVFP4}, BB_BF16, true, false, "2e-2"},
+};
+enum { QUANTIZED = sizeof quantized_cases / sizeof quantized_cases[0], WIDE = 96, OUT = 64 };
+
+/* Norm, [Quantize,] Linear with quantizers, bias, SiLU. */
+static bb_chain *quantized_chain(bb_context *ctx, const quantized_case *c, bb_named *list, int *n) {
+    bb_params *params = bb_params_new(ctx, BB_CPU, c->dtype);
+    bb_chain *chain = bb_chain_new(ctx, "mlp");
+    const bb_quantizer_options o = {.recipe = c->recipe.recipe};
+    bb_chain_append(chain, bb_fusible_rms_norm(params, "norm", BB_SHAPE(WIDE), NULL));
+    bb_fusible_op *up = bb_fusible_linear(params, "up", WIDE, OUT, 0);
+    if (c->ahead)
+        bb_chain_append(chain, bb_fusible_quantize(ctx, bb_quantizer_new(ctx, BB_CPU, &o), NULL));
+    bb_chain_append(chain, up);
+    bb_chain_append(chain, bb_fusible_bias(params, "up", OUT));
+    for (int i = 0; i < 2; i++) {
+        if (c->behind)
+            bb_chain_append(chain,
+                            bb_fusible_quantize(ctx, bb_quantizer_new(ctx, BB_CPU, &o), NULL));
+        if (i == 0) bb_chain_append(chain, bb_fusible_activation(ctx, BB_ACT_SILU));
+    }
+    bb_chain_set_recipe(chain, BB_CPU, &c->recipe);
+    bb_chain_set_fusion(chain, false);
+    bb_params_build(params);
+    const bb_named *own = bb_params_list(params, n);
+    for (int i = 0; i < *n; i++) {
+        list[i] = own[i];
+        bb_tensor *noise = graph_random(ctx, BB_F32, bb_shape_of(own[i].tensor), (uint64_t)i + 1);
+        bb_assign(own[i].tensor, bb_cast(bb_add_scalar(noise, i == 0 ? 2 : 0), c->dtype));
+    }
+    return chain;
+}
+
+static bb_graph *quantized_graph(bb_context *ctx, const quantized_case *c, bb_chain *chain,
+                                 const bb_named *list, int n) {
+    static const char *const outputs[] = {"y"};
+    const bb_graph_arg x = {"x", c->dtype, 3, {{.symbol = "batch"}, {.size = 32}, {.size = WIDE}}};
+    bb_graph_signature signature = {&x, 1, list, n, outputs, 1, BB_CPU};
+    bool grad = bb_set_grad_enabled(ctx, false);
+    bb_graph *g = bb_graph_trace(ctx, run, chain, &signature);
+    bb_set_grad_enabled(ctx, grad);
+    return g;
+}
+
+static double far(bb_tensor *a, bb_tensor *b) {
+    bb_tensor *difference = bb_abs(bb_sub(bb_cast(a, BB_F32), bb_cast(b, BB_F32)));
+    return bb_item(bb_amax(difference, (bb_ints){0}, false));
+}
+
+/* Nodes of this type, and of those that have a number behind it. */
+static int calls_of(const onnx_file *f, const char *type) {
+    int n = onnx_nodes(f->graph, 1, type);
+    for (int i = 2; i < 9; i++) {
+        char numbered[40];
+        snprintf(numbered, sizeof numbered, "%s_%d", type, i);
+        n += onnx_nodes(f->graph, 1, numbered);
+    }
+    return n;
+}
+
+/* A graph keeps each pair of quantize and dequantize, of the input and of the weight, and gives the
+ * chain's very numbers; so does its file, but for the order in which a product sums. A quantizer
+ * measures nothing while it is recorded. */
 static void quantized(test *t) {
+    static const char *const x_name[] = {"x"}, *const y_name[] = {"y"};
+    static const char *const modes[] = {"composite", "native", "decomposed"};
     scratch s = scratch_open();
-    bb_context *ctx = test_open_host();
-    bb_chain *chain = chain_of(ctx, &cases[0]);
-    const bb_quantizer_options o = {.recipe = BB_FP8_CURRENT};
-    bb_chain_insert(chain, 1, bb_fusible_quantize(ctx, bb_quantizer_new(ctx, BB_CPU, &o), NULL));
-    bb_graph *g = graph_of(ctx, &cases[0], chain);
-    bb_tensor *x = graph_random(ctx, BB_F32, BB_SHAPE(3, 2, 3, 16), 7), *y = NULL;
-    bb_tensor *direct = bb_chain_forward(chain, x);
-    bb_graph_run(g, &x, 1, &y);
-    CHECK_OK(t, ctx);
-    double far = bb_item(bb_amax(bb_abs(bb_sub(direct, y)), (bb_ints){0}, false));
-    CHECK_MSG(t, far < 1e-5, "the graph gives other values, by %g", far);
-    bb_onnx_save(g, scratch_path(&s, "quantized.onnx"), NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "ONNX has no form for this op");
-    bb_graph_free(g);
-    bb_close(ctx);
+    for (int i = 0; i < QUANTIZED; i++) {
+        const quantized_case *c = &quantized_cases[i];
+        bb_context *ctx = test_open_host();
+        bb_named list[8];
+        int n = 0;
+        bb_chain *chain = quantized_chain(ctx, c, list, &n);
+        bb_tensor *x = graph_random(ctx, c->dtype, BB_SHAPE(3, 32, WIDE), 7), *y = NULL;
+        for (int step = 0; step < 2; step++) { /* scales of delayed scaling that are not 1 */
+            bb_chain_forward(chain, x);
+            bb_chain_update_quantizers(chain);
+        }
+        bb_graph *g = quantized_graph(ctx, c, chain, list, n);
+        if (!CHECK_MSG(t, g, "%s: %s", c->name, bb_error_message(ctx))) continue;
+        int pairs = c->behind ? 4 : 2;
+        CHECK_INT(t, bb_graph_node_count(g, "Quantize"), pairs);
+        bb_tensor *direct = bb_chain_forward(chain, x);
+        bb_graph_run(g, &x, 1, &y);
+        CHECK_MSG(t, graph_same(direct, y), "%s: the graph gives other values, by %g", c->name,
+                  far(direct, y));
+        for (int m = 0; m < 3; m++) {
+            char name[64];
+            const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
+            snprintf(name, sizeof name, "%s_%s.onnx", c->name, modes[m]);
+            CHECK_INT(t, bb_onnx_save(g, scratch_path(&s, name), &how), BB_OK);
+            onnx_file f = onnx_read(s.path);
+            CHECK_INT(t, calls_of(&f, m == 0 ? "quantize" : "QuantizeLinear"), pairs);
+            CHECK_INT(t, calls_of(&f, m == 0 ? "dequantize" : "DequantizeLinear"), pairs);
+            onnx_close(&f);
+            name[strlen(name) - 5] = 0;
+            onnx_expect(ctx, &s, name, 0, x_name, &x, 1, y_name, &direct, 1, c->tolerance,
+                        c->dtype == BB_BF16);
+        }
+        CHECK_OK(t, ctx);
+        bb_graph_free(g);
+        bb_close(ctx);
+    }
+    onnx_run_all(t, &s);
     scratch_close(&s);
 }
 
 static const test_row rows[] = {{"T25 export, T-15", t25},
                                 {"T26 RMSNormalization", t26},
-                                {"a pair of quantize and dequantize", quantized},
+                                {"pairs of quantize and dequantize", quantized},
                                 {"names in a graph", names}};
 TEST_MAIN(rows)

@@ -32,6 +32,11 @@ static bb_graph *record(bb_context *ctx, const bb_op_case *c, bb_dtype dtype, bb
     return NULL;
 }
 
+/* Not by themselves: test_onnx_quantize.c writes them. */
+static bool only_in_pairs(const bb_op *op) {
+    return strstr(op->name, "Quantize") || strcmp(op->name, "Dequantize") == 0;
+}
+
 static void test_each(test *t) {
     static const bb_dtype dtypes[] = {BB_F32, BB_F64, BB_F16, BB_BF16};
     static const char *const tolerances[] = {"1e-5", "1e-6", "5e-3", "5e-2"};
@@ -57,6 +62,10 @@ static void test_each(test *t) {
                     CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "ONNX has no form for this op");
                     continue;
                 }
+                if (only_in_pairs(op)) {
+                    CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "ONNX has fp8 numbers, and no bytes");
+                    continue;
+                }
                 CHECK_MSG(t, status == BB_OK, "%s: %s", name, bb_error_message(ctx));
                 name[strlen(name) - 5] = 0;
                 onnx_expect(ctx, &s, name, 0, in_names, in, n_in, out_names, &out, 1, tolerances[d],
@@ -75,9 +84,8 @@ static void test_each(test *t) {
 
 /* Every op has a form or is known to have none. */
 static void test_table(test *t) {
-    static const char *const without[] = {
-        "rand",     "randn",      "dropout",       "adamw_",          "sgd_",
-        "Quantize", "Dequantize", "update_scale_", "QuantizedLinear", "RMSNormQuantize"};
+    static const char *const without[] = {"rand",   "randn", "dropout",
+                                          "adamw_", "sgd_",  "update_scale_"};
     bb_context *ctx = test_open();
     for (int i = 0; i < bb_op_count(ctx); i++) {
         const bb_op *op = bb_op_at(ctx, i);

@@ -40,7 +40,7 @@ static void emulate(double *p, double *m, double *v, const double *g, int n, int
 static void against_emulation(test *t) {
     static const bb_dtype dtypes[] = {BB_F64, BB_F32};
     static const double tolerance[] = {1e-13, 3e-6};
-    bb_adamw_attrs attrs = {0.8, 0.95, 1e-6, 0.5};
+    bb_adamw_attrs attrs = {0.8, 0.95, 1e-6, 0.5, 0};
     for (int d = 0; d < 2; d++) {
         bb_context *ctx = test_open();
         pair p = make(t, ctx, dtypes[d], 11);
@@ -75,7 +75,7 @@ static void against_emulation(test *t) {
 static void master(test *t) {
     bb_context *ctx = test_open();
     pair p = make(t, ctx, BB_BF16, 13);
-    bb_adamw_attrs attrs = {0.9, 0.99, 1e-8, 0.1};
+    bb_adamw_attrs attrs = {0.9, 0.99, 1e-8, 0.1, 0};
     bb_adamw *o = bb_adamw_new(p.params, &attrs);
     double *w = values_of(t, p.w), *s = values_of(t, p.scale), mw[W] = {0}, vw[W] = {0},
            ms[S] = {0}, vs[S] = {0}, gw[W] = {1, -1, 1, -1, 1, -1}, gs[S] = {0.5, 0.5, 0.5, -1, 1};
@@ -181,7 +181,7 @@ static void resume(test *t) {
 static void unreached(test *t) {
     bb_context *ctx = test_open();
     pair p = make(t, ctx, BB_F64, 17);
-    bb_adamw_attrs attrs = {0, 0, 1e-8, 0};
+    bb_adamw_attrs attrs = {0, 0, 1e-8, 0, 0};
     bb_adamw *o = bb_adamw_new(p.params, &attrs);
     double gw[W] = {1, 1, 1, 1, 1, 1}, gs[S] = {1, 1, 1, 1, 1};
     backward(t, &p, gw, gs);
@@ -202,7 +202,7 @@ static void refusals(test *t) {
     bb_context *ctx = test_open();
     pair p = make(t, ctx, BB_F32, 18);
     const bb_adamw_attrs bad[] = {
-        {1, 0.9, 1e-8, 0}, {0.9, -0.1, 1e-8, 0}, {0.9, 0.9, NAN, 0}, {0.9, 0.9, 0, -1}};
+        {1, 0.9, 1e-8, 0, 0}, {0.9, -0.1, 1e-8, 0, 0}, {0.9, 0.9, NAN, 0, 0}, {0.9, 0.9, 0, -1, 0}};
     const char *part[] = {"betas: expected 0 <= beta < 1, got 1 and 0.9", "got 0.9 and -0.1",
                           "eps: expected", "weight_decay: expected"};
     for (int i = 0; i < 4; i++) {

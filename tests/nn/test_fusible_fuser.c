@@ -145,6 +145,37 @@ static void check_table(test *t, bb_context *ctx, bool cpu) {
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
+/* Each activation behind Linear and Bias: those that LinearActivation has run in its kernel, where
+ * there is one, and all give what they give op by op. */
+static void activations(test *t) {
+    bb_context *ctx = test_open();
+    bool kernel = bb_op_has_kernel(ctx, bb_find_op(ctx, "LinearActivation"), bb_get_device(ctx), 0);
+    for (int which = 0; which < BB_ACT_COUNT; which++)
+        for (int d = 0; d < 3; d++) {
+            uint64_t state = 1;
+            bb_params *params = set_of(ctx, types[d]);
+            bb_chain *chain = chain_of(params, "LB", false);
+            bb_chain_append(chain, bb_fusible_activation(ctx, (bb_activation)which));
+            bb_params_build(params);
+            for (int i = 0; i < bb_params_count(params); i++)
+                set_param(t, bb_params_at(params, i), -1, 1, &state);
+            outcome a = run(t, chain, params, types[d], BB_SHAPE(3, 2, 16), 0, 0, true);
+            bool has = which == BB_ACT_RELU || which == BB_ACT_GELU || which == BB_ACT_SILU ||
+                       which == BB_ACT_SIGMOID || which == BB_ACT_TANH;
+            CHECK_MSG(t, !strstr(a.trace, "LinearActivation c") == !(has && kernel), "%d: %s",
+                      which, a.trace);
+            CHECK(t, strstr(a.trace, "fusion LinearBiasActivation forward"));
+            outcome b = run(t, chain, params, types[d], BB_SHAPE(3, 2, 16), 0, 0, false);
+            tolerance tol = tolerance_of(types[d]);
+            tol.relative *= 2, tol.absolute = d == 0 ? 2e-5 : 10 * tol.relative;
+            compare(t, "y", a.y, b.y, false, tol);
+            compare(t, "dx", a.dx, b.dx, false, tol);
+            for (int i = 0; i < 4; i++) compare(t, "dparam", a.dparam[i], b.dparam[i], false, tol);
+        }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void table(test *t) { check_table(t, test_open(), false); }
 static void exact_table(test *t) { check_table(t, open_uncontracted(), true); }
 
@@ -376,6 +407,7 @@ static const test_row rows[] = {
     {"T33 fused and basic are interchangeable", t33},
     {"each fusion against op by op", table},
     {"each fusion against op by op, bit for bit", exact_table},
+    {"LinearBiasActivation, each activation", activations},
     {"fusions that do not fit", fits},
 };
 TEST_MAIN(rows)

@@ -125,45 +125,60 @@ static void t27(test *t) {
     bb_close(ctx);
 }
 
-/* T29, and T-1 over all quantizers: norm and Quantize, fused and not. */
+/* Norm and Quantize, fused and not, and on the tape. */
+static void check_norm_quantize(test *t, bb_context *ctx, const bb_quantizer_options *o,
+                                bb_dtype dtype, bb_shape shape, bool zero) {
+    int64_t w = shape.size[shape.rank - 1];
+    bb_quantizer *q = bb_quantizer_new(ctx, bb_get_device(ctx), o);
+    norm_case n = norm_case_open(t, ctx, dtype, shape, BB_SHAPE(w), 0.3, zero, 0, 1);
+    bb_chain *chain = bb_chain_new(ctx, "quantized");
+    bb_chain_append(chain, n.op);
+    bb_chain_append(chain, bb_fusible_quantize(ctx, q, NULL));
+    bb_link fused = bb_chain_forward_link(chain, bb_link_of(n.x));
+    bb_chain_set_fusion(chain, false);
+    bb_link plain = bb_chain_forward_link(chain, bb_link_of(n.x));
+    bb_chain_set_fusion(chain, true);
+    CHECK(t, fused.quantized && plain.quantized && fused.quantized->quantizer == q);
+    /* Delayed scaling quantizes before the rounding that the others share with the norm. */
+    bool cpu = bb_get_device(ctx) == BB_CPU;
+    bool exact = cpu && (o->recipe != BB_FP8_DELAYED || dtype == BB_F32);
+    CHECK_MSG(t, !exact || same_quantized(fused.quantized, plain.quantized),
+              "%s, %s: other bytes than norm and quantize", bb_quantizer_name(q),
+              bb_dtype_name(dtype));
+    bool coarse = o->recipe == BB_NVFP4 || o->format == BB_E5M2;
+    tolerance tol = coarse ? (tolerance){0.25, 0.125} : (tolerance){0.125, 0.0675};
+    check_tensor(t, "y", bb_dequantize(fused.quantized), dtype, shape, n.y, tol);
+    check_tensor(t, "columns", bb_dequantize_columns(fused.quantized), dtype, shape, n.y, tol);
+    bb_set_requires_grad(n.x, true); /* the gradient goes straight through */
+    bb_tensor *y = bb_chain_forward(chain, n.x);
+    CHECK(t, same_bytes(y, bb_dequantize(fused.quantized)));
+    bb_backward(y, n.dy);
+    tolerance grad = tolerance_of(dtype);
+    grad.absolute = dtype == BB_F32 ? 1e-5 : grad.relative / 10;
+    check_tensor(t, "dx", bb_grad(n.x), dtype, shape, n.dx, grad);
+    check_tensor(t, "dw", bb_grad(n.weight), dtype, BB_SHAPE(w), n.dw, tolerance_of(dtype));
+    norm_case_close(&n);
+    CHECK_OK(t, ctx);
+    bb_end_step(ctx);
+}
+
+/* T29, and T-1 over all quantizers: its shapes, as far as they divide into a recipe's blocks. */
 static void t29(test *t) {
     static const bb_dtype types[] = {BB_F32, BB_F16, BB_BF16};
+    static const bb_shape shapes[] = {{3, {6, 16, 64}}, {3, {6, 16, 19}}, {1, {64}}, {1, {19}}};
+    static const struct {
+        bb_quantizer_options options;
+        int shapes;
+    } kinds[] = {
+        {{.recipe = BB_FP8_DELAYED}, 4}, {{.recipe = BB_FP8_DELAYED, .format = BB_E5M2}, 2},
+        {{.recipe = BB_FP8_CURRENT}, 4}, {{.recipe = BB_FP8_CURRENT, .format = BB_E5M2}, 2},
+        {{.recipe = BB_MXFP8}, 1},       {{.recipe = BB_MXFP8, .format = BB_E5M2}, 1},
+        {{.recipe = BB_FP8_BLOCK}, 4},   {{.recipe = BB_FP8_BLOCK, .square_blocks = true}, 4},
+        {{.recipe = BB_NVFP4}, 1}};
     bb_context *ctx = test_open();
-    for (int k = 0; k < 3 * 2 * BB_RECIPE_COUNT; k++) {
-        bb_dtype dtype = types[k % 3];
-        bool zero = k / 3 % 2;
-        bb_recipe recipe = (bb_recipe)(k / 6);
-        bb_quantizer *q = quantizer_of(ctx, recipe);
-        norm_case n =
-            norm_case_open(t, ctx, dtype, BB_SHAPE(6, 16, 64), BB_SHAPE(64), 0.3, zero, 0, 1);
-        bb_chain *chain = bb_chain_new(ctx, "quantized");
-        bb_chain_append(chain, n.op);
-        bb_chain_append(chain, bb_fusible_quantize(ctx, q, NULL));
-        bb_link fused = bb_chain_forward_link(chain, bb_link_of(n.x));
-        bb_chain_set_fusion(chain, false);
-        bb_link plain = bb_chain_forward_link(chain, bb_link_of(n.x));
-        bb_chain_set_fusion(chain, true);
-        CHECK(t, fused.quantized && plain.quantized && fused.quantized->quantizer == q);
-        /* Delayed scaling quantizes before the rounding that the others share with the norm. */
-        bool exact = bb_get_device(ctx) == BB_CPU && (recipe != BB_FP8_DELAYED || dtype == BB_F32);
-        CHECK_MSG(t, !exact || same_quantized(fused.quantized, plain.quantized),
-                  "recipe %d, %s: other bytes than norm and quantize", (int)recipe,
-                  bb_dtype_name(dtype));
-        tolerance tol = recipe == BB_NVFP4 ? (tolerance){0.25, 0.125} : (tolerance){0.125, 0.0675};
-        check_tensor(t, "y", bb_dequantize(fused.quantized), dtype, BB_SHAPE(6, 16, 64), n.y, tol);
-        /* On the tape: the gradient goes straight through. */
-        bb_set_requires_grad(n.x, true);
-        bb_tensor *y = bb_chain_forward(chain, n.x);
-        CHECK(t, same_bytes(y, bb_dequantize(fused.quantized)));
-        bb_backward(y, n.dy);
-        tolerance grad = tolerance_of(dtype);
-        grad.absolute = dtype == BB_F32 ? 1e-5 : grad.relative / 10;
-        check_tensor(t, "dx", bb_grad(n.x), dtype, BB_SHAPE(6, 16, 64), n.dx, grad);
-        check_tensor(t, "dw", bb_grad(n.weight), dtype, BB_SHAPE(64), n.dw, tolerance_of(dtype));
-        norm_case_close(&n);
-        bb_end_step(ctx);
-    }
-    CHECK_OK(t, ctx);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        for (int k = 0; k < 6 * kinds[i].shapes; k++)
+            check_norm_quantize(t, ctx, &kinds[i].options, types[k % 3], shapes[k / 6], k / 3 % 2);
     bb_close(ctx);
 }
 
@@ -274,7 +289,7 @@ static void quantized_linear(test *t) {
 
 /* ---- A toy transformer: attention, and an MLP as a chain */
 
-enum { BATCH = 4, LENGTH = 16, DIM = 32, HIDDEN = 64, VOCAB = 32, STEPS = 60 };
+enum { BATCH = 4, LENGTH = 16, DIM = 32, HIDDEN = 64, VOCAB = 32 };
 
 /* A walk in which each next id is one of four: no model gets below log(4). */
 static bb_tensor *ids_of(bb_context *ctx, int step, int shift) {
@@ -289,9 +304,10 @@ static bb_tensor *ids_of(bb_context *ctx, int step, int shift) {
     return bb_from(ctx, BB_I32, BB_SHAPE(BATCH, LENGTH), ids);
 }
 
-/* The mean loss of the last steps. */
+/* The mean loss of the last steps. A simulated device is slow: it takes the first of them. */
 static double train(test *t, const bb_chain_recipe *recipe) {
     bb_context *ctx = test_open();
+    int steps = bb_get_device(ctx) == BB_CPU ? 60 : 12;
     bb_params *params = set_of(ctx, BB_BF16);
     bb_nn_config config = {.vocab = VOCAB,
                            .dim = DIM,
@@ -315,7 +331,7 @@ static double train(test *t, const bb_chain_recipe *recipe) {
     bb_chain_set_recipe(head, bb_get_device(ctx), recipe);
     bb_adamw *optimizer = bb_adamw_new(params, NULL);
     double sum = 0, first = 0;
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < steps; i++) {
         bb_tensor *x = bb_nn_embedding_forward(&embed, ids_of(ctx, i, 0));
         x = bb_add(x, bb_nn_attention_forward(&attention, x, NULL, 0));
         x = bb_reshape(x, BB_SHAPE(BATCH * LENGTH, DIM));
@@ -324,31 +340,36 @@ static double train(test *t, const bb_chain_recipe *recipe) {
         bb_tensor *loss = bb_cross_entropy(bb_cast(logits, BB_F32), targets, -100, BB_REDUCE_MEAN);
         if (!CHECK_INT(t, bb_backward(loss, NULL), BB_OK)) break;
         if (i == 0) first = bb_item(loss);
-        if (i >= STEPS - 5) sum += bb_item(loss) / 5;
+        if (i >= steps - 5) sum += bb_item(loss) / 5;
         bb_adamw_step(optimizer, 1e-2 * (i < 40 ? 1 : 0.2));
         bb_chain_update_quantizers(mlp), bb_chain_update_quantizers(head);
         bb_params_zero_grad(params);
         bb_end_step(ctx);
     }
-    CHECK_MSG(t, sum < 0.65 * first, "it learns nothing: %g from %g", sum, first);
+    CHECK_MSG(t, sum < (steps == 60 ? 0.65 : 0.95) * first, "it learns nothing: %g from %g", sum,
+              first);
     CHECK_OK(t, ctx);
     bb_close(ctx);
     return sum;
 }
 
+/* NVFP4 has nothing here that its published recipe has besides (random Hadamard transforms,
+ * stochastic rounding), and no promise: twice what this run needs. */
 static void training(test *t) {
-    static const bb_chain_recipe recipes[] = {{.recipe = BB_FP8_DELAYED, .history = 16},
-                                              {.recipe = BB_FP8_CURRENT},
-                                              {.recipe = BB_MXFP8},
-                                              {.recipe = BB_FP8_BLOCK}};
-    bb_context *ctx = test_open();
-    int n = bb_get_device(ctx) == BB_CPU ? 4 : 1; /* a simulated device is slow */
-    bb_close(ctx);
+    static const struct {
+        bb_chain_recipe recipe;
+        double bound;
+    } rows[] = {{{.recipe = BB_FP8_DELAYED, .history = 16}, 0.02},
+                {{.recipe = BB_FP8_CURRENT}, 0.02},
+                {{.recipe = BB_MXFP8}, 0.02},
+                {{.recipe = BB_FP8_BLOCK}, 0.02},
+                {{.recipe = BB_NVFP4}, 0.05}};
     double plain = train(t, NULL);
-    for (int r = 0; r < n; r++) {
-        double loss = train(t, &recipes[r]);
-        CHECK_MSG(t, fabs(loss - plain) <= 0.02 * plain, "recipe %d: loss %g, %g in bf16",
-                  (int)recipes[r].recipe, loss, plain);
+    for (int r = 0; r < BB_RECIPE_COUNT; r++) {
+        double loss = train(t, &rows[r].recipe);
+
+        CHECK_MSG(t, fabs(loss - plain) <= rows[r].bound * plain, "recipe %d: loss %g, %g in bf16",
+                  r, loss, plain);
     }
 }
 

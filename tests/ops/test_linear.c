@@ -1,49 +1,7 @@
-/* linear against plain sums: every rank of input, with and without bias, empty sizes, layouts. */
-#include "ops/ops.h"
-#include "tests/support/alloc.h"
-#include "tests/support/cases.h"
+/* linear against plain sums (linear_cases.h). */
+#include "tests/ops/linear_cases.h"
 
-static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
-                      double *out) {
-    const int64_t width = c->in[1].shape.size[0], depth = c->in[1].shape.size[1];
-    int64_t n = 0;
-    bb_shape_count(out_shape, &n);
-    for (int64_t i = 0; i < n; i++) {
-        const double *x = in[0] + i / width * depth, *w = in[1] + i % width * depth;
-        double sum = in[2] ? in[2][i % width] : 0;
-        for (int64_t k = 0; k < depth; k++) sum += x[k] * w[k];
-        out[i] = sum;
-    }
-}
-
-#define LINEAR(x, out, in_, missing)                                                               \
-    .in = {{.shape = x}, {.shape = {2, {out, in_}}}, {.shape = {1, {out}}, .absent = missing}},    \
-    .n_in = 3
-#define S(...) __VA_ARGS__
-static const op_case cases[] = {
-    {.name = "vector", LINEAR(S({1, {4}}), 3, 4, false)},
-    {.name = "matrix", LINEAR(S({2, {5, 4}}), 3, 4, false)},
-    {.name = "three axes, no bias", LINEAR(S({3, {2, 3, 4}}), 5, 4, true)},
-    {.name = "four axes", LINEAR(S({4, {2, 1, 3, 4}}), 2, 4, false)},
-    {.name = "one by one", LINEAR(S({2, {1, 1}}), 1, 1, false)},
-    {.name = "no rows", LINEAR(S({2, {0, 4}}), 3, 4, false)},
-    {.name = "no depth", LINEAR(S({2, {3, 0}}), 2, 0, false)},
-    {.name = "no depth, no bias", LINEAR(S({2, {3, 0}}), 2, 0, true)},
-    {.name = "no width", LINEAR(S({2, {3, 4}}), 0, 4, false)},
-    {.name = "more columns than a piece",
-     LINEAR(S({2, {3, 2}}), 129, 2, false),
-     .no_second = true,
-     .why = "slow"},
-    {.name = "blocks",
-     LINEAR(S({3, {2, 33, 65}}), 67, 65, false),
-     .tolerance = 16,
-     .no_second = true,
-     .why = "slow"},
-};
-
-static void test_cases(test *t) {
-    run_op_cases(t, "linear", cases, (int)(sizeof cases / sizeof cases[0]), reference);
-}
+static void test_cases(test *t) { run_linear_cases(t, "linear", 3); }
 
 static void short_of_memory(bb_context *ctx) {
     bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_F16, BB_SHAPE(3, 4)), true);

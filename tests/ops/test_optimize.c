@@ -56,7 +56,7 @@ static void run_adamw(test *t, bb_dtype dtype, const bb_adamw_attrs *a, double s
         CHECK(t, status == BB_OK);
         for (int i = 0; i < N; i++) {
             const double d = g[i] * s;
-            p[i] *= 1 - lr * a->weight_decay;
+            if (i < N - a->undecayed) p[i] *= 1 - lr * a->weight_decay;
             m[i] = a->beta1 * m[i] + (1 - a->beta1) * d;
             v[i] = a->beta2 * v[i] + (1 - a->beta2) * d * d;
             p[i] -= lr * (m[i] / (1 - pow(a->beta1, step))) /
@@ -70,10 +70,14 @@ static void run_adamw(test *t, bb_dtype dtype, const bb_adamw_attrs *a, double s
 }
 
 static void test_adamw(test *t) {
-    const bb_adamw_attrs usual = {0.9, 0.999, 1e-8, 0.01}, other = {0.5, 0.8, 1e-2, 0};
+    const bb_adamw_attrs usual = {0.9, 0.999, 1e-8, 0.01, 0}, other = {0.5, 0.8, 1e-2, 0, 0};
+    bb_adamw_attrs part = {0.9, 0.9, 1e-2, 0.5, 0};
     for (int i = 0; i < 4; i++) {
         run_adamw(t, dtypes[i], &usual, 1);
         run_adamw(t, dtypes[i], &other, 0.25);
+        for (part.undecayed = 0; part.undecayed <= N;
+             part.undecayed += part.undecayed < 6 ? 3 : N - 6)
+            run_adamw(t, dtypes[i], &part, 1);
     }
 }
 
@@ -166,7 +170,8 @@ static void short_of_memory(bb_context *ctx) {
     bb_t p = bb_zeros(ctx, BB_F32, BB_SHAPE(2, 3)),
          g = bb_transpose(bb_ones(ctx, BB_F32, BB_SHAPE(3, 2)), 0, 1);
     if (bb_sgd_(p, g, NULL, bb_scalar(ctx, BB_F32, 1), NULL, NULL)) return;
-    if (bb_item(bb_select(bb_select(p, 0, 0), 0, 0)) != -1) bb_fail(ctx, BB_ERR_STATE, "no step was taken");
+    if (bb_item(bb_select(bb_select(p, 0, 0), 0, 0)) != -1)
+        bb_fail(ctx, BB_ERR_STATE, "no step was taken");
 }
 static void test_allocation(test *t) { alloc_failure_loop(t, short_of_memory); }
 
@@ -184,7 +189,7 @@ static void test_errors(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: lr: expected dtype f32, got f64");
     CHECK(t, bb_adamw_(p, NULL, s, s, one, one, NULL, NULL) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: grad: expected a tensor, got NULL");
-    CHECK(t, bb_adamw_(p, p, s, s, one, one, NULL, &(bb_adamw_attrs){1, 0.9, 0, 0}) != BB_OK);
+    CHECK(t, bb_adamw_(p, p, s, s, one, one, NULL, &(bb_adamw_attrs){1, 0.9, 0, 0, 0}) != BB_OK);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "adamw_: beta1: expected a number in [0, 1), got 1");
     bb_t gaps = bb_slice(bb_zeros(ctx, BB_F32, BB_SHAPE(8)), 0, 0, 8, 2);
     CHECK(t, bb_sgd_(gaps, s, NULL, one, NULL, NULL) != BB_OK);

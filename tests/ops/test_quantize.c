@@ -4,18 +4,10 @@
 #include "autograd/autograd.h"
 #include "tests/support/quantized.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 /* Numbers of all sizes: runs with large and with small maxima. */
 static bb_tensor *draw(bb_context *ctx, bb_dtype dtype, bb_shape shape) {
     bb_tensor *size = bb_exp(bb_mul_scalar(bb_randn(ctx, BB_F32, shape), 2));
     return bb_cast(bb_mul(bb_randn(ctx, BB_F32, shape), size), dtype);
-}
-
-static bb_tensor *scale_for(bb_context *ctx, const bb_quantize_attrs *a, double scale) {
-    bb_tensor *s = bb_full(ctx, BB_F32, SH(1), scale);
-    return a->recipe == BB_FP8_DELAYED ? s : NULL;
 }
 
 static void dequantize_and_compare(test *t, const bb_quantize_attrs *a, const ref_parts *e,
@@ -61,11 +53,6 @@ static void check_case(test *t, bb_tensor *x, const quantize_case *c, double sca
         dequantize_and_compare(t, &c->attrs, &e, &parts, true, BB_F32, rows, width, what);
     ref_free(&e);
     free(z);
-}
-
-static bool fits(const quantize_case *c, int64_t rows, int64_t width) {
-    int64_t d = bb_recipe_forms[c->attrs.recipe].divides;
-    return rows % d == 0 && width % d == 0;
 }
 
 /* One below, at and one above each block and tile; T-8's smallest; enough for several pieces. */

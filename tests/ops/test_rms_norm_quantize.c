@@ -3,14 +3,6 @@
  * test_quantize.c. */
 #include "tests/support/quantized.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
-static bb_tensor *scale_for(bb_context *ctx, const bb_quantize_attrs *a, double scale) {
-    bb_tensor *s = bb_full(ctx, BB_F32, SH(1), scale);
-    return a->recipe == BB_FP8_DELAYED ? s : NULL;
-}
-
 static void same_bytes(test *t, bb_tensor *got, bb_tensor *expected, const char *what) {
     CHECK_MSG(t, !got == !expected, "%s: one is missing", what);
     if (!got || !expected) return;
@@ -82,11 +74,6 @@ static void check_case(test *t, bb_tensor *x, bb_tensor *weight, const quantize_
     check_rstd(t, x, rstd, eps, what);
     ref_free(&e);
     free(values);
-}
-
-static bool fits(const quantize_case *c, int64_t rows, int64_t width) {
-    int64_t d = bb_recipe_forms[c->attrs.recipe].divides;
-    return rows % d == 0 && width % d == 0;
 }
 
 static bb_tensor *draw(bb_context *ctx, bb_dtype dtype, bb_shape shape) {

@@ -95,7 +95,13 @@ static void test_errors(test *t) {
     CHECK(t, bb_rope(x, &(bb_rope_attrs){.base = 1e4, .scale = 1, .dims = 6}) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "RoPE: dims: expected an even number from 0 to 5, got 6");
     CHECK(t, bb_rope(x, &(bb_rope_attrs){.base = 0, .scale = 1, .dims = 4}) == NULL);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "RoPE: base: expected a number > 0, got 0");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "RoPE: base: expected a finite number > 0, got 0");
+    CHECK(t, bb_rope(x, &(bb_rope_attrs){.base = INFINITY, .scale = 1, .dims = 4}) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "RoPE: base: expected a finite number > 0, got inf");
+    CHECK(t, bb_rope(x, &(bb_rope_attrs){
+                            .base = 1e4, .scale = 1, .dims = 4, .offset = INT64_MAX}) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "RoPE: offset: expected a number within 2^53, got 9223372036854775807");
     CHECK(t, bb_rope(bb_zeros(ctx, BB_F32, BB_SHAPE(4)), NULL) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "RoPE: input: expected at least 2 axes, got 1");
     bb_close(ctx);

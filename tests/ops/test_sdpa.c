@@ -1,12 +1,14 @@
 /* SDPA against plain loops over queries and keys: every mask, grouped heads, sizes around a block
  * of 64. */
+#include <float.h>
+
 #include "ops/ops.h"
 #include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 static bool visible(const bb_sdpa_attrs *a, int64_t t, int64_t s, int64_t queries, int64_t keys) {
     const int64_t last = t + keys - queries;
-    return !(a->is_causal && s > last) && !(a->window_size && s <= last - a->window_size);
+    return !(a->is_causal && s > last) && !(a->window_size && last - s >= a->window_size);
 }
 
 /* One query: weights of all keys, then the weighted sum of the values. */
@@ -61,7 +63,7 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
 }
 
 static const bb_sdpa_attrs causal = {0, true, 0}, scaled = {0.3, false, 0}, window = {0, false, 3},
-                           both = {0, true, 5};
+                           both = {0, true, 5}, endless = {0, false, INT64_MAX};
 
 #define S(...) __VA_ARGS__
 #define QKV(q, k, v) .in = {{.shape = q}, {.shape = k}, {.shape = v}, {.absent = true}}, .n_in = 4
@@ -88,6 +90,9 @@ static const op_case cases[] = {
     {.name = "causal window",
      .attrs = &both,
      QKV(S({3, {1, 9, 4}}), S({3, {1, 9, 4}}), S({3, {1, 9, 4}}))},
+    {.name = "window without end",
+     .attrs = &endless,
+     QKV(S({3, {1, 6, 4}}), S({3, {1, 8, 4}}), S({3, {1, 8, 4}}))},
     {.name = "grouped heads",
      .attrs = &causal,
      QKV(S({4, {2, 4, 3, 4}}), S({4, {2, 2, 3, 4}}), S({4, {2, 2, 3, 4}}))},
@@ -183,6 +188,29 @@ static void test_blind_rows(test *t) {
     }
 }
 
+/* A float mask of the lowest number over a whole row is not -inf: it hides no key from another. */
+static void test_lowest_mask(test *t) {
+    for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
+        bb_context *ctx = test_open();
+        const float value[] = {1, 2, 6};
+        bb_set_path(ctx, (bb_path)path);
+        bb_t q = bb_zeros(ctx, BB_F32, BB_SHAPE(1, 2, 1)),
+             k = bb_zeros(ctx, BB_F32, BB_SHAPE(1, 3, 1));
+        bb_t mask = bb_full(ctx, BB_F32, BB_SHAPE(2, 3), -FLT_MAX);
+        bb_t v = bb_set_requires_grad(bb_from(ctx, BB_F32, BB_SHAPE(1, 3, 1), value), true);
+        bb_t y = bb_sdpa(q, k, v, mask, NULL);
+        bb_backward(bb_sum_all(y), NULL);
+        double out[2] = {0}, dv[3] = {0};
+        bb_read_f64(y, out, 2);
+        bb_read_f64(bb_grad(v), dv, 3);
+        CHECK_OK(t, ctx);
+        for (int i = 0; i < 2; i++) CHECK_NEAR(t, out[i], 3, 1e-6);
+        /* fused: ops/sdpa.c, the price of logsumexp */
+        for (int i = 0; i < 3 && path == BB_PATH_COMPOSED; i++) CHECK_NEAR(t, dv[i], 2.0 / 3, 1e-6);
+        bb_close(ctx);
+    }
+}
+
 static void test_nan_spreads(test *t) {
     for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
         bb_context *ctx = test_open();
@@ -270,8 +298,9 @@ static void test_errors(test *t) {
 }
 
 static const test_row rows[] = {
-    {"cases", test_cases},   {"blind_rows", test_blind_rows}, {"nan_spreads", test_nan_spreads},
-    {"memory", test_memory}, {"threads", test_threads},       {"allocation", test_allocation},
-    {"errors", test_errors},
+    {"cases", test_cases},           {"lowest_mask", test_lowest_mask},
+    {"blind_rows", test_blind_rows}, {"nan_spreads", test_nan_spreads},
+    {"memory", test_memory},         {"threads", test_threads},
+    {"allocation", test_allocation}, {"errors", test_errors},
 };
 TEST_MAIN(rows)

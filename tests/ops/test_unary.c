@@ -98,6 +98,9 @@ static void test_special_values(test *t) {
                 if (u->f == ref_relu && isnan(rounded[i])) expected = NAN; /* fmax drops it */
                 if (dtype == BB_F32) expected = (double)(float)expected;
                 bool same = got[i] == expected || (isnan(got[i]) && isnan(expected));
+                if (got[i] == 0 && expected == 0 && u->f != ref_relu) /* fmax knows no -0 */
+                    CHECK_MSG(t, !signbit(got[i]) == !signbit(expected), "%s(%g) in %s: sign of 0",
+                              u->op, rounded[i], bb_dtype_name(dtype));
                 double ulp =
                     dtype == BB_F32 ? 3e-7 * fabs(expected) + 3 * 0x1p-149 : 1e-15 * fabs(expected);
                 CHECK_MSG(t, same || fabs(got[i] - expected) <= ulp,

@@ -56,6 +56,8 @@ TABLE.update({
     # The contract's order for narrow types rounds xhat, then the product: twice.
     "RMSNormImpl": (4, 2, 6, 4),
     "AddRMSNorm": (4, 2, 6, 4),
+    # The sum is rounded, then its activation.
+    "LinearActivation": (6, 2, 0, 0),
     # Backward reads the rounded output, as PyTorch's does.
     "softmax": (4, 1, 6, 3),
     "log_softmax": (4, 1, 6, 3),

@@ -3,7 +3,7 @@
 import torch
 
 from draw import FLOATS, whole
-from spec import ALL, Multilinear, NUMBERS, add
+from spec import ALL, Expected, Multilinear, NUMBERS, Spec, add
 
 
 def linear_op(name, run, draw, dtypes=ALL):
@@ -48,6 +48,41 @@ linear_op("linear", lambda input, weight, bias=None: input @ weight.mT + (0 if b
           draw_linear, FLOATS)
 linear_op("LinearAdd", lambda input, weight, residual, bias=None:
           input @ weight.mT + (0 if bias is None else bias) + residual, draw_linear_add, FLOATS)
+
+
+class LinearActivation(Spec):
+    """Both results; gradients, of two results at once, are in tests/ops/test_linear_activation.c.
+    Slopes of the activations are at most 1.2."""
+    forward_only = True
+    ACTIVATIONS = {"relu": torch.relu, "silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid,
+                   "tanh": torch.tanh,
+                   "gelu": lambda x: torch.nn.functional.gelu(x, approximate="tanh")}
+
+    def draw(self, d):
+        x, attrs = draw_linear(d)
+        return x, attrs | {"activation": d.choice(list(self.ACTIVATIONS))}
+
+    def total(self, x):
+        return x["input"] @ x["weight"].mT + x.get("bias", 0)
+
+    def compute(self, x, attrs):
+        return self.ACTIVATIONS[attrs["activation"]](self.total(x))
+
+    def sizes(self, x):
+        return self.total({name: t.detach().abs() for name, t in x.items()}), x["weight"].shape[-1] + 1
+
+    def terms(self, x, attrs, y, dy, grads):
+        magnitude, n = self.sizes(x)
+        return {"": (1.2 * magnitude + y.abs(), n, 0)}
+
+    def expect(self, case):
+        x = self.leaves(case.inputs)
+        dtype = case.inputs["input"].dtype
+        return super().expect(case) + [
+            Expected("sum", "forward", dtype, self.total(x).detach(), *self.sizes(x), 0)]
+
+
+add("LinearActivation", LinearActivation(FLOATS))
 
 
 def one(d, attrs, least=0):

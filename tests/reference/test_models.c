@@ -115,7 +115,8 @@ static void gradients(test *t) {
 /* The losses of STEPS steps. bf16: parameters of bf16 with f32 masters; the loss is f32. */
 static void train(test *t, fixture *f, double *losses) {
     const bb_schedule schedule = {3e-3, 1e-4, 10, STEPS};
-    bb_adamw *optimizer = bb_adamw_new(f->model->params, &(bb_adamw_attrs){0.9, 0.99, 1e-8, 0.1});
+    bb_adamw *optimizer =
+        bb_adamw_new(f->model->params, &(bb_adamw_attrs){0.9, 0.99, 1e-8, 0.1, 0});
     double *lr = expected_of(t, f, "lr");
     bool narrow = f->model->config.dtype == BB_BF16;
     for (int step = 0; step < STEPS; step++) {

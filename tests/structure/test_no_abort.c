@@ -1,5 +1,6 @@
-/* The library never aborts, exits, jumps or prints, and asks its context for memory. Looks for the
- * names of the calls that would, outside comments and strings. */
+/* The library never aborts, exits, jumps or prints, asks its context for memory, and waits for a
+ * device only where it says so. Looks for the names of the calls that would, outside comments and
+ * strings. */
 #include <ctype.h>
 
 #include "tests/support/files.h"
@@ -8,22 +9,61 @@
 static const char *const folders[] = {"core", "ops", "autograd", "backends", "nn", "io"};
 static const char *const suffixes[] = {".c", ".h", ".cu", ".cpp", NULL};
 
-/* A trailing '(' means: as a call. */
+/* A trailing '(' means: as a call. The last ones wait for a GPU, cudaMemcpy and cudaMemset unasked.
+ */
 static const char *const banned[] = {
-    "abort(",  "exit(",          "_exit(",          "_Exit(",   "quick_exit(", "longjmp(",
-    "setjmp(", "raise(",         "printf(",         "vprintf(", "puts(",       "putchar(",
-    "perror(", "stdout",         "stderr",          "malloc(",  "calloc(",     "realloc(",
-    "free(",   "strdup(",        "asprintf(",       "alloca(",  "system(",     "strtok(",
-    "strcpy(", "aligned_alloc(", "posix_memalign(", "sprintf(", "gets(",       "strcat(",
+    "abort(",
+    "exit(",
+    "_exit(",
+    "_Exit(",
+    "quick_exit(",
+    "longjmp(",
+    "setjmp(",
+    "raise(",
+    "printf(",
+    "vprintf(",
+    "puts(",
+    "putchar(",
+    "perror(",
+    "stdout",
+    "stderr",
+    "malloc(",
+    "calloc(",
+    "realloc(",
+    "free(",
+    "strdup(",
+    "asprintf(",
+    "alloca(",
+    "system(",
+    "strtok(",
+    "strcpy(",
+    "aligned_alloc(",
+    "posix_memalign(",
+    "sprintf(",
+    "gets(",
+    "strcat(",
+    "cudaDeviceSynchronize(",
+    "cudaStreamSynchronize(",
+    "cudaEventSynchronize(",
+    "cudaMemcpy(",
+    "cudaMemset(",
+    "bb_runtime_synchronize(",
 };
 
-/* The default allocator, and the trace that a user asked for by BOBBIN_TRACE. */
+/* The default allocator, the trace that a user asked for by BOBBIN_TRACE, and the one place for
+ * waiting: bb_backend.synchronize, what closes or frees, and staged copies that find no room. */
 static const struct {
     const char *path, *what;
 } allowed[] = {
     {"core/context.c", "aligned_alloc("},
     {"core/context.c", "free("},
     {"core/context.c", "stderr"},
+    {"backends/cuda/runtime.cu", "cudaStreamSynchronize("},
+    {"backends/cuda/runtime.cu", "cudaEventSynchronize("},
+    {"backends/cuda/runtime.cu", "bb_runtime_synchronize("},
+    {"backends/cuda/runtime.h", "bb_runtime_synchronize("},
+    {"backends/cuda/backend.cu", "bb_runtime_synchronize("},
+    {"backends/cuda/sim/runtime.cpp", "bb_runtime_synchronize("},
 };
 
 /* The simulation is for tests, outside the library, and stands in for a device's own memory. */
@@ -88,6 +128,7 @@ static void test_planted(test *t) {
                              "if (x) exit(1); printf(\"%d\", 1); fputs(\"\", stderr);", false),
               3);
     CHECK_INT(t, count_problems(t, "ops/x.c", "void *p = malloc(3); free(p);", false), 2);
+    CHECK_INT(t, count_problems(t, "backends/cuda/x.cu", "cudaStreamSynchronize(s);", false), 1);
     CHECK_INT(t,
               count_problems(t, "ops/x.c",
                              "/* abort() */ // exit(1)\nconst char *s = \"printf(\\\" exit(\";",

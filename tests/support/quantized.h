@@ -45,4 +45,20 @@ typedef struct quantize_case {
 extern const quantize_case quantize_cases[];
 extern const int quantize_case_count;
 
+/* ---- What the tests of both ops that quantize share */
+
+#define SH(...) BB_SHAPE(__VA_ARGS__)
+#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
+
+/* Quantize's second input: delayed scaling has one. */
+static inline bb_tensor *scale_for(bb_context *ctx, const bb_quantize_attrs *a, double scale) {
+    bb_tensor *s = bb_full(ctx, BB_F32, SH(1), scale);
+    return a->recipe == BB_FP8_DELAYED ? s : NULL;
+}
+
+static inline bool fits(const quantize_case *c, int64_t rows, int64_t width) {
+    int64_t d = bb_recipe_forms[c->attrs.recipe].divides;
+    return rows % d == 0 && width % d == 0;
+}
+
 #endif

@@ -62,6 +62,7 @@ static void files_and_learning(test *t) {
     CHECK_INT(t, code, 0);
     if (CHECK(t, out && csv && config && svg)) {
         CHECK(t, strstr(out, "nats/byte") && strstr(out, "deep/run") && strstr(out, "loss.svg"));
+        CHECK(t, strstr(out, "more     " BOBBIN_BIN " sample --model deep/run\n"));
         CHECK(t, !strstr(out, "entropy"));
         CHECK(t, strncmp(csv, "step,split,loss,lr,grad_norm,tokens_per_s,elapsed_s\n", 51) == 0);
         CHECK(t,
@@ -296,26 +297,31 @@ static void device_that_is_not_there(test *t) {
 }
 
 /* The CUDA backend in the host simulation: recorded steps, and the CPU's losses but for the order
- * of sums. */
+ * of sums, within `bound` nats. */
+static void check_simulated(test *t, const scratch_folder *f, const char *dtype, double bound) {
+    static const char arguments[] =
+        "--data text --model small.json --batch 2 --seq 16 --steps 20 --lr 1e-3 --warmup 2";
+    CHECK_INT(t, program_run(f, "train %s --dtype %s --device cpu --out cpu", arguments, dtype), 0);
+    CHECK_INT(
+        t, program_run(f, "train %s --dtype %s --device cuda-sim --out cuda", arguments, dtype), 0);
+    for (long step = 10; step <= 20; step += 10)
+        CHECK_NEAR(t, loss_at(f, "cuda/metrics.csv", "train", step),
+                   loss_at(f, "cpu/metrics.csv", "train", step), bound);
+    CHECK_NEAR(t, loss_at(f, "cuda/metrics.csv", "val", 20),
+               loss_at(f, "cpu/metrics.csv", "val", 20), bound);
+    CHECK(t, loss_at(f, "cpu/metrics.csv", "val", 20) < loss_at(f, "cpu/metrics.csv", "train", 10));
+}
+
 static void simulated_gpu(test *t) {
     static const char config[] =
         "{\"hidden_size\": 16, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, "
         "\"max_position_embeddings\": 16, \"vocab_size\": 256, \"intermediate_size\": 24}";
-    static const char arguments[] =
-        "--data text --model small.json --batch 2 --seq 16 --steps 20 --lr 1e-3 --warmup 2";
     scratch_folder f;
     if (!scratch_open(t, &f)) return;
     write_text(&f, "text");
     scratch_write(&f, "small.json", config, sizeof config - 1);
-    CHECK_INT(t, program_run(&f, "train %s --device cpu --out cpu", arguments), 0);
-    CHECK_INT(t, program_run(&f, "train %s --device cuda-sim --out cuda", arguments), 0);
-    for (long step = 10; step <= 20; step += 10)
-        CHECK_NEAR(t, loss_at(&f, "cuda/metrics.csv", "train", step),
-                   loss_at(&f, "cpu/metrics.csv", "train", step), 1e-4);
-    CHECK_NEAR(t, loss_at(&f, "cuda/metrics.csv", "val", 20),
-               loss_at(&f, "cpu/metrics.csv", "val", 20), 1e-4);
-    CHECK(t,
-          loss_at(&f, "cpu/metrics.csv", "val", 20) < loss_at(&f, "cpu/metrics.csv", "train", 10));
+    check_simulated(t, &f, "f32", 1e-4);
+    check_simulated(t, &f, "bf16", 1e-2);
     scratch_close(&f);
 }
 

@@ -80,8 +80,8 @@ static inline float bb_tanhf(float x) {
     p = p * z + 0x1.110726p-3f;
     p = p * z - 0x1.555532p-2f;
     float near = p * (z * x) + x;
-    float far = copysignf(1.0f - 2.0f / (bb_expf(2.0f * t) + 1.0f), x);
-    return t < 0.625f ? near : far;
+    float far = 1.0f - 2.0f / (bb_expf(2.0f * t) + 1.0f);
+    return copysignf(t < 0.625f ? near : far, x); /* of -0 too */
 }
 
 /* An odd polynomial near 0, 1 - exp(-|x| (1 + q(|x|))) elsewhere; erf is 1 in f32 from 3.92 on. */

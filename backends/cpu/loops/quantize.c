@@ -18,10 +18,29 @@ static inline float decoded(int kind, uint8_t code) {
 
 /* ---- Rows */
 
+/* tile_squares of bf16: the same lanes, those of even and of odd elements apart. */
+static void pair_squares(int64_t n, const pair *restrict x, float lane[LANES]) {
+    float even[LANES / 2] = {0}, odd[LANES / 2] = {0};
+    int64_t runs = n / LANES;
+    for (int64_t i = 0; i < runs; i++) {
+#pragma omp simd
+        for (int k = 0; k < LANES / 2; k++) {
+            uint32_t word = x[i * (LANES / 2) + k];
+            even[k] += square(lower(word));
+            odd[k] += square(upper(word));
+        }
+    }
+    for (int k = 0; k < LANES / 2; k++) {
+        lane[2 * k] = even[k];
+        lane[2 * k + 1] = odd[k];
+    }
+    tile_squares(BB_BF16, n - runs * LANES, tile_at(BB_BF16, x, runs * LANES), lane);
+}
+
 static float squares(int dtype, int64_t n, const void *x, int64_t step) {
     float lane[LANES] = {0}, buffer[TILE];
     if (dtype == BB_BF16 && step == 1) {
-        tile_squares(BB_BF16, n, x, lane);
+        pair_squares(n, x, lane);
         return lanes_sum(lane);
     }
     for (int64_t at = 0; at < n; at += TILE) {
@@ -184,28 +203,64 @@ static inline float rounded_within(int round, float x) {
     return round == BB_BF16 ? bb_f32_of_bits(u) : x;
 }
 
-static inline int32_t norm_encode(int dtype, int round, bool inside, int64_t n,
-                                  const void *restrict x, float rstd, const float *restrict weight,
-                                  float multiplier, uint8_t *restrict codes) {
+/* Of bf16; any numbers. Rounded to bf16 or not at all. */
+static inline int32_t norm_encode(int round, int64_t n, const void *restrict x, float rstd,
+                                  const float *restrict weight, float multiplier,
+                                  uint8_t *restrict codes) {
     int32_t most = 0;
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
-        float z = normal(dtype, x, i, rstd, weight);
-        z = inside ? rounded_within(round, z) : rounded(round, z);
+        float z = normal(BB_BF16, x, i, rstd, weight);
+        z = round == BB_BF16 ? bb_f32_via_bf16(z) : z;
         int32_t m = bb_magnitude(z);
         most = m > most ? m : most;
-        codes[i] = inside ? encoded_within(BB_CODE_E4M3, z, multiplier)
-                          : encoded(BB_CODE_E4M3, z * multiplier);
+        codes[i] = encoded(BB_CODE_E4M3, z * multiplier);
+    }
+    return most;
+}
+
+/* Code without sign, in the low seven bits; magnitude: of z. */
+static inline uint32_t code_within(float z, float multiplier, int32_t *magnitude) {
+    *magnitude = bb_magnitude(z);
+    return (uint32_t)bb_fp8_round(bb_fp8_float(*magnitude) * multiplier, BB_E4M3_LEAST, 3);
+}
+
+/* Two codes of an array, which begins anywhere. */
+typedef uint16_t code_pair __attribute__((aligned(1), may_alias));
+
+/* Of pairs of bf16, none beyond the range. */
+static inline int32_t norm_encode_pairs(int round, int64_t n, const pair *restrict x, float rstd,
+                                        const float *restrict weight, float multiplier,
+                                        code_pair *restrict codes) {
+    int32_t most = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t word = x[i];
+        float z0 = rounded_within(round, lower(word) * rstd * weight[2 * i]);
+        float z1 = rounded_within(round, upper(word) * rstd * weight[2 * i + 1]);
+        int32_t m0, m1;
+        uint32_t code0 = code_within(z0, multiplier, &m0);
+        uint32_t code1 = code_within(z1, multiplier, &m1);
+        m0 = m0 > m1 ? m0 : m1;
+        most = m0 > most ? m0 : most;
+        uint32_t code = (code0 & 0x7Fu) | (code1 << 8 & 0x7F00u);
+        uint32_t sign = (bb_bits_of_f32(z0) >> 24 & 0x80u) | (bb_bits_of_f32(z1) >> 16 & 0x8000u);
+        codes[i] = (uint16_t)(code | sign);
     }
     return most;
 }
 
 /* As if nothing were beyond the range; if something was, again. */
-static inline int32_t norm_encode_tile(int dtype, int round, int64_t n, const void *x, float rstd,
+static inline int32_t norm_encode_tile(int round, int64_t n, const void *x, float rstd,
                                        const float *weight, float multiplier, uint8_t *codes) {
-    int32_t most = norm_encode(dtype, round, true, n, x, rstd, weight, multiplier, codes);
-    if (within(BB_CODE_E4M3, most, multiplier)) return most;
-    return norm_encode(dtype, round, false, n, x, rstd, weight, multiplier, codes);
+    int32_t most =
+        norm_encode_pairs(round, n / 2, x, rstd, weight, multiplier, (code_pair *)(void *)codes);
+    if (!within(BB_CODE_E4M3, most, multiplier))
+        return norm_encode(round, n, x, rstd, weight, multiplier, codes);
+    int64_t even = n & ~(int64_t)1;
+    int32_t last = norm_encode(round, n - even, tile_at(BB_BF16, x, even), rstd, weight + even,
+                               multiplier, codes + even);
+    return last > most ? last : most;
 }
 
 static bool is_plain(const bb_quantize_source *source) {
@@ -233,9 +288,9 @@ static int32_t fetch_encode(const bb_quantize_source *source, int kind, int64_t 
     const void *from = tile_at(source->dtype, x, column * source->step);
     const float *weight = source->weight ? source->weight + column : NULL;
     if (is_plain(source) && kind == BB_CODE_E4M3 && source->round == BB_F32)
-        return norm_encode_tile(BB_BF16, BB_F32, n, from, rstd, weight, multiplier, codes);
+        return norm_encode_tile(BB_F32, n, from, rstd, weight, multiplier, codes);
     if (is_plain(source) && kind == BB_CODE_E4M3)
-        return norm_encode_tile(BB_BF16, BB_BF16, n, from, rstd, weight, multiplier, codes);
+        return norm_encode_tile(BB_BF16, n, from, rstd, weight, multiplier, codes);
     int32_t most = 0;
     float z[TILE];
     for (int64_t at = 0; at < n; at += TILE) {

@@ -3,6 +3,7 @@
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_RMS_TILE_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_RMS_TILE_H
 
+#include "backends/cpu/loops/rms_pairs.h"
 #include "backends/cpu/loops/tile.h"
 
 /* Element i of an array. */
@@ -53,8 +54,13 @@ static inline float scaled(int dtype, bool round_first, float x, float rstd, flo
 /* y = scale x rstd of a tile */
 static inline void tile_scale(int dtype, bool round_first, int64_t n, const void *restrict x,
                               float rstd, const float *restrict scale, void *restrict y) {
+    int64_t pairs = dtype == BB_BF16 ? n / 2 : 0;
+    if (dtype == BB_BF16 && round_first)
+        pairs_scale(true, pairs, x, rstd, scale, y);
+    else if (dtype == BB_BF16)
+        pairs_scale(false, pairs, x, rstd, scale, y);
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 2 * pairs; i < n; i++)
         put(dtype, y, i, scaled(dtype, round_first, get(dtype, x, i), rstd, scale[i]));
 }
 
@@ -81,11 +87,16 @@ static inline void tile_write(int dtype, bool round_first, int64_t n, const void
 static inline void tile_add(int dtype, int64_t n, const void *restrict x, const void *restrict more,
                             void *restrict sum, float lane[LANES]) {
     int64_t i = 0;
+    if (dtype == BB_BF16) {
+        pairs_add(n / 2, x, more, sum);
+        if (n % 2) put(dtype, sum, n - 1, get(dtype, x, n - 1) + get(dtype, more, n - 1));
+        tile_squares(dtype, n, sum, lane);
+        return;
+    }
     for (; i + LANES <= n; i += LANES) {
 #pragma omp simd
         for (int k = 0; k < LANES; k++) {
             float s = get(dtype, x, i + k) + get(dtype, more, i + k);
-            if (dtype == BB_BF16) s = bb_f32_via_bf16(s);
             put(dtype, sum, i + k, s);
             lane[k] += square(s);
         }
@@ -93,7 +104,7 @@ static inline void tile_add(int dtype, int64_t n, const void *restrict x, const 
     for (int k = 0; i + k < n; k++) {
         float s = get(dtype, x, i + k) + get(dtype, more, i + k);
         put(dtype, sum, i + k, s);
-        lane[k] += square(get(dtype, sum, i + k));
+        lane[k] += square(s);
     }
 }
 

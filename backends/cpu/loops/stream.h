@@ -1,6 +1,6 @@
-/* Stores that go around the caches, for outputs too large to stay in one: an ordinary store first
- * reads the line that it then overwrites, a third of the traffic of a norm. Only worth it for a
- * result that nobody reads soon. */
+/* Help for loops whose data comes from memory. Stores that go around the caches, for outputs too
+ * large to stay in one: an ordinary store first reads the line that it then overwrites, a third of
+ * the traffic of a norm. Only worth it for a result that nobody reads soon. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_STREAM_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_STREAM_H
 
@@ -29,6 +29,15 @@ static inline void stream_bytes(void *y, const void *x, size_t bytes) {
     }
 #endif
     memcpy((char *)y + i, (const char *)x + i, bytes - i);
+}
+
+/* Asks for `bytes` from x on, which will be read soon. x need not be readable. */
+static inline void stream_ahead(const void *x, size_t bytes) {
+#if defined(__GNUC__)
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)x + i);
+#else
+    (void)x, (void)bytes;
+#endif
 }
 
 /* Streamed stores are visible to other threads only after this. */

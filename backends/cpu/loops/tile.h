@@ -1,5 +1,5 @@
 /* Narrow or strided rows pass through a small f32 buffer, a tile at a time; contiguous f32 rows are
- * used where they lie. For loops/norm.c and loops/softmax.c only. */
+ * used where they lie. For the loops of norms and softmax. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_TILE_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_TILE_H
 

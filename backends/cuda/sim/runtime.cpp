@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include <deque>
 #include <map>
@@ -41,7 +42,7 @@ struct graph {
 /* Blocks of all devices of this thread, for the check of pointer arguments. */
 struct owned_block {
     size_t bytes;
-    bool shared; /* with the host */
+    bool shared; /* with the host: always open */
 };
 thread_local std::map<uintptr_t, owned_block> owned;
 
@@ -129,14 +130,22 @@ const char *run_or_record(bb_runtime *r, const work &w) {
 void finish_side(bb_runtime *r) { run_until(r->side, UINT64_MAX); }
 } // namespace
 
+/* Zeros that the system provides when they are touched. */
+static void *map_memory(size_t bytes) {
+    void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
+}
+static bool is_mapped(size_t bytes) { return bytes > (size_t)1 << 30; }
+
 void *bb_runtime_allocate(bb_runtime *r, size_t bytes) {
     if (r->lost || bytes > r->limit - r->used) return nullptr;
-    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    void *p = is_mapped(bytes) ? map_memory(bytes) : aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!p) return nullptr;
-    memset(p, 0xFF, bytes);
-    owned[(uintptr_t)p] = {bytes, false};
+    if (!is_mapped(bytes)) memset(p, 0xFF, bytes);
+    owned[(uintptr_t)p] = {bytes, is_mapped(bytes)}; /* open: to close it would take an eighth */
     r->used += bytes;
-    ASAN_POISON_MEMORY_REGION(p, bytes);
+    if (!is_mapped(bytes)) ASAN_POISON_MEMORY_REGION(p, bytes);
     return p;
 }
 
@@ -145,8 +154,13 @@ void bb_runtime_free(bb_runtime *r, void *block) {
     if (it == owned.end()) return;
     finish_side(r); /* CUDA waits for the whole device */
     r->used -= it->second.bytes;
-    ASAN_UNPOISON_MEMORY_REGION(block, it->second.bytes);
+    const size_t bytes = it->second.bytes;
     owned.erase(it);
+    if (is_mapped(bytes)) {
+        munmap(block, bytes);
+        return;
+    }
+    ASAN_UNPOISON_MEMORY_REGION(block, bytes);
     free(block);
 }
 
@@ -229,6 +243,17 @@ bb_status bb_sim_enqueue_kernel(bb_cuda *cuda, const char *name, dim3 grid, dim3
     return BB_OK;
 }
 
+static void move_bytes(void *target, const void *source, size_t bytes) {
+    const size_t end = (size_t)1 << 20;
+    if (is_mapped(bytes) && bb_sim_ends()) {
+        memmove(target, source, end);
+        target = static_cast<char *>(target) + bytes - end;
+        source = static_cast<const char *>(source) + bytes - end;
+        bytes = end;
+    }
+    memmove(target, source, bytes);
+}
+
 const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, size_t bytes,
                             bb_direction direction) {
     if (r->recording && direction != BB_ON_DEVICE)
@@ -238,7 +263,7 @@ const char *bb_runtime_copy(bb_runtime *r, void *target, const void *source, siz
     return run_or_record(r, [=]() -> const char * {
         bb_sim_access open;
         open(target), open(source);
-        memmove(target, source, bytes);
+        move_bytes(target, source, bytes);
         return nullptr;
     });
 }

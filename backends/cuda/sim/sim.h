@@ -17,7 +17,12 @@
  * tests that results do not depend on it. BOBBIN_SIM_MEMORY sets its bytes of memory. So that a
  * test can see what a failing device does: BOBBIN_SIM_REFUSED_AT=n, the n-th launch of a context
  * fails; BOBBIN_SIM_LOST_AT=n, the device is lost at it; BOBBIN_SIM_MISSING=why, there is no
- * device. What it cannot show: races between threads that the shuffled order happens to serialize
+ * device. BOBBIN_SIM_ENDS=n: of each grid only the first and the last n blocks run, and of each
+ * copy beyond 1 GiB the first and the last MiB. Blocks of memory beyond 1 GiB begin as zeros, which
+ * take none until they are touched. So a test can look at the two ends of tensors that no machine
+ * could fill.
+ *
+ * What it cannot show: races between threads that the shuffled order happens to serialize
  * rightly (run several seeds), memory ordering between blocks, real occupancy, speed, and rounding
  * of the GPU's own functions (expf, rsqrtf, ...). */
 #ifndef BOBBIN_BACKENDS_CUDA_SIM_H
@@ -183,6 +188,8 @@ template <typename K> static inline bb_sim_kernel bb_sim_kernel_of(const K &kern
     static_assert(std::is_trivially_copyable<K>::value, "arguments are copied as bytes");
     return {[](const void *k) { (*static_cast<const K *>(k))(); }, &kernel, sizeof kernel};
 }
+/* BOBBIN_SIM_ENDS, or 0. */
+uint64_t bb_sim_ends();
 /* NULL, or what went wrong. */
 const char *bb_sim_run(dim3 grid, dim3 block, size_t shared_bytes, const bb_sim_kernel &kernel);
 

@@ -1,9 +1,15 @@
 """examples/bobbin.py, as installed: memory shared in both directions, every op by name, gradients, errors as exceptions,
-and files that NumPy reads. Ends with "Python fine"; PyTorch joins where it is installed."""
+structs laid out as in C, and files that NumPy reads. Ends with "Python fine"; PyTorch joins where it is installed.
 
+    consumer.py INCLUDE COMPILER      the folder of bobbin.h, a C compiler
+"""
+
+import copy
 import ctypes
 import gc
 import os
+import pickle
+import subprocess
 import sys
 import tempfile
 
@@ -19,6 +25,45 @@ def refused(part, call):
         assert part in str(e), f"expected '{part}' in: {e}"
         return
     raise AssertionError(f"expected an error with '{part}'")
+
+
+def test_layouts(include, compiler):
+    """The C compiler prints the offset of each field that the ctypes structs name, their sizes, and the constants."""
+    structs = {"bb_shape": bobbin.Shape, "bb_ints": bobbin.Ints, "bb_attr": bobbin.Attr, "bb_op": bobbin.Op,
+               "bb_options": bobbin.Options}
+    expected = {}
+    for name, struct in structs.items():
+        if struct is not bobbin.Op:  # which holds the first fields only
+            expected[f"sizeof({name})"] = ctypes.sizeof(struct)
+        for field, _ in struct._fields_:
+            expected[f"offsetof({name}, {field})"] = getattr(struct, field).offset
+            expected[f"sizeof((({name} *)0)->{field})"] = getattr(struct, field).size
+    expected.update({f"BB_{k}": getattr(bobbin, k) for k in dir(bobbin) if k.startswith(("MAX_", "ATTR_"))})
+    expected.update({f"BB_{name.upper()}": i for i, name in enumerate((*bobbin.DTYPES, "dtype_count"))})
+    expected.update({f"BB_PATH_{name.upper()}": i for i, name in enumerate(bobbin.Context.PATHS)})
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = os.path.join(folder, "layout.c"), os.path.join(folder, "layout")
+        with open(source, "w") as file:
+            print('#include <stddef.h>\n#include <stdio.h>\n#include "bobbin.h"\nint main(void) {', file=file)
+            for expression in expected:
+                print(f'    printf("%zu\\n", (size_t)({expression}));', file=file)
+            print("    return 0;\n}", file=file)
+        subprocess.run([compiler, "-std=c11", "-I", include, source, "-o", program], check=True)
+        lines = subprocess.run([program], check=True, stdout=subprocess.PIPE).stdout.split()
+    wrong = [f"{e}: {c} in C, {expected[e]} here" for e, c in zip(expected, map(int, lines)) if c != expected[e]]
+    assert len(lines) == len(expected) and not wrong, "; ".join(wrong)
+
+
+def test_options():
+    x = np.random.default_rng(2).standard_normal((256, 3000)).astype(np.float32)
+    results = []
+    for threads in (1, 2):
+        with bobbin.Context(threads=threads, deterministic=True) as b:
+            results.append((b.tensor(x) @ b.tensor(x.T)).numpy().tobytes())
+    assert results[0] == results[1]
+    refused("threads: expected an integer", lambda: bobbin.Context(threads=2**40))
+    refused("seed: expected an integer", lambda: bobbin.Context(seed=-1))
+    refused("path: expected one of auto, fused, composed, got 'x'", lambda: bobbin.Context(path="x"))
 
 
 def test_memory(b):
@@ -45,6 +90,26 @@ def test_memory(b):
     half = b.tensor(words, dtype="bf16")
     assert half.dtype == "bf16" and (half.numpy() == words).all()
     assert (half.cast(dtype="f32").numpy() == [1, 2, -3]).all()
+    for dtype in (">f8", ">f4", ">i4", ">f2"):  # the other byte order: copied
+        values = np.arange(3).astype(dtype)
+        assert (b.tensor(values).numpy() == values).all()
+    for dtype in bobbin.DTYPES:
+        for values in ([0, 1, 1], np.array([0, 1, 1], np.float32)):
+            t = b.tensor(values, dtype=dtype)
+            assert t.dtype == dtype and (np.asarray(t) == values).all(), (dtype, t)
+            assert b.tensor(t, copy=True).dtype == dtype
+    assert b.tensor(np.float32([1, 2, -3]), dtype="bf16").numpy().tolist() == words.tolist()
+    assert (np.asarray(half) == np.float32([1, 2, -3])).all()
+    refused("dtype: expected one of", lambda: b.tensor([1], dtype="nonsense"))
+    refused("copy=False cannot cast", lambda: b.tensor(np.ones(2), dtype="f32", copy=False))
+    refused("dtype", lambda: b.tensor(words, dtype="bf16", copy=False))
+    for part in (half, b):  # each holds a pointer, which is freed once
+        for call in (copy.copy, copy.deepcopy, pickle.dumps):
+            try:
+                call(part)
+                raise AssertionError(f"{call} of {part}")
+            except TypeError as e:
+                assert "neither copied nor pickled" in str(e)
     assert b.tensor(3.5).item() == 3.5 and b.tensor([1, 2]).dtype == "i64"
     assert b.tensor(np.zeros((0, 2), np.float32)).numpy().shape == (0, 2)
 
@@ -62,7 +127,8 @@ def test_lifetimes():
     kept = x.numpy()
     b.close()
     assert (y == 2).all() and (kept == 1).all()  # arrays outlive the context
-    refused("closed", lambda: x.numpy())
+    for call in (x.numpy, lambda: b.tensor([1.0]), lambda: b.add(1, 2), b.ops, b.end_step, b.no_grad().__enter__):
+        refused("the context has been closed", call)
     del x, z, kept
     gc.collect()
     y[:] = 3
@@ -80,6 +146,10 @@ def test_gradients(b):
     d = 2 * (1 - t * t)
     assert np.allclose(x.grad.numpy(), d @ w.numpy().T, rtol=1e-12)
     assert np.allclose(w.grad.numpy(), x.numpy().T @ d, rtol=1e-12)
+    x.zero_grad()
+    x.tanh().backward(np.ones((5, 3)))  # an array as the seed
+    (g,) = b.gradients(x.tanh(), [x], seed=np.ones((5, 3)))
+    assert np.allclose(g.numpy(), 1 - np.tanh(x.numpy()) ** 2) and (g.numpy() == x.grad.numpy()).all()
     b.end_step()
     (g,) = b.gradients((x * x * x).sum(), [x], create_graph=True)
     (gg,) = b.gradients(g.sum(), [x])
@@ -94,15 +164,40 @@ def test_gradients(b):
     assert b.RMSNormImpl(x, b.tensor(np.ones(3)), axes=-1, eps=0.0).shape == (5, 3)
 
 
+def test_numbers(b):
+    a = np.array([0.0, 1.0, 3.0, 10.0], np.float32)
+    x = b.tensor(a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for f in (lambda x: 1 - x, lambda x: 2 / x, lambda x: x / 3, lambda x: x / np.float32(0), lambda x: x - 0.5,
+                  lambda x: np.float32(2) * x, lambda x: x + np.int64(3), lambda x: a * x, lambda x: a - x,
+                  lambda x: x / a, lambda x: a @ x):
+            result = f(x)
+            assert isinstance(result, bobbin.Tensor) and result.dtype == "f32"
+            assert np.array_equal(np.asarray(result), f(a), equal_nan=True), (np.asarray(result), f(a))
+    assert np.isposinf((b.tensor([1.0]) / 0).item())
+    assert (7 - b.tensor([1, 2])).numpy().tolist() == [6, 5] and (b.tensor([1, 2]) - 7).numpy().tolist() == [-6, -5]
+    small = b.tensor([0, 1], dtype="u8")  # goes around, as NumPy's
+    assert (small - np.uint8(1)).numpy().tolist() == [255, 0] and (small - -1).numpy().tolist() == [1, 2]
+    for call in (lambda: b.tensor([4]) - 0.5, lambda: 0.5 - b.tensor([4]), lambda: b.tensor([4]) / 2):
+        refused("expected", call)  # no integers
+
+
 def test_errors(b):
     x = b.tensor(np.zeros((2, 3), np.float32))
     refused("matmul", lambda: x @ x)
     refused("axis", lambda: b.softmax(x, axis=7))
-    refused("eps: expected a number, got 'small'", lambda: b.LayerNorm(x, None, None, eps="small"))
+    refused("eps: expected a number that a double holds, got 'small'", lambda: b.LayerNorm(x, None, None, eps="small"))
     refused("epsilon: expected one of", lambda: b.LayerNorm(x, None, None, epsilon=1))
     refused("expected one of", lambda: b.gelu(x, approximate="cubic"))
     refused("dtype", lambda: b.tensor(np.zeros(2, np.complex64)))
-    refused("axes", lambda: b.empty((1,) * 9))
+    refused("shape: expected at most 8 integers, got 9", lambda: b.empty((1,) * 9))
+    refused("dtype: expected one of f64, f32", lambda: b.empty((1,), "q"))
+    refused("axis: expected an integer", lambda: b.softmax(x, axis=2**64))
+    refused("value: expected a number", lambda: b.tensor([1]) + (2**53 + 1))
+    refused("value: expected a number", lambda: x * 10**400)
+    refused("axes: expected an integer", lambda: b.sum(x, axes=[2**70]))
+    refused("shape: expected an integer", lambda: b.reshape(x, shape=[2.7, 3]))
+    refused("keepdim: expected one of False, True, got 2", lambda: b.sum(x, keepdim=2))
     assert (x + 1.0).numpy()[0, 0] == 1  # the context works on
     try:
         b.no_such_op(x)
@@ -146,10 +241,13 @@ def test_torch(b):
 
 
 def main():
+    test_layouts(*sys.argv[1:3])
+    test_options()
     b = bobbin.Context()
     test_memory(b)
     test_lifetimes()
     test_gradients(b)
+    test_numbers(b)
     test_errors(b)
     test_files(b)
     try:
@@ -158,8 +256,6 @@ def main():
         print("without PyTorch")
     else:
         test_torch(b)
-    with open(sys.argv[1]) as readme:
-        exec(readme.read().split("```python\n")[1].split("```")[0], {})
     assert bobbin.main() == 0
     print("Python fine")
 
