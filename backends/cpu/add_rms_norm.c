@@ -34,27 +34,25 @@ bb_status bb_cpu_add_rms_norm(bb_call *call) {
     return bb_cpu_norm(call, &pass);
 }
 
-/* The loops take the two gradients as they lie in memory only where they lie as the sum does. */
+/* The loops add the sum's gradient as it lies in memory only where it lies as the sum does. */
 bb_status bb_cpu_add_rms_norm_backward(const bb_grad_call *grad) {
     const bb_call *call = grad->call;
-    const bb_tensor *sum = call->out[SUM],
-                    *given[2] = {grad->grad_out[OUTPUT], grad->grad_out[SUM]};
-    bb_tensor *copy[2], *dx = grad->grad_in[INPUT], *twin = grad->grad_in[RESIDUAL];
-    for (int i = 0; i < 2; i++)
-        given[i] = bb_cpu_pack(given[i], given[i]->contiguous, (bb_dtype)given[i]->dtype, &copy[i]);
+    const bb_tensor *sum = call->out[SUM], *more = grad->grad_out[SUM];
+    bb_tensor *copy, *dx = grad->grad_in[INPUT], *twin = grad->grad_in[RESIDUAL];
+    more = bb_cpu_pack(more, more->contiguous, (bb_dtype)more->dtype, &copy);
     const bb_norm_loops *loops = bb_cpu_of(call->ctx)->loops->rms_norm;
     bb_norm_pass pass = {
         .loop = sum->dtype == BB_F64 ? loops->backward_f64 : loops->backward_f32,
         .x = sum,
-        .dy = given[0],
-        .more = given[1],
+        .dy = grad->grad_out[OUTPUT],
+        .more = more,
         .scale = call->in[SCALE],
         .y = dx ? dx : twin,
         .sum = dx ? twin : NULL,
         .rstd = call->out[RSTD],
         .dscale = grad->grad_in[SCALE],
     };
-    bb_status status = given[0] && given[1] ? bb_cpu_norm(call, &pass) : bb_error(call->ctx);
-    for (int i = 0; i < 2; i++) bb_drop(copy[i]);
+    bb_status status = more ? bb_cpu_norm(call, &pass) : bb_error(call->ctx);
+    bb_drop(copy);
     return status;
 }

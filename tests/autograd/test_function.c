@@ -209,6 +209,8 @@ static void targets(test *t) {
         CHECK(t, i == 0 || (to == bb_grad(a)) == (i == 2));
         if (i == 1) bb_zero_grad(a);
     }
+    bb_end_step(ctx);
+    CHECK_INT(t, bb_memory_stats(ctx).live_tensors, 2); /* a and its gradient */
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }

@@ -1,76 +1,13 @@
 /* autograd/saved.c: hooks on saved values. What a lossless pair packs gives the bits of a run
- * without hooks, wherever values are saved; each packed object is released once; what goes wrong is
- * an error that names the op. */
-#include "core/impl.h"
+ * without hooks, wherever values are saved; what is packed, unpacked and released how often; a pair
+ * that keeps less. What goes wrong: test_saved_faults.c. */
+#include "tests/autograd/saved_test.h"
 #include "tests/support/alloc.h"
-
-/* ---- A pair that keeps bytes outside of the library, as a file would ------------------------- */
-
-typedef struct store {
-    bb_context *ctx;
-    int packs, unpacks, releases, live;
-    int64_t smallest; /* values of fewer elements stay with the tape */
-    int fail_pack;    /* the nth pack fails */
-} store;
-typedef struct stored {
-    bb_dtype dtype;
-    bb_device device;
-    bb_shape shape;
-    size_t bytes;
-    char values[];
-} stored;
-
-static bb_status store_pack(void *user, bb_tensor *value, void **packed) {
-    store *s = user;
-    if (bb_count(value) < s->smallest) return BB_OK;
-    if (++s->packs == s->fail_pack) return bb_fail(s->ctx, BB_ERR_IO, "the disk is full");
-    size_t bytes = (size_t)bb_count(value) * bb_dtype_bytes(bb_dtype_of(value));
-    stored *p = malloc(sizeof *p + bytes);
-    if (!p) return bb_fail(s->ctx, BB_ERR_MEMORY, "no memory");
-    *p = (stored){bb_dtype_of(value), bb_device_of(value), bb_shape_of(value), bytes};
-    if (bb_read(value, p->values, bytes)) {
-        free(p);
-        return bb_error(s->ctx);
-    }
-    s->live++;
-    *packed = p;
-    return BB_OK;
-}
-static bb_tensor *store_unpack(void *user, void *packed) {
-    store *s = user;
-    const stored *p = packed;
-    s->unpacks++;
-    bb_tensor *t = bb_empty_on(s->ctx, p->device, p->dtype, p->shape);
-    return t && bb_write(t, p->values, p->bytes) == BB_OK ? t : NULL;
-}
-static void store_release(void *user, void *packed) {
-    store *s = user;
-    s->releases++;
-    s->live--;
-    memset(packed, 0xee, sizeof(stored)); /* whoever uses it again will notice */
-    free(packed);
-}
-static bb_saved_hooks store_hooks(store *s) {
-    return (bb_saved_hooks){store_pack, store_unpack, store_release, s};
-}
 
 /* ---- Programs whose gradients must not change ------------------------------------------------ */
 
-enum { N = 24, MOST = 3 };
-typedef bb_tensor *(*program)(bb_tensor *const *in); /* in: (4, 6) twice, (6,) */
+typedef bb_tensor *(*program)(bb_tensor *const *in);
 
-static bb_tensor *plain(bb_tensor *const *in) {
-    bb_tensor *h = bb_tanh(bb_mul(in[0], in[0])); /* one tensor twice; an output that is saved */
-    h = bb_mul(bb_transpose(h, 0, 1), bb_exp(bb_transpose(in[1], 0, 1))); /* views */
-    return bb_add(bb_mul(bb_transpose(h, 0, 1), in[2]), bb_slice(in[0], 0, 0, 1, 1));
-}
-static bb_tensor *composite(bb_tensor *const *in) {
-    bb_tensor *h = bb_rms_norm(bb_add(in[0], in[1]), in[2], 1e-5); /* a hidden output */
-    h = bb_swiglu(h, bb_layer_norm(h, in[2], NULL, 1e-5));
-    bb_tensor *x = bb_reshape(h, BB_SHAPE(1, 1, 4, 6));
-    return bb_reshape(bb_sdpa(x, bb_rope(x, NULL), x, NULL, &(bb_sdpa_attrs){.is_causal = true}),
-                      BB_SHAPE(4, 6));
-}
 static bb_tensor *in_scopes(bb_tensor *const *in) {
     bb_context *ctx = bb_context_of(in[0]);
     bb_tensor *h = in[0];
@@ -89,9 +26,10 @@ static bb_tensor *again(bb_tensor *const *in) {
     return bb_recompute(bb_context_of(in[0]), segment, NULL, (bb_tensor *[]){h, in[0], in[2]}, 3);
 }
 static bb_tensor *many_inputs(bb_tensor *const *in) {
-    bb_tensor *many[40];
-    for (int i = 0; i < 40; i++) many[i] = bb_square(in[i % 2]);
-    return bb_sum(bb_stack(many, 40, 0), BB_INTS(0), false);
+    enum { MANY = 100 };
+    bb_tensor *many[MANY];
+    for (int i = 0; i < MANY; i++) many[i] = bb_square(in[i % 2]);
+    return bb_sum(bb_stack(many, MANY, 0), BB_INTS(0), false);
 }
 
 static const struct {
@@ -104,15 +42,6 @@ static const struct {
                 {"many inputs", many_inputs}};
 
 typedef enum manner { ONCE, RETAIN, SECOND_ORDER } manner;
-
-static void make_inputs(bb_context *ctx, bb_dtype dtype, bb_tensor *in[MOST]) {
-    double v[N];
-    for (int k = 0; k < MOST; k++) {
-        for (int i = 0; i < N; i++) v[i] = 0.9 * sin(1.7 * i + k) + 0.05;
-        in[k] = bb_from_f64(ctx, dtype, k == 2 ? BB_SHAPE(6) : BB_SHAPE(4, 6), v);
-        bb_set_requires_grad(in[k], true);
-    }
-}
 
 /* Runs a program and reads its gradients; hooks NULL: without. */
 static void gradients(test *t, program run, bb_path path, manner how, bb_dtype dtype, store *s,
@@ -144,6 +73,7 @@ static void gradients(test *t, program run, bb_path path, manner how, bb_dtype d
     bb_end_step(ctx);
     if (s) CHECK_INT(t, s->live, 0);
     if (s) CHECK_INT(t, s->packs, s->releases);
+    if (s) CHECK_INT(t, s->recorded, 0);
     bb_close(ctx);
 }
 
@@ -235,6 +165,29 @@ static void test_calls(test *t) {
     bb_close(ctx);
 }
 
+/* More pairs within each other than the first piece of memory for them holds. */
+static void test_levels(test *t) {
+    enum { LEVELS = 11 };
+    test_allocator memory;
+    test_allocator_init(&memory);
+    bb_context *ctx = bb_open(&(bb_options){.allocator = &memory.base});
+    store s[LEVELS];
+    for (int i = 0; i < LEVELS; i++) {
+        const bb_saved_hooks hooks = store_hooks(&s[i]);
+        s[i] = (store){.ctx = ctx};
+        CHECK_INT(t, bb_saved_hooks_push(ctx, &hooks), BB_OK);
+    }
+    for (int i = LEVELS - 1; i >= 0; i--) {
+        bb_square(bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(3)), true));
+        for (int k = 0; k < LEVELS; k++) CHECK_INT(t, s[k].packs, k >= i);
+        bb_saved_hooks_pop(ctx);
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+    for (int i = 0; i < LEVELS; i++) CHECK_INT(t, s[i].live, 0);
+    CHECK(t, memory.live == 0 && memory.misuses == 0);
+}
+
 /* What is unpacked has strides of its own; handles have theirs back when the rule has run, and a
  * gradient with history reads the unpacked bytes as they lie. */
 static void test_strides(test *t) {
@@ -263,22 +216,6 @@ static void test_strides(test *t) {
 }
 
 /* ---- Half the bytes: tensors of the library as what is packed -------------------------------- */
-
-static bb_status narrow_pack(void *user, bb_tensor *value, void **packed) {
-    (void)user;
-    if (bb_dtype_of(value) != BB_F32) return BB_OK;
-    *packed = bb_hold(bb_cast(bb_mul_scalar(value, 1), BB_F16)); /* the product is dropped */
-    return bb_error(bb_context_of(value));
-}
-static bb_tensor *narrow_unpack(void *user, void *packed) {
-    (void)user;
-    return bb_cast(packed, BB_F32);
-}
-static void narrow_release(void *user, void *packed) {
-    (void)user;
-    bb_drop(packed);
-}
-static const bb_saved_hooks narrow = {narrow_pack, narrow_unpack, narrow_release, NULL};
 
 static void test_half_the_bytes(test *t) {
     bb_context *ctx = test_open();
@@ -323,129 +260,11 @@ static void test_half_the_bytes(test *t) {
     bb_close(ctx);
 }
 
-/* ---- What goes wrong ------------------------------------------------------------------------- */
-
-typedef enum fault {
-    WRITES,
-    SHARES,
-    WRONG_DTYPE,
-    WRONG_SHAPE,
-    NOTHING,
-    SILENT,
-    DROPPED,
-    FAULTS
-} fault;
-
-static bb_status bad_pack(void *user, bb_tensor *value, void **packed) {
-    fault f = *(fault *)user;
-    if (f == WRITES) {
-        static const float zeros[N];
-        bb_write(value, zeros, sizeof zeros);
-    }
-    *packed = f == SHARES ? bb_hold(bb_reshape(value, bb_shape_of(value)))
-                          : bb_hold(bb_mul_scalar(value, 1));
-    return f == SILENT ? BB_ERR_IO : BB_OK;
-}
-static bb_tensor *bad_unpack(void *user, void *packed) {
-    fault f = *(fault *)user;
-    if (f == NOTHING) return NULL;
-    if (f == WRONG_DTYPE) return bb_cast(packed, BB_F16);
-    if (f == WRONG_SHAPE) return bb_reshape(packed, BB_SHAPE(6, 4));
-    bb_tensor *t = bb_mul_scalar(packed, 1);
-    if (f == DROPPED) bb_drop(t);
-    return f == SHARES ? packed : t;
-}
-static int released;
-static void bad_release(void *user, void *packed) {
-    (void)user, (void)packed;
-    released++;
-}
-
-static void test_faults(test *t) {
-    static const char *const messages[FAULTS] = {
-        [WRITES] = "square: pack: changed the value that it was to pack",
-        [SHARES] =
-            ("bb_backward: square: unpack: gave the value's own bytes, which were changed in "
-             "place"),
-        [WRONG_DTYPE] = "bb_backward: square: unpack: expected f32(4, 6) on",
-        [WRONG_SHAPE] = "got f32(6, 4) on",
-        [NOTHING] = "bb_backward: square: unpack: expected f32(4, 6), got NULL",
-        [SILENT] = "square: pack: failed without a message",
-        [DROPPED] =
-            "bb_backward: square: unpack: expected f32(4, 6), got a tensor that was dropped",
-    };
-    for (int f = 0; f < FAULTS; f++) {
-        bb_context *ctx = test_open();
-        bb_tensor *in[MOST];
-        fault kind = (fault)f;
-        const bb_saved_hooks hooks = {bad_pack, bad_unpack, bad_release, &kind};
-        released = 0;
-        make_inputs(ctx, BB_F32, in);
-        bb_tensor *x = bb_mul_scalar(in[0], 1);
-        bb_saved_hooks_push(ctx, &hooks);
-        bb_tensor *y = bb_square(x);
-        bb_saved_hooks_pop(ctx);
-        CHECK(t, (f == WRITES || f == SILENT) == !y);
-        if (f == SHARES) bb_write(x, (float[N]){0}, N * sizeof(float));
-        if (y) CHECK(t, bb_backward(y, bb_ones_like(y)) != BB_OK);
-        CHECK_ERROR(t, ctx, f == SILENT ? BB_ERR_IO : BB_ERR_STATE, messages[f]);
-        CHECK(t, !bb_grad(in[0]));
-        bb_end_step(ctx);
-        CHECK_INT(t, released, 1);
-        /* And it works again. */
-        make_inputs(ctx, BB_F32, in);
-        CHECK_INT(t, bb_backward(bb_sum_all(bb_square(in[0])), NULL), BB_OK);
-        bb_close(ctx);
-    }
-    bb_context *ctx = test_open();
-    CHECK_INT(t, bb_saved_hooks_push(ctx, &(bb_saved_hooks){store_pack, NULL, NULL, NULL}),
-              BB_ERR_ARGUMENT);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                "bb_saved_hooks_push: hooks: expected pack and unpack, got NULL");
-    CHECK_INT(t, bb_saved_hooks_push(NULL, NULL), BB_ERR_ARGUMENT);
-    bb_saved_hooks_pop(NULL);
-    bb_close(ctx);
-}
-
-/* A pack that fails in the middle of a node, a step that ends before backward, a walk that stops:
- * each object is released once, and the context works on. */
-static void test_early_ends(test *t) {
-    for (int fail = 0; fail < 9; fail++) {
-        bb_context *ctx = test_open();
-        bb_tensor *in[MOST];
-        store s = {.ctx = ctx, .fail_pack = fail};
-        const bb_saved_hooks hooks = store_hooks(&s);
-        make_inputs(ctx, BB_F32, in);
-        bb_saved_hooks_push(ctx, &hooks);
-        bb_tensor *y = composite(in);
-        CHECK(t, (fail == 0) == (y != NULL));
-        if (fail) CHECK_ERROR(t, ctx, BB_ERR_IO, "the disk is full");
-        bb_saved_hooks_pop(ctx);
-        bb_end_step(ctx);
-        CHECK_INT(t, s.live, 0);
-        CHECK_INT(t, s.unpacks, 0);
-        bb_close(ctx);
-    }
-}
-
-static void with_hooks(bb_context *ctx) {
-    bb_tensor *in[MOST], *g[MOST];
-    bb_status pushed = bb_saved_hooks_push(ctx, &narrow);
-    make_inputs(ctx, BB_F32, in);
-    bb_tensor *y = bb_sum_all(plain(in));
-    bb_gradients(y, NULL, in, MOST, true, g);
-    bb_backward(bb_sum_all(composite(in)), NULL);
-    if (pushed == BB_OK) bb_saved_hooks_pop(ctx);
-}
-static void test_memory_runs_out(test *t) { alloc_failure_loop(t, with_hooks); }
-
 static const test_row rows[] = {
     {"same bits", test_same_bits},
     {"calls", test_calls},
+    {"levels", test_levels},
     {"strides", test_strides},
     {"half the bytes", test_half_the_bytes},
-    {"faults", test_faults},
-    {"early ends", test_early_ends},
-    {"memory runs out", test_memory_runs_out},
 };
 TEST_MAIN(rows)

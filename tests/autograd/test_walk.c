@@ -1,6 +1,7 @@
-/* autograd/walk.c and tape.c: adding, un-broadcasting, windows, saved values. */
+/* autograd/walk.c and tape.c: adding, un-broadcasting, windows, saved values. Whose memory
+ * gradients are written to: test_walk_buffers.c. */
 #include "core/impl.h"
-#include "tests/support/test.h"
+#include "tests/support/alloc.h"
 
 static bb_tensor *leaf(bb_context *ctx, bb_shape shape, const double *values) {
     return bb_set_requires_grad(bb_from_f64(ctx, BB_F64, shape, values), true);
@@ -197,42 +198,6 @@ static void test_tape(test *t) {
     bb_close(ctx);
 }
 
-/* A walk's own tensors are dropped as it goes: memory in use does not grow with the depth of what
- * is behind. */
-static void test_memory(test *t) {
-    bb_context *ctx = test_open();
-    bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(10000), 0.5), true), *y = x;
-    for (int i = 0; i < 50; i++) y = bb_mul_scalar(y, 0.9); /* saves nothing */
-    size_t before = bb_memory_stats(ctx).bytes_in_use;
-    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
-    CHECK(t, bb_memory_stats(ctx).bytes_in_use <= before + 3 * 45056);
-    bb_close(ctx);
-}
-
-/* A gradient that comes from several places is gathered in one buffer: no addition makes a new one.
- */
-static void test_gathers_in_place(test *t) {
-    bb_context *ctx = test_open();
-    bb_tensor *x = leaf(ctx, BB_SHAPE(4), (double[]){1, 2, 3, 4}), *h = bb_square(x), *part[6];
-    for (int i = 0; i < 6; i++) part[i] = bb_mul_scalar(h, i + 1);
-    bb_tensor *loss = bb_sum_all(bb_cat(part, 6, 0));
-    FILE *trace = tmpfile();
-    char line[256];
-    bool added = false, traced = false;
-    bb_set_trace(ctx, trace);
-    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
-    bb_set_trace(ctx, NULL);
-    rewind(trace);
-    while (fgets(line, sizeof line, trace)) {
-        traced |= strstr(line, "mul_scalar") != NULL;
-        added |= strstr(line, "add") != NULL;
-    }
-    fclose(trace);
-    CHECK(t, traced && !added);
-    check_grad(t, x, 4, (double[]){42, 84, 126, 168});
-    bb_close(ctx);
-}
-
 /* A variadic op with more inputs than most. */
 static void test_variadic(test *t) {
     bb_context *ctx = test_open();
@@ -292,14 +257,91 @@ static void test_unused_output(test *t) {
     for (int used = 1; used < 4; used++) {
         bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -3}), *out[BB_MAX_OUTPUTS] = {NULL};
         CHECK_INT(t, bb_apply(ctx, &powers, &x, 1, NULL, out), BB_OK);
+        bb_retain_grad(out[0]); /* that nothing comes back to it changes nothing for the other */
+        bb_retain_grad(out[1]);
         bb_tensor *loss = used == 1 ? out[0] : used == 2 ? out[1] : bb_add(out[0], out[1]);
         CHECK_INT(t, bb_backward(bb_sum_all(loss), NULL), BB_OK);
         double square = used & 1, cube = used >> 1;
         check_grad(t, x, 2, (double[]){4 * square + 12 * cube, -6 * square + 27 * cube});
+        for (int i = 0; i < 2; i++) CHECK(t, !bb_grad(out[i]) == !(used >> i & 1));
         bb_end_step(ctx);
     }
     CHECK_OK(t, ctx);
     bb_close(ctx);
+}
+
+/* A tensor in the middle of a walk is captured on the way, whichever place it has in the list. */
+static void test_captures(test *t) {
+    bb_context *ctx = test_open();
+    for (int order = 0; order < 2; order++)
+        for (int create_graph = 0; create_graph < 2; create_graph++) {
+            bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}), *h = bb_square(x), *g[2];
+            bb_tensor *in[2] = {order ? h : x, order ? x : h};
+            double got[2];
+            CHECK_INT(t, bb_gradients(bb_sum_all(bb_square(h)), NULL, in, 2, create_graph, g),
+                      BB_OK);
+            bb_read_f64(g[!order], got, 2);
+            CHECK(t, got[0] == 8 && got[1] == 18); /* of h: 2 h */
+            bb_read_f64(g[order], got, 2);
+            CHECK(t, got[0] == 32 && got[1] == 108); /* of x: 4 x^3 */
+            bb_end_step(ctx);
+        }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* A walk for the caller's gradients leaves those of other leaves alone, those that are read through
+ * windows too; and no window needs a tensor of zeros. */
+static void test_windows_left_out(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, 3}),
+              *w = leaf(ctx, BB_SHAPE(3), (double[]){4, 5, 6}), *g;
+    bb_tensor *y = bb_sum_all(bb_mul(bb_slice(x, 0, 0, 2, 1), bb_slice(w, 0, 1, 3, 1)));
+    FILE *trace = tmpfile();
+    char line[256];
+    int lines = 0;
+    bb_set_trace(ctx, trace);
+    CHECK_INT(t, bb_gradients(y, NULL, &x, 1, false, &g), BB_OK);
+    bb_set_trace(ctx, NULL);
+    rewind(trace);
+    for (; fgets(line, sizeof line, trace); lines++) CHECK(t, !strstr(line, "pad"));
+    fclose(trace);
+    double got[2] = {0};
+    CHECK(t, lines > 0 && bb_read_f64(g, got, 2) == BB_OK && got[0] == 5 && got[1] == 6);
+    CHECK(t, !bb_grad(x) && !bb_grad(w));
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Parameters, broadcasting, windows, captures: each allocation of the walk fails in turn. */
+static void walk_of_all_kinds(bb_context *ctx) {
+    bb_tensor *p = bb_set_requires_grad(bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(3))), true),
+              *q = bb_set_requires_grad(bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(2, 3))), true);
+    bb_tensor *h = bb_mul(p, q), *row = bb_select(q, 0, 1);
+    bb_retain_grad(h);
+    bb_tensor *y = bb_add(bb_sum_all(bb_mul(h, row)), bb_sum_all(bb_slice(p, 0, 1, 3, 1)));
+    bb_tensor *once = bb_mul(p, q), *in[] = {once, p}, *g[2];
+    if (bb_gradients(bb_sum_all(bb_mul(bb_square(once), p)), NULL, in, 2, false, g) == BB_OK)
+        bb_backward(y, NULL);
+    bb_drop(p);
+    bb_drop(q);
+}
+static void test_memory_runs_out(test *t) { alloc_failure_loop(t, walk_of_all_kinds); }
+
+/* An error that knows only that memory ran out is told which op's backward wanted it. */
+static void test_error_names_the_backward(test *t) {
+    test_allocator memory;
+    test_allocator_init(&memory);
+    bb_context *ctx = bb_open(&(bb_options){.allocator = &memory.base});
+    bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(64, 128)), true);
+    bb_tensor *scale = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(128)), true);
+    bb_tensor *y = bb_rms_norm(x, scale, 1e-5), *seed = bb_ones_like(y);
+    memory.fail_at = memory.calls + 1;
+    memory.for_good = true;
+    CHECK(t, bb_backward(y, seed) != BB_OK);
+    CHECK_ERROR(t, ctx, BB_ERR_MEMORY, "(backward of RMSNormImpl on cpu");
+    bb_close(ctx);
+    CHECK_INT(t, memory.live, 0);
 }
 
 static const test_row rows[] = {
@@ -314,9 +356,11 @@ static const test_row rows[] = {
     {"saved", test_saved},
     {"changed", test_changed},
     {"tape", test_tape},
-    {"memory", test_memory},
-    {"gathers in place", test_gathers_in_place},
     {"variadic", test_variadic},
     {"unused output", test_unused_output},
+    {"captures", test_captures},
+    {"windows left out", test_windows_left_out},
+    {"memory runs out", test_memory_runs_out},
+    {"error names the backward", test_error_names_the_backward},
 };
 TEST_MAIN(rows)

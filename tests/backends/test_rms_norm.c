@@ -1,6 +1,6 @@
 /* RMSNormImpl's fused CPU kernel: the roundings to the bit at each ISA level, the saved
  * statistic, the same bytes for any number of threads, memory that runs out. Gradients:
- * test_rms_norm_gradient.c; values and gradients in general: tests/ops/test_rms_norm.c. */
+ * tests/reference/test_known_bugs.c; values and gradients in general: tests/ops/test_rms_norm.c. */
 #include "autograd/autograd.h"
 #include "backends/cpu/kernels.h"
 #include "ops/ops.h"
@@ -191,6 +191,81 @@ static void test_saved_statistic(test *t) {
     bb_close(ctx);
 }
 
+/* The gradient of scale where it is gathered from several chunks of rows, for one group of rows and
+ * for several; against the decomposition. */
+static void test_chunks(test *t) {
+    const struct {
+        bb_shape x, scale;
+    } cases[] = {{SH(65, 1024), SH(1024)},
+                 {SH(31, 1024), SH(1024)},
+                 {SH(65, 1024), SH(1)},
+                 {SH(3, 40, 1024), SH(3, 1, 1024)},
+                 {SH(40, 3, 1024), SH(3, 1024)}};
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32};
+    static double got[2][3 * 1024];
+    bb_context *ctx = test_open();
+    for (int i = 0; i < 10; i++) {
+        bb_dtype dtype = dtypes[i % 2];
+        bb_shape shape = cases[i / 2].x;
+        bb_tensor *x = bb_randn(ctx, dtype, shape), *dy = bb_randn(ctx, dtype, shape),
+                  *scale = bb_set_requires_grad(bb_randn(ctx, dtype, cases[i / 2].scale), true);
+        int64_t n = bb_count(scale);
+        for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
+            bb_set_path(ctx, (bb_path)path);
+            bb_backward(bb_rms_norm(x, scale, 1e-5), dy);
+            bb_read_f64(bb_grad(scale), got[path == BB_PATH_COMPOSED], n);
+            bb_zero_grad(scale);
+        }
+        bb_set_path(ctx, BB_PATH_AUTO);
+        for (int64_t k = 0; k < n; k++)
+            CHECK_NEAR(t, got[0][k], got[1][k],
+                       (dtype == BB_F64 ? 1e-13 : 1e-5) * largest(n, got[1]));
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
+/* Elements of input and gradient that lie apart, in rows of several tiles. */
+static void test_steps(test *t) {
+    enum { ROWS = 2, DIM = 1100, COUNT = ROWS * DIM }; /* so the step is 2 */
+    static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_F16, BB_BF16};
+    static double got[2][2 * COUNT + DIM];
+    bb_context *ctx = test_open();
+    bb_set_path(ctx, BB_PATH_FUSED);
+    for (int i = 0; i < 16; i++) {
+        const bb_dtype dtype = dtypes[i / 4];
+        const bool x_apart = i & 1, dy_apart = i & 2;
+        bb_tensor *in = bb_cast(bb_randn(ctx, BB_F32, SH(ROWS, DIM)), dtype),
+                  *dy = bb_cast(bb_randn(ctx, BB_F32, SH(ROWS, DIM)), dtype),
+                  *scale = bb_cast(bb_randn(ctx, BB_F32, SH(DIM)), dtype);
+        bb_set_requires_grad(scale, true);
+        for (int apart = 0; apart < 2; apart++) {
+            bb_tensor *x = apart && x_apart ? bb_contiguous(bb_transpose(in, 0, 1)) : in;
+            x = bb_set_requires_grad(bb_detach(x), true);
+            bb_tensor *y = bb_rms_norm(apart && x_apart ? bb_transpose(x, 0, 1) : x, scale, 1e-5);
+            bb_read_f64(y, got[apart], COUNT);
+            if (apart && dy_apart) /* the gradient of a transpose lies transposed */
+                bb_backward(bb_transpose(y, 0, 1), bb_contiguous(bb_transpose(dy, 0, 1)));
+            else
+                bb_backward(y, dy);
+            bb_tensor *dx = bb_grad(x);
+            bb_read_f64(apart && x_apart ? bb_transpose(dx, 0, 1) : dx, got[apart] + COUNT, COUNT);
+            bb_read_f64(bb_grad(scale), got[apart] + 2 * COUNT, DIM);
+            bb_zero_grad(scale);
+        }
+        /* Of f64 the sums go in another order. */
+        double bound = dtype == BB_F64 ? 1e-13 : 0, worst = 0;
+        for (int k = 0; k < 2 * COUNT + DIM; k++)
+            worst = fmax(worst, fabs(got[0][k] - got[1][k]) / (1 + fabs(got[0][k])));
+        CHECK_MSG(t, worst <= bound, "%s, x apart %d, dy apart %d: off by %g", bb_dtype_name(dtype),
+                  x_apart, dy_apart, worst);
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
 /* What the kernel leaves to the decomposition, and what not. */
 static void test_supports(test *t) {
     bb_context *ctx = test_open();
@@ -198,22 +273,29 @@ static void test_supports(test *t) {
         bb_shape x, scale;
         bb_dtype x_dtype, scale_dtype;
         bool fused;
+        int64_t axis;
     } cases[] = {
-        {SH(2, 3), SH(3), BB_F32, BB_F32, true},
-        {SH(2, 3), SH(1), BB_F32, BB_F16, true},
-        {SH(2, 4, 5, 3), SH(4, 1, 3), BB_F16, BB_F32, true},
-        {SH(2, 3), SH(2, 3), BB_BF16, BB_BF16, true},
-        {SH(2, 3), SH(3), BB_F64, BB_BF16, true},
-        {SH(2, 3), SH(3), BB_F32, BB_F64, false},
-        {SH(3), SH(2, 3), BB_F32, BB_F32, false},
-        {SH(2, 3), SH(1, 1, 3), BB_F32, BB_F32, false},
-        {SH(2, 1), SH(3), BB_F32, BB_F32, false},
-        {SH(2, 3), SH(2, 1), BB_F32, BB_F32, false},
+        {SH(2, 3), SH(3), BB_F32, BB_F32, true, -1},
+        {SH(2, 3), SH(1), BB_F32, BB_F16, true, -1},
+        {SH(2, 4, 5, 3), SH(4, 1, 3), BB_F16, BB_F32, true, -1},
+        {SH(2, 3), SH(2, 3), BB_BF16, BB_BF16, true, -1},
+        {SH(2, 3), SH(3), BB_F64, BB_BF16, true, -1},
+        {SH(2, 3), SH(3), BB_F32, BB_F64, false, -1},
+        {SH(3), SH(2, 3), BB_F32, BB_F32, false, -1},
+        {SH(2, 3), SH(1, 1, 3), BB_F32, BB_F32, false, -1},
+        {SH(2, 1), SH(3), BB_F32, BB_F32, false, -1},
+        {SH(2, 3), SH(2, 1), BB_F32, BB_F32, false, -1},
+        {SH(3, 2), SH(3, 1), BB_F32, BB_F32, false, -1},
+        {SH(2, 1), SH(2, 1), BB_F32, BB_F32, true, -1},
+        {SH(2, 3), SH(3), BB_F32, BB_F32, true, 1},
+        {SH(2, 3, 4), SH(4), BB_F32, BB_F32, false, 1},
     };
     bb_set_path(ctx, BB_PATH_FUSED);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, cases[i].x_dtype, cases[i].x), true);
-        bb_tensor *y = bb_rms_norm(x, bb_ones(ctx, cases[i].scale_dtype, cases[i].scale), 1e-5);
+        bb_rms_norm_attrs attrs = {{1, {cases[i].axis}}, 1e-5, BB_ROUND_AUTO};
+        bb_tensor *y =
+            bb_rms_norm_with(x, bb_ones(ctx, cases[i].scale_dtype, cases[i].scale), &attrs);
         CHECK_MSG(t, (y != NULL) == cases[i].fused, "case %zu: %s", i, bb_error_message(ctx));
         if (!y) CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "RMSNormImpl");
     }
@@ -234,6 +316,8 @@ static const test_row rows[] = {
     {"rounding_orders_differ", test_rounding_orders_differ},
     {"same_bytes_for_any_threads", test_same_bytes_for_any_threads},
     {"saved_statistic", test_saved_statistic},
+    {"chunks", test_chunks},
+    {"steps", test_steps},
     {"supports", test_supports},
     {"allocation_failures", test_allocation_failures},
 };

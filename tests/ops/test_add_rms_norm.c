@@ -2,6 +2,7 @@
  * output, gradients through both, errors. Large shapes on the GPU: tests/cuda/test_rms_norm.c. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
+#include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
 #define SH(...) BB_SHAPE(__VA_ARGS__)
@@ -151,13 +152,13 @@ static void test_gradients_of_its_parts(test *t) {
     static const struct {
         bb_dtype dtype;
         double bound;
-    } types[] = {{BB_F64, 1e-12}, {BB_F32, 2e-5}, {BB_BF16, 6e-2}};
+    } types[] = {{BB_F64, 1e-12}, {BB_F32, 2e-5}, {BB_F16, 1e-2}, {BB_BF16, 6e-2}};
     static double got[2 * MOST + 1100], expected[2 * MOST + 1100];
     bb_context *ctx = test_open();
-    for (int i = 0; i < 9 * COUNT(widths); i++) {
-        const bb_dtype dtype = types[i % 3].dtype;
-        const int use = 1 + i / 3 % 3;
-        const int64_t n = widths[i / 9], count = (2 * ROWS + 1) * n;
+    for (int i = 0; i < 12 * COUNT(widths); i++) {
+        const bb_dtype dtype = types[i % 4].dtype;
+        const int use = 1 + i / 4 % 3;
+        const int64_t n = widths[i / 12], count = (2 * ROWS + 1) * n;
         bb_tensor *in[3];
         for (int k = 0; k < 3; k++)
             in[k] = bb_set_requires_grad(
@@ -168,7 +169,7 @@ static void test_gradients_of_its_parts(test *t) {
         double worst = 0;
         for (int64_t k = 0; k < count; k++)
             worst = fmax(worst, fabs(got[k] - expected[k]) / (1 + fabs(expected[k])));
-        CHECK_MSG(t, worst <= types[i % 3].bound, "%s, width %d, used %d: off by %g",
+        CHECK_MSG(t, worst <= types[i % 4].bound, "%s, width %d, used %d: off by %g",
                   bb_dtype_name(dtype), (int)n, use, worst);
         CHECK_MSG(t, memcmp(got, got + ROWS * n, (size_t)(ROWS * n) * sizeof *got) == 0,
                   "%s: both summands have one gradient", bb_dtype_name(dtype));
@@ -176,6 +177,73 @@ static void test_gradients_of_its_parts(test *t) {
     }
     bb_close(ctx);
 }
+
+/* On the CPU outputs of more than 16 MB are written around the caches. */
+static void test_large_outputs(test *t) {
+    enum { TALL = 2049, WIDE = 2051 };
+    static const bb_dtype dtypes[] = {BB_F32, BB_BF16};
+    bb_context *ctx = test_open();
+    for (int d = 0; d < COUNT(dtypes); d++) {
+        const int64_t rows = bb_get_device(ctx) == BB_CPU ? TALL * (d + 1) : 2;
+        bb_t x = bb_cast(bb_rand(ctx, BB_F32, SH(rows, WIDE)), dtypes[d]), sum = NULL;
+        bb_t scale = bb_cast(bb_randn(ctx, BB_F32, SH(WIDE)), dtypes[d]), parts[2], whole[2];
+        bb_set_requires_grad(x, true);
+        for (int part = 0; part < 2; part++) {
+            bb_t h = part ? bb_add(x, x) : NULL;
+            bb_t y = part ? bb_rms_norm(h, scale, 1e-5) : bb_add_rms_norm(x, x, scale, 1e-5, &sum);
+            bb_backward(bb_add(y, part ? h : sum), bb_ones_like(y));
+            (part ? parts : whole)[0] = y;
+            (part ? parts : whole)[1] = bb_contiguous(bb_grad(x));
+            bb_zero_grad(x);
+        }
+        for (int k = 0; k < 2; k++) {
+            bb_t off = bb_abs(bb_sub(parts[k], whole[k]));
+            CHECK_NEAR(t, bb_item(bb_amax(off, (bb_ints){.n = 0}, false)), 0, k * (d ? 0.3 : 1e-4));
+        }
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
+/* sum(t weight); through transposes, t gets a gradient whose rows lie apart. */
+static bb_t weighted(bb_t t, bb_t weight, bool apart) {
+    if (!apart) return bb_sum_all(bb_mul(t, weight));
+    return bb_sum_all(bb_mul(bb_transpose(t, 0, 1), bb_contiguous(bb_transpose(weight, 0, 1))));
+}
+
+/* Kernels that want packed rows make them: for the gradient of one result, the other, or both. */
+static void test_gradients_that_lie_apart(test *t) {
+    enum { TALL = 6, WIDE = 10 };
+    bb_context *ctx = test_open();
+    bb_set_path(ctx, BB_PATH_FUSED);
+    for (int mask = 1; mask < 4; mask++) {
+        double got[2][TALL * WIDE];
+        bb_t in[5];
+        for (int i = 0; i < 5; i++)
+            in[i] = bb_randn(ctx, BB_F32, i == 2 ? SH(WIDE) : SH(TALL, WIDE));
+        bb_set_requires_grad(in[0], true);
+        for (int apart = 0; apart < 2; apart++) {
+            bb_t sum = NULL, y = bb_add_rms_norm(in[0], in[1], in[2], 1e-5, &sum);
+            bb_backward(bb_add(weighted(y, in[3], apart && mask & 1),
+                               weighted(sum, in[4], apart && mask & 2)),
+                        NULL);
+            bb_read_f64(bb_grad(in[0]), got[apart], TALL * WIDE);
+            bb_zero_grad(in[0]);
+        }
+        CHECK_MSG(t, memcmp(got[0], got[1], sizeof got[0]) == 0, "apart: %d", mask);
+        CHECK_OK(t, ctx);
+        bb_end_step(ctx);
+    }
+    bb_close(ctx);
+}
+
+static void apart(bb_context *ctx) {
+    bb_t x = bb_set_requires_grad(bb_ones(ctx, BB_F32, SH(6, 10)), true), sum = NULL;
+    bb_t y = bb_add_rms_norm(x, x, bb_ones(ctx, BB_F32, SH(10)), 1e-5, &sum);
+    bb_backward(bb_add(weighted(y, x, true), weighted(sum, x, true)), NULL);
+}
+static void test_memory_runs_out(test *t) { alloc_failure_loop(t, apart); }
 
 static void test_empty(test *t) {
     bb_context *ctx = test_open();
@@ -215,6 +283,9 @@ static const test_row rows[] = {
     {"is its parts", test_is_its_parts},
     {"both gradients", test_both_gradients},
     {"gradients of its parts", test_gradients_of_its_parts},
+    {"large outputs", test_large_outputs},
+    {"gradients that lie apart", test_gradients_that_lie_apart},
+    {"memory runs out", test_memory_runs_out},
     {"empty", test_empty},
     {"errors", test_errors},
 };

@@ -20,7 +20,7 @@ F64_RELATIVE = 1e-12
 # All are held against the f64 result rounded to the type: 1 means a neighbour, 0 equal. Sums add to
 # it (growth). A primitive's gradient is made of ops that round each once; in f16 and bf16 the last
 # number counts those roundings, the one of the saved output as often as the rule uses it.
-DEFAULT = (4, 1, 6, 1)
+DEFAULT = (4, 1, 4, 1)
 EXACT = (0, 0, 0, 0)
 SUMMED = (0, 0, 0, 1)  # values move, gradients of the same element add up
 
@@ -33,20 +33,20 @@ TABLE.update({name: SUMMED for name in (
     "add", "sub", "maximum", "minimum", "where", "expand", "gather", "index_select",
     "embedding")})
 TABLE.update({
-    "mul": (0, 0, 6, 2),  # each product, and their sum where an input was broadcast
-    "square": (0, 0, 6, 1),
-    "div": (0, 0, 6, 3),
-    "sqrt": (0, 0, 6, 2),
-    "reciprocal": (0, 0, 6, 4),
-    "rsqrt": (4, 1, 6, 6),
-    "exp": (4, 1, 6, 2),
-    "log": (4, 1, 6, 1),
-    "sin": (4, 1, 6, 2),
-    "cos": (4, 1, 6, 2),
-    "tanh": (4, 1, 6, 4),
-    "sigmoid": (4, 1, 6, 4),
-    "erf": (4, 1, 6, 4),
-    "pow": (4, 1, 6, 3),
+    "mul": (0, 0, 4, 2),  # each product, and their sum where an input was broadcast
+    "square": (0, 0, 4, 1),
+    "div": (0, 0, 4, 3),
+    "sqrt": (0, 0, 4, 2),
+    "reciprocal": (0, 0, 4, 4),
+    "rsqrt": (4, 1, 4, 3),
+    "exp": (4, 1, 4, 2),
+    "log": (4, 1, 4, 1),
+    "sin": (4, 1, 4, 2),
+    "cos": (4, 1, 4, 2),
+    "tanh": (4, 1, 4, 4),
+    "sigmoid": (4, 1, 4, 4),
+    "erf": (4, 1, 4, 4),
+    "pow": (4, 1, 4, 3),
     "cumsum": (0, 1, 0, 1),
     "matmul": (4, 1, 6, 2),  # each batch's product, and their sum
     "sum": (0, 1, 0, 0),

@@ -1,6 +1,7 @@
 /* RMSNormImpl of odd values: zeros, denormals, squares that overflow, infinities, NaN. What is
  * defined to come out is the table in README.md beside this file; each row is tried on both paths
- * and at several widths, between rows that must not notice. */
+ * and at several widths, between rows that must not notice. Then the gradients of rows far from 1.
+ */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
 #include "tests/support/checker.h"
@@ -113,5 +114,48 @@ static void test_odd_values(test *t) {
     bb_close(ctx);
 }
 
-static const test_row table[] = {{"odd_values", test_odd_values}};
+/* Very small and very large rows at eps 0: neither c nor a power of rstd may overflow, or vanish,
+ * on the way. */
+static void test_extreme_rows(test *t) {
+    enum { ROWS = 2, DIM = 64, VALUES = ROWS * DIM };
+    static const double sizes[] = {1e-18, 1e-12, 1e12, 1e17};
+    bb_context *ctx = test_open();
+    for (int k = 0; k < COUNT(sizes); k++) {
+        uint64_t state = 21;
+        double x[VALUES], dy[VALUES], scale[DIM], dx[VALUES], dscale[DIM] = {0}, got[VALUES];
+        for (int i = 0; i < VALUES; i++) x[i] = round_to(BB_F32, draw_normal(&state) * sizes[k]);
+        for (int i = 0; i < VALUES; i++) dy[i] = round_to(BB_F32, draw_normal(&state));
+        for (int i = 0; i < DIM; i++) scale[i] = round_to(BB_F32, draw_normal(&state));
+        for (int r = 0; r < VALUES; r += DIM) {
+            double squares = 0, c = 0;
+            for (int i = 0; i < DIM; i++) squares += x[r + i] * x[r + i] / DIM;
+            double rstd = 1 / sqrt(squares);
+            for (int i = 0; i < DIM; i++) c += dy[r + i] * scale[i] * x[r + i] * rstd / DIM;
+            for (int i = 0; i < DIM; i++) {
+                dx[r + i] = rstd * (dy[r + i] * scale[i] - c * x[r + i] * rstd);
+                dscale[i] += dy[r + i] * x[r + i] * rstd;
+            }
+        }
+        for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++) {
+            bb_tensor *in = bb_set_requires_grad(bb_from_f64(ctx, BB_F32, SH(ROWS, DIM), x), true),
+                      *g = bb_set_requires_grad(bb_from_f64(ctx, BB_F32, SH(DIM), scale), true);
+            bb_set_path(ctx, (bb_path)path);
+            bb_backward(bb_rms_norm(in, g, 0), bb_from_f64(ctx, BB_F32, SH(ROWS, DIM), dy));
+            bb_read_f64(bb_grad(in), got, VALUES);
+            for (int i = 0; i < VALUES; i++)
+                CHECK_NEAR(t, got[i], dx[i], 1e-5 * largest(VALUES, dx));
+            bb_read_f64(bb_grad(g), got, DIM);
+            for (int i = 0; i < DIM; i++)
+                CHECK_NEAR(t, got[i], dscale[i], 1e-5 * largest(DIM, dscale));
+            CHECK_OK(t, ctx);
+            bb_end_step(ctx);
+        }
+    }
+    bb_close(ctx);
+}
+
+static const test_row table[] = {
+    {"odd_values", test_odd_values},
+    {"extreme_rows", test_extreme_rows},
+};
 TEST_MAIN(table)

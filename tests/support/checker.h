@@ -1,8 +1,11 @@
 /* The machine behind cases.h: runs a table of cases and counts the problems, without failing a
- * test, so that the canary (test_canary.c) can show that each mode catches a planted fault. cases.c
- * the loop over cases, run_op_cases, index arithmetic for references case_input.c      values,
- * layouts, rounding to a dtype check_forward.c   forward against the reference, fused against
- * composed check_gradient.c  everything about gradients check_memory.c    allocations that fail */
+ * test, so that the canary (test_canary.c) can show that each mode catches a planted fault.
+ *
+ * - cases.c: the loop over cases, run_op_cases, index arithmetic for references
+ * - case_input.c: values, layouts, rounding to a dtype
+ * - check_forward.c: forward against the reference, fused against composed
+ * - check_gradient.c: everything about gradients
+ * - check_memory.c: allocations that fail */
 #ifndef BOBBIN_TESTS_CHECKER_H
 #define BOBBIN_TESTS_CHECKER_H
 

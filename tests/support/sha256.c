@@ -60,9 +60,10 @@ void sha256_bytes(const void *data, size_t bytes, char text[SHA256_TEXT]) {
     for (int i = 0; i < 8; i++) snprintf(text + (size_t)8 * (size_t)i, 9, "%08x", state[i]);
 }
 
-bool sha256_file(const char *path, char text[SHA256_TEXT]) {
+/* Returns the file's size, or -1 where it cannot be read. */
+static int64_t sha256_file(const char *path, char text[SHA256_TEXT]) {
     FILE *file = fopen(path, "rb");
-    if (!file) return false;
+    if (!file) return -1;
     char *data = NULL;
     long size = -1;
     if (fseek(file, 0, SEEK_END) == 0) size = ftell(file);
@@ -72,5 +73,25 @@ bool sha256_file(const char *path, char text[SHA256_TEXT]) {
     if (ok) sha256_bytes(data, (size_t)size, text);
     free(data);
     fclose(file);
-    return ok;
+    return ok ? size : -1;
+}
+
+int sha256_check_folder(test *t, const char *folder, int64_t *bytes) {
+    char path[512], line[256], digest[SHA256_TEXT], expected[SHA256_TEXT], name[160];
+    int files = 0;
+    *bytes = 0;
+    snprintf(path, sizeof path, "%s/SHA256SUMS", folder);
+    FILE *sums = fopen(path, "r");
+    if (!CHECK_MSG(t, sums != NULL, "%s cannot be read", path)) return 0;
+    while (fgets(line, sizeof line, sums)) {
+        if (!CHECK(t, sscanf(line, "%64s %159s", expected, name) == 2)) continue;
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+        int64_t size = sha256_file(path, digest);
+        if (!CHECK_MSG(t, size >= 0, "%s cannot be read", path)) continue;
+        CHECK_MSG(t, strcmp(digest, expected) == 0, "%s: %s, expected %s", name, digest, expected);
+        *bytes += size;
+        files++;
+    }
+    fclose(sums);
+    return files;
 }

@@ -5,11 +5,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "tests/support/test.h"
+
 enum { SHA256_TEXT = 65 };
 
 /* The digest as 64 hexadecimal digits and a zero. */
 void sha256_bytes(const void *data, size_t bytes, char text[SHA256_TEXT]);
-/* Of a file; false: it cannot be read. */
-bool sha256_file(const char *path, char text[SHA256_TEXT]);
+/* Checks every file that `folder`/SHA256SUMS lists. Returns how many it lists; *bytes is their
+ * size.
+ */
+int sha256_check_folder(test *t, const char *folder, int64_t *bytes);
 
 #endif
