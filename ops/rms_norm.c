@@ -17,6 +17,9 @@
  *
  *     dinput = rstd (dy g - c xhat)        dscale = sum(dy xhat) over the axes that scale lacks
  *
+ * with xhat before it is rounded: the fused kernels' dscale of f16 and bf16 is closer to the exact
+ * one than that of the decomposition, where round_then_scale multiplies dy by what was rounded.
+ *
  * Fused kernels: backends/cpu/rms_norm.c, backends/cuda/rms_norm_forward.cu, rms_norm_backward.cu.
  * With an addition before it: ops/add_rms_norm.c. The layer: nn/rms_norm.c. */
 #include "ops/norm.h"

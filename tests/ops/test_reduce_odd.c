@@ -41,6 +41,17 @@ static void test_ties(test *t) {
     bb_close(ctx);
 }
 
+/* More of them than f16 can count. */
+static void test_many_ties(test *t) {
+    enum { N = 70000 };
+    bb_context *ctx = test_open();
+    bb_t x = bb_set_requires_grad(bb_ones(ctx, BB_F16, BB_SHAPE(N)), true);
+    bb_backward(bb_amax(x, BB_INTS(0), false), bb_scalar(ctx, BB_F16, 1000));
+    CHECK_NEAR(t, bb_item(bb_select(bb_grad(x), 0, N - 1)), 1000.0 / N, 1e-5);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_integers(test *t) {
     bb_context *ctx = test_open();
     const int32_t v[6] = {1, -2, 3, 2000000000, 2000000000, 6};
@@ -124,6 +135,7 @@ static void test_cumsum_gradient_keeps_small_rests(test *t) {
 static const test_row rows[] = {
     {"nan", test_nan},
     {"ties", test_ties},
+    {"many_ties", test_many_ties},
     {"integers", test_integers},
     {"cumsum_gradient_keeps_small_rests", test_cumsum_gradient_keeps_small_rests},
     {"empty_and_errors", test_empty_and_errors},
