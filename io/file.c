@@ -67,6 +67,7 @@ bb_status bb_file_map(bb_context *ctx, const char *path, bb_file *file) {
 }
 
 void bb_file_unmap(bb_file *file) {
+    if (!file) return;
     if (file->bytes) munmap((void *)(uintptr_t)file->data, file->bytes);
     *file = (bb_file){empty_file, 0};
 }
@@ -166,6 +167,7 @@ bb_writer *bb_writer_open(bb_context *ctx, const char *path, const bb_file_calls
 }
 
 bb_status bb_writer_add(bb_writer *w, const void *data, size_t bytes) {
+    if (!w) return BB_ERR_STATE;
     const char *at = data;
     while (w->status == BB_OK && bytes > 0) {
         size_t piece = bytes < (size_t)1 << 30 ? bytes : (size_t)1 << 30;
