@@ -111,23 +111,27 @@ static const bb_quantizer_kind kinds[BB_RECIPE_COUNT] = {
 
 /* ---- Quantizers */
 
-bb_quantizer *bb_quantizer_of_kind(bb_context *ctx, bb_device device, const bb_quantizer_kind *kind,
-                                   void *user) {
-    if (!ctx || ctx->status) return NULL;
-    if (!kind || !kind->name || !kind->quantize || !kind->dequantize) {
-        bb_fail(ctx, BB_ERR_ARGUMENT,
-                "bb_quantizer_of_kind: kind: expected a name, quantize and dequantize");
-        return NULL;
-    }
+static bb_quantizer *make(bb_context *ctx, bb_device device, const bb_quantizer_kind *kind,
+                          void *user, const char *who) {
     const char *why = NULL;
     if ((unsigned)device >= BB_DEVICE_COUNT || !bb_device_available(ctx, device, &why)) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_quantizer: device: %s", why ? why : "no such device");
+        bb_fail(ctx, BB_ERR_ARGUMENT, "%s: device: %s", who, why ? why : "no such device");
         return NULL;
     }
     bb_quantizer *q = bb_nn_allocate(ctx, sizeof *q);
     if (!q) return NULL;
     *q = (bb_quantizer){.ctx = ctx, .device = device, .kind = kind, .user = user};
     return q;
+}
+
+bb_quantizer *bb_quantizer_of_kind(bb_context *ctx, bb_device device, const bb_quantizer_kind *kind,
+                                   void *user) {
+    if (!ctx || ctx->status) return NULL;
+    if (kind && kind->name && kind->quantize && kind->dequantize)
+        return make(ctx, device, kind, user, "bb_quantizer_of_kind");
+    bb_fail(ctx, BB_ERR_ARGUMENT,
+            "bb_quantizer_of_kind: kind: expected a name, quantize and dequantize");
+    return NULL;
 }
 
 static bb_status check_options(bb_context *ctx, const bb_quantizer_options *o) {
@@ -162,7 +166,7 @@ bb_quantizer *bb_quantizer_new(bb_context *ctx, bb_device device,
                                const bb_quantizer_options *options) {
     const bb_quantizer_options o = options ? *options : (bb_quantizer_options){.history = 0};
     if (!ctx || ctx->status || check_options(ctx, &o)) return NULL;
-    bb_quantizer *q = bb_quantizer_of_kind(ctx, device, &kinds[o.recipe], NULL);
+    bb_quantizer *q = make(ctx, device, &kinds[o.recipe], NULL, "bb_quantizer_new");
     if (!q) return NULL;
     q->recipe = true;
     q->options = o;
@@ -225,7 +229,11 @@ bb_quantized *bb_quantized_new(bb_quantizer *q, bb_dtype dtype, bb_shape shape) 
 }
 
 bb_quantized *bb_quantize(bb_quantizer *q, bb_tensor *x) {
-    return q && x && !q->ctx->status ? q->kind->quantize(q, x) : NULL;
+    if (!q || !x || q->ctx->status) return NULL;
+    if (bb_context_of(x) == q->ctx) return q->kind->quantize(q, x);
+    bb_fail(q->ctx, BB_ERR_ARGUMENT,
+            "bb_quantize: x: expected a tensor of this context, got one of another");
+    return NULL;
 }
 
 bb_quantized *bb_quantize_rows(bb_quantizer *q, bb_tensor *x) {
