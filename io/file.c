@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -120,6 +119,25 @@ static bb_status open_scratch(bb_writer *w, mode_t mode) {
     return w->fd < 0 ? writer_fail(w, "cannot create a file beside it") : BB_OK;
 }
 
+/* The file that links lead to, which may not be there yet. */
+static bool follow(char target[PATH_MAX]) {
+    char link[PATH_MAX];
+    for (int links = 0; links < 40; links++) {
+        ssize_t n = readlink(target, link, sizeof link);
+        if (n < 0) return true; /* no link */
+        const char *slash = link[0] == '/' ? NULL : strrchr(target, '/');
+        size_t folder = slash ? (size_t)(slash - target) + 1 : 0;
+        if (folder + (size_t)n >= PATH_MAX) {
+            errno = ENAMETOOLONG;
+            return false;
+        }
+        memcpy(target + folder, link, (size_t)n);
+        target[folder + (size_t)n] = '\0';
+    }
+    errno = ELOOP;
+    return false;
+}
+
 static bb_status open_target(bb_writer *w, const char *path) {
     size_t bytes = strlen(path);
     if (bytes == 0 || bytes >= sizeof w->target) {
@@ -140,8 +158,8 @@ static bb_status open_target(bb_writer *w, const char *path) {
             return w->fd < 0 ? writer_fail(w, "cannot write") : BB_OK;
         }
         mode = info.st_mode & 0777;
-        if (!realpath(path, w->target)) return writer_fail(w, "cannot resolve");
     }
+    if (!follow(w->target)) return writer_fail(w, "cannot resolve");
     const char *slash = strrchr(w->target, '/');
     w->folder_bytes = slash ? (size_t)(slash - w->target) + 1 : 0;
     return open_scratch(w, mode);
