@@ -96,7 +96,8 @@ static void lists_ops(test *t) {
         CHECK(t, bb_json_get(w.value, "dtypes", &value));
         for (bb_json_walk k = bb_json_begin(value); bb_json_next(&k);) dtypes++;
         CHECK_MSG(t, dtypes > 0, "%s: no dtype works", op->name);
-        if (op == &bb_op_update_scale) CHECK_INT(t, dtypes, 1); /* f32: no other input is given it */
+        if (op == &bb_op_update_scale)
+            CHECK_INT(t, dtypes, 1); /* f32: no other input is given it */
         CHECK(t, bb_json_get(w.value, "gradient", &value));
         CHECK(t, bb_json_equals(value, "no") == (op->gradient == bb_no_gradient));
     }
