@@ -228,12 +228,16 @@ bb_quantized *bb_quantized_new(bb_quantizer *q, bb_dtype dtype, bb_shape shape) 
     return x;
 }
 
+static bool is_ours(const bb_quantizer *q, const bb_tensor *t, const char *what) {
+    if (bb_context_of(t) == q->ctx) return true;
+    bb_fail(q->ctx, BB_ERR_ARGUMENT, "%s: expected a tensor of this context, got one of another",
+            what);
+    return false;
+}
+
 bb_quantized *bb_quantize(bb_quantizer *q, bb_tensor *x) {
-    if (!q || !x || q->ctx->status) return NULL;
-    if (bb_context_of(x) == q->ctx) return q->kind->quantize(q, x);
-    bb_fail(q->ctx, BB_ERR_ARGUMENT,
-            "bb_quantize: x: expected a tensor of this context, got one of another");
-    return NULL;
+    if (!q || !x || q->ctx->status || !is_ours(q, x, "bb_quantize: x")) return NULL;
+    return q->kind->quantize(q, x);
 }
 
 bb_quantized *bb_quantize_rows(bb_quantizer *q, bb_tensor *x) {
@@ -249,6 +253,9 @@ bb_quantized *bb_rms_norm_quantize(bb_quantizer *q, bb_tensor *x, bb_tensor *wei
                                    int axes, bb_tensor **rstd) {
     if (rstd) *rstd = NULL;
     if (!bb_quantizer_in_norm(q) || !x || !weight || q->ctx->status) return NULL;
+    if (!is_ours(q, x, "bb_rms_norm_quantize: x") ||
+        !is_ours(q, weight, "bb_rms_norm_quantize: weight"))
+        return NULL;
     bb_shape shape = bb_shape_of(x), last = {.rank = axes};
     bool fits = axes >= 1 && axes <= shape.rank;
     for (int i = 0; fits && i < axes; i++) last.size[i] = shape.size[shape.rank - axes + i];

@@ -138,7 +138,9 @@ static bb_status parse_run(bb_context *ctx, const char *path, const char *text, 
     if (!bb_json_get(root, "elapsed_s", &value) || !read_positive(value, elapsed_s))
         return bad_run(ctx, path, "elapsed_s");
     if (!bb_json_get(root, "model", &value)) return bad_run(ctx, path, "model");
-    return bb_model_config_parse(ctx, path, value.at, (size_t)(value.end - value.at), &run->config);
+    if (bb_model_config_parse(ctx, path, value.at, (size_t)(value.end - value.at), &run->config))
+        return bb_error(ctx);
+    return run->seq <= run->config.max_seq ? BB_OK : bad_run(ctx, path, "seq");
 }
 
 bb_safetensors *bb_run_read(bb_context *ctx, const char *path, bb_run *run, bb_checkpoint *state,

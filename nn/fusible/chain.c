@@ -46,6 +46,10 @@ static bool make_room(bb_chain *chain) {
 }
 
 static bb_status put(bb_chain *chain, int index, member m) {
+    if (m.op && m.op->ctx != chain->ctx)
+        return bb_fail(chain->ctx, BB_ERR_ARGUMENT,
+                       "chain %s: %s: expected an op of this context, got one of another",
+                       chain->name, m.op->kind->name);
     if (chain->ctx->status || !make_room(chain)) return chain->ctx->status;
     memmove(chain->at + index + 1, chain->at + index, (size_t)(chain->n - index) * sizeof m);
     chain->at[index] = m;

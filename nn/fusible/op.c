@@ -20,9 +20,10 @@ bb_fusible_op *bb_fusible_new(bb_context *ctx, const bb_fusible_kind *kind, bb_p
         return NULL;
     }
     for (int i = 0; i < n_params; i++)
-        if (!param || !param[i]) {
-            bb_fail(ctx, BB_ERR_ARGUMENT, "%s: parameter %d: expected a tensor, got NULL",
-                    kind->name, i);
+        if (!param || !param[i] || param[i]->ctx != ctx) {
+            bb_fail(ctx, BB_ERR_ARGUMENT,
+                    "%s: parameter %d: expected a tensor of this context, got %s", kind->name, i,
+                    param && param[i] ? "one of another" : "NULL");
             return NULL;
         }
     bb_fusible_op *op = bb_nn_allocate(ctx, sizeof *op);

@@ -150,6 +150,13 @@ static void gradients(test *t) {
     bb_quantizer *q = bb_quantizer_new(ctx, BB_CPU, NULL);
     CHECK(t, !bb_quantize(q, foreign));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_quantize: x: expected a tensor of this context");
+    bb_tensor *row = bb_ones(ctx, BB_F32, BB_SHAPE(32));
+    CHECK(t, !bb_rms_norm_quantize(q, foreign, row, 1e-5, 1, NULL));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_rms_norm_quantize: x: expected a tensor of this");
+    CHECK(t, !bb_fusible_rms_norm_of(params, bb_ones(other, BB_F32, BB_SHAPE(32)), NULL));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "parameter 0: expected a tensor of this context, got one");
+    bb_chain_append(bb_chain_new(ctx, "h"), bb_fusible_identity(other));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "chain h: Identity: expected an op of this context");
     CHECK_OK(t, other);
     bb_close(other);
     bb_close(ctx);

@@ -112,6 +112,7 @@ static void settings_of_a_checkpoint(test *t) {
                                            {"clip", "-1"},
                                            {"elapsed_s", "-1"},
                                            {"seq", "-1"},
+                                           {"seq", "99"},
                                            {"batch", "0"},
                                            {"steps", "0"},
                                            {"dtype", "\\\"f16\\\""},
