@@ -327,11 +327,10 @@ bb_status bb_externalize(bb_graph *g, const bb_externalize_spec *specs, int n, b
                          void *user) {
     if (!g) return BB_ERR_ARGUMENT;
     bb_context *ctx = g->ctx;
-    if (ctx->status) return ctx->status;
-    if (g->recording || g->externalized)
-        return bb_fail(ctx, BB_ERR_STATE, "bb_externalize: the graph is %s",
-                       g->recording ? "still recording"
-                                    : "externalized already (bb_externalize_undo)");
+    if (bb_graph_complete(g, "bb_externalize")) return ctx->status;
+    if (g->externalized)
+        return bb_fail(ctx, BB_ERR_STATE,
+                       "bb_externalize: the graph is externalized already (bb_externalize_undo)");
     if (n < 0 || (n > 0 && !specs))
         return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_externalize: specs: expected %d, got NULL", n);
     plan p = {.g = g, .specs = specs, .n = n, .warn = warn, .user = user};

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -67,6 +66,7 @@ bb_status bb_file_map(bb_context *ctx, const char *path, bb_file *file) {
 }
 
 void bb_file_unmap(bb_file *file) {
+    if (!file) return;
     if (file->bytes) munmap((void *)(uintptr_t)file->data, file->bytes);
     *file = (bb_file){empty_file, 0};
 }
@@ -119,6 +119,25 @@ static bb_status open_scratch(bb_writer *w, mode_t mode) {
     return w->fd < 0 ? writer_fail(w, "cannot create a file beside it") : BB_OK;
 }
 
+/* The file that links lead to, which may not be there yet. */
+static bool follow(char target[PATH_MAX]) {
+    char link[PATH_MAX];
+    for (int links = 0; links < 40; links++) {
+        ssize_t n = readlink(target, link, sizeof link);
+        if (n < 0) return true; /* no link */
+        const char *slash = link[0] == '/' ? NULL : strrchr(target, '/');
+        size_t folder = slash ? (size_t)(slash - target) + 1 : 0;
+        if (folder + (size_t)n >= PATH_MAX) {
+            errno = ENAMETOOLONG;
+            return false;
+        }
+        memcpy(target + folder, link, (size_t)n);
+        target[folder + (size_t)n] = '\0';
+    }
+    errno = ELOOP;
+    return false;
+}
+
 static bb_status open_target(bb_writer *w, const char *path) {
     size_t bytes = strlen(path);
     if (bytes == 0 || bytes >= sizeof w->target) {
@@ -139,8 +158,8 @@ static bb_status open_target(bb_writer *w, const char *path) {
             return w->fd < 0 ? writer_fail(w, "cannot write") : BB_OK;
         }
         mode = info.st_mode & 0777;
-        if (!realpath(path, w->target)) return writer_fail(w, "cannot resolve");
     }
+    if (!follow(w->target)) return writer_fail(w, "cannot resolve");
     const char *slash = strrchr(w->target, '/');
     w->folder_bytes = slash ? (size_t)(slash - w->target) + 1 : 0;
     return open_scratch(w, mode);
@@ -166,6 +185,7 @@ bb_writer *bb_writer_open(bb_context *ctx, const char *path, const bb_file_calls
 }
 
 bb_status bb_writer_add(bb_writer *w, const void *data, size_t bytes) {
+    if (!w) return BB_ERR_STATE;
     const char *at = data;
     while (w->status == BB_OK && bytes > 0) {
         size_t piece = bytes < (size_t)1 << 30 ? bytes : (size_t)1 << 30;

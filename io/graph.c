@@ -300,7 +300,19 @@ bb_status bb_graph_end(bb_graph *g) {
     bb_host_release(g->ctx, g->slot, (size_t)g->slot_capacity * sizeof *g->slot);
     g->slot = NULL;
     g->slot_count = g->slot_capacity = 0;
-    return g->ctx->status ? g->ctx->status : bb_graph_finish(g);
+    bb_status status = g->ctx->status;
+    if (!status && g->failed)
+        status = bb_fail(g->ctx, BB_ERR_STATE, "bb_graph_end: an op that it recorded has failed");
+    if (!status) status = bb_graph_finish(g);
+    g->failed = status != BB_OK;
+    return status;
+}
+
+bb_status bb_graph_complete(bb_graph *g, const char *call) {
+    if (g->ctx->status) return g->ctx->status;
+    if (!g->recording && !g->failed) return BB_OK;
+    return bb_fail(g->ctx, BB_ERR_STATE, "%s: the graph %s", call,
+                   g->recording ? "is still recording" : "failed to end: it is no whole graph");
 }
 
 void bb_graph_free(bb_graph *g) {

@@ -94,8 +94,9 @@ struct bb_graph {
     const char *symbol[BB_GRAPH_SYMBOLS];
     int symbol_count;
     int64_t size[BB_GRAPH_SYMBOLS]; /* in this recording */
+    bool failed;                    /* to record or to end; such a graph can only be freed */
     /* While recording */
-    bool recording, failed;
+    bool recording;
     bb_path path_before;
     bb_slot *slot; /* open addressing; key NULL: free */
     int slot_count, slot_capacity;
@@ -114,6 +115,8 @@ void *bb_graph_allocate(bb_graph *g, size_t bytes); /* zeroed; lives with the gr
 const char *bb_graph_text(bb_graph *g, const char *format, ...) BB_PRINTF(2, 3);
 /* Makes room for one more element in an array of ours. */
 bool bb_graph_grow(bb_graph *g, void **array, int count, int *capacity, size_t bytes);
+/* An error unless the graph has ended well; `call` is whose error it is. */
+bb_status bb_graph_complete(bb_graph *g, const char *call);
 /* "rmsnorm_impl" of "RMSNormImpl". */
 void bb_graph_op_name(const char *op, char *out, size_t bytes);
 

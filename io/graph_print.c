@@ -69,7 +69,7 @@ static void print_values(const bb_graph *g, const char *what, const int *list, i
 }
 
 void bb_graph_print(const bb_graph *g, FILE *f) {
-    if (!g || !f || g->recording) return;
+    if (!g || !f || g->recording || g->failed) return;
     fprintf(f, "graph");
     for (int k = 0; k < g->symbol_count; k++) fprintf(f, " %s", g->symbol[k]);
     fputc('\n', f);

@@ -124,12 +124,14 @@ bb_status bb_graph_run(bb_graph *g, bb_tensor *const *inputs, int n_inputs, bb_t
     if (!g) return BB_ERR_ARGUMENT;
     bb_context *ctx = g->ctx;
     for (int i = 0; outputs && i < g->output_count; i++) outputs[i] = NULL;
-    if (ctx->status) return ctx->status;
-    if (g->recording)
-        return bb_fail(ctx, BB_ERR_STATE, "bb_graph_run: the graph is still recording");
-    if (n_inputs != g->input_count || (n_inputs && !inputs) || (g->output_count && !outputs))
+    if (bb_graph_complete(g, "bb_graph_run")) return ctx->status;
+    if (n_inputs != g->input_count)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_graph_run: inputs: expected %d, got %d",
                        g->input_count, n_inputs);
+    if ((n_inputs && !inputs) || (g->output_count && !outputs))
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_graph_run: %s: expected an array of %d, got NULL",
+                       n_inputs && !inputs ? "inputs" : "outputs",
+                       n_inputs && !inputs ? n_inputs : g->output_count);
     size_t n = (size_t)g->value_count + 1;
     run r = {.g = g};
     for (int k = 0; k < BB_GRAPH_SYMBOLS; k++) r.size[k] = -1;
@@ -156,10 +158,10 @@ void bb_graph_lower_all(bb_graph *g) {
 
 bb_status bb_graph_lower(bb_graph *g, bool on) {
     if (!g) return BB_ERR_ARGUMENT;
-    if (g->ctx->status) return g->ctx->status;
-    if (g->recording || g->externalized)
-        return bb_fail(g->ctx, BB_ERR_STATE, "bb_graph_lower: the graph is %s",
-                       g->recording ? "still recording" : "externalized (bb_externalize_undo)");
+    if (bb_graph_complete(g, "bb_graph_lower")) return g->ctx->status;
+    if (g->externalized)
+        return bb_fail(g->ctx, BB_ERR_STATE,
+                       "bb_graph_lower: the graph is externalized (bb_externalize_undo)");
     g->lowered = on;
     bb_graph_lower_all(g);
     return BB_OK;

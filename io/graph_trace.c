@@ -35,6 +35,18 @@ static bb_status check_signature(trace *t) {
         return bb_fail(t->ctx, BB_ERR_ARGUMENT,
                        "bb_graph_trace: signature: expected at least one output, got %d",
                        s->n_outputs);
+    const struct {
+        const char *name;
+        const void *list;
+        int64_t n;
+    } lists[] = {{"inputs", s->inputs, s->n_inputs},
+                 {"params", s->params, s->n_params},
+                 {"outputs", s->outputs, s->n_outputs}};
+    for (int i = 0; i < 3; i++)
+        if (lists[i].n > 0 && !lists[i].list)
+            return bb_fail(t->ctx, BB_ERR_ARGUMENT,
+                           "bb_graph_trace: signature: %s: expected a list of %lld, got NULL",
+                           lists[i].name, (long long)lists[i].n);
     for (int i = 0; i < s->n_inputs; i++) {
         const bb_graph_arg *a = &s->inputs[i];
         if (!a->name || a->rank < 0 || a->rank > BB_MAX_RANK)

@@ -9,7 +9,11 @@
  * space end.
  *
  * BB_ERR_FORMAT: the content is wrong. BB_ERR_UNSUPPORTED: it is right, but not for us. BB_ERR_IO:
- * the system failed. */
+ * the system failed.
+ *
+ * A handle may be NULL, as a failed call gives it: then a call does nothing, and returns NULL, 0 or
+ * an error. What a call fills in (bb_file_map's file, a bb_json, a bb_stored, bb_checkpoint_open's
+ * state) and a bb_json_writer must not be. */
 #ifndef BOBBIN_IO_H
 #define BOBBIN_IO_H
 
@@ -29,7 +33,7 @@ typedef struct bb_file {
 
 /* Regular files only: no folders, no pipes. */
 BB_API bb_status bb_file_map(bb_context *ctx, const char *path, bb_file *file);
-BB_API void bb_file_unmap(bb_file *file);
+BB_API void bb_file_unmap(bb_file *file); /* NULL is ignored */
 
 /* The system calls of a writer, so that a test can make each fail. As in POSIX: -1 and errno. */
 typedef struct bb_file_calls {
@@ -165,7 +169,7 @@ BB_API bb_safetensors *bb_safetensors_open(bb_context *ctx, const char *path);
 BB_API void bb_safetensors_close(bb_safetensors *file);             /* NULL is ignored */
 BB_API const char *bb_safetensors_path(const bb_safetensors *file); /* as it was opened */
 BB_API int64_t bb_safetensors_count(const bb_safetensors *file);    /* tensors */
-/* In the order of the header. */
+/* In the order of the header; all zero: no such index. */
 BB_API bb_stored bb_safetensors_at(const bb_safetensors *file, int64_t index);
 BB_API bool bb_safetensors_find(const bb_safetensors *file, const char *name, bb_stored *stored);
 /* NULL: no such key. */
@@ -230,15 +234,17 @@ typedef struct bb_graph bb_graph;
  * create_graph, then bb_adamw_). Begin; name the inputs and parameters; compute; name the outputs;
  * end; all within one step. What changes a tensor without an op is an error meanwhile: bb_backward,
  * bb_assign, the optimizers of nn/nn.h, and an op that reads what was changed so (bb_write) since
- * another op read or made it. A training step looks into composites, so those stay open in its graph and a
- * run of it gives the numbers of BB_PATH_COMPOSED. Sizes are static. What was not named and comes
- * from outside is a constant: tensors of the context by reference, tensors of the step as a copy.
+ * another op read or made it. A training step looks into composites, so those stay open in its
+ * graph and a run of it gives the numbers of BB_PATH_COMPOSED. Sizes are static. What was not named
+ * and comes from outside is a constant: tensors of the context by reference, tensors of the step as
+ * a copy.
  */
 BB_API bb_graph *bb_graph_begin(bb_context *ctx); /* one at a time in a context */
 BB_API bb_status bb_graph_input(bb_graph *graph, const char *name, bb_tensor *t);
 /* By reference: a run reads, and optimizer nodes change, t itself. t is of the context. */
 BB_API bb_status bb_graph_param(bb_graph *graph, const char *name, bb_tensor *t);
 BB_API bb_status bb_graph_output(bb_graph *graph, const char *name, bb_tensor *t);
+/* A graph that an error kept from ending well can only be freed. */
 BB_API bb_status bb_graph_end(bb_graph *graph);
 BB_API void bb_graph_free(bb_graph *graph); /* NULL is ignored; before bb_close */
 

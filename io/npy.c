@@ -288,6 +288,9 @@ bb_status bb_npy_save(bb_context *ctx, const char *path, bb_tensor *t, const bb_
     char text[3 * ALIGNMENT + 256];
     if (bb_error(ctx)) return bb_error(ctx);
     if (!t) return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_npy_save: t: expected a tensor, got NULL");
+    if (t->ctx != ctx)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_npy_save: t: expected a tensor of this context, got one of another");
     if (!bb_tensor_usable(t)) return bb_error(ctx);
     bb_writer *w = bb_writer_open(ctx, path, calls);
     if (!w) return bb_error(ctx);

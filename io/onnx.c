@@ -260,10 +260,9 @@ static bb_status externalize(bb_onnx *o, bool *undo) {
 bb_status bb_onnx_save(bb_graph *g, const char *path, const bb_onnx_options *options) {
     if (!g) return BB_ERR_ARGUMENT;
     bb_context *ctx = g->ctx;
-    if (ctx->status) return ctx->status;
-    if (!path || g->recording)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_onnx_save: %s",
-                       path ? "the graph is still recording" : "path: expected a name, got NULL");
+    if (bb_graph_complete(g, "bb_onnx_save")) return ctx->status;
+    if (!path)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_onnx_save: path: expected a name, got NULL");
     bb_onnx o = {.g = g, .ctx = ctx, .opset = 18};
     if (options) o.options = *options;
     if ((unsigned)o.options.mode > BB_ONNX_DECOMPOSED)

@@ -321,29 +321,35 @@ void bb_safetensors_close(bb_safetensors *file) {
 
 /* ---- What is in it */
 
+const char *bb_safetensors_path(const bb_safetensors *file) { return file ? file->path : NULL; }
+int64_t bb_safetensors_count(const bb_safetensors *file) { return file ? file->count : 0; }
+int bb_safetensors_metadata_count(const bb_safetensors *file) {
+    return file ? file->metadata_count : 0;
+}
 bb_context *bb_safetensors_context(const bb_safetensors *file) { return file->ctx; }
-const char *bb_safetensors_path(const bb_safetensors *file) { return file->path; }
-int64_t bb_safetensors_count(const bb_safetensors *file) { return file->count; }
-int bb_safetensors_metadata_count(const bb_safetensors *file) { return file->metadata_count; }
+
 bb_text bb_safetensors_metadata_at(const bb_safetensors *file, int index) {
+    if (index < 0 || index >= bb_safetensors_metadata_count(file)) return (bb_text){0};
     const place *p = &file->metadata[index];
     return (bb_text){file->text + p->key, file->text + p->value};
 }
 
 const char *bb_safetensors_metadata(const bb_safetensors *file, const char *key) {
-    for (int i = 0; i < file->metadata_count; i++)
+    for (int i = 0; key && i < bb_safetensors_metadata_count(file); i++)
         if (strcmp(file->text + file->metadata[i].key, key) == 0)
             return file->text + file->metadata[i].value;
     return NULL;
 }
 
 bb_stored bb_safetensors_at(const bb_safetensors *file, int64_t index) {
+    if (index < 0 || index >= bb_safetensors_count(file)) return (bb_stored){0};
     const entry *e = &file->entries[index];
     return (bb_stored){e->name, (bb_dtype)e->dtype, shape_of(file, e), file->data + e->begin,
                        (size_t)(e->end - e->begin)};
 }
 
 bool bb_safetensors_find(const bb_safetensors *file, const char *name, bb_stored *stored) {
+    if (!file || !name) return false;
     uint64_t hash = bb_hash(BB_HASH_START, name, strlen(name));
     int64_t low = 0, high = file->count; /* the first that is not less than (hash, name) */
     while (low < high) {

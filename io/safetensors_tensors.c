@@ -46,8 +46,10 @@ static bb_status write_tensor(bb_tensor *t, const bb_stored *stored) {
 }
 
 bb_tensor *bb_safetensors_load(bb_safetensors *file, const char *name, bb_device device) {
+    if (!file) return NULL;
     bb_context *ctx = bb_safetensors_context(file);
     bb_stored stored;
+    if (!name) bb_fail(ctx, BB_ERR_ARGUMENT, "bb_safetensors_load: name: expected one, got NULL");
     if (bb_error(ctx) || find(file, name, &stored) || check_bool(file, &stored)) return NULL;
     bb_tensor *t = bb_empty_on(ctx, device, stored.dtype, stored.shape);
     if (!t) return NULL;
@@ -73,6 +75,7 @@ static bb_status check_tensor(const bb_safetensors *file, const bb_named *named,
 
 bb_status bb_safetensors_restore(bb_safetensors *file, const bb_named *tensors, int64_t count,
                                  bool exact) {
+    if (!file) return BB_ERR_ARGUMENT;
     bb_context *ctx = bb_safetensors_context(file);
     bb_stored stored;
     bb_status status = bb_check_named(ctx, "bb_safetensors_restore", tensors, count);

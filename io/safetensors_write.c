@@ -127,6 +127,10 @@ static bb_status put_file(bb_writer *w, const bb_json_writer *header, const bb_n
 
 /* Metadata are few: a square of comparisons. */
 static bb_status check_metadata(bb_context *ctx, const bb_text *metadata, int64_t count) {
+    if (count < 0 || (count > 0 && !metadata))
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_safetensors_save: metadata: expected a list of texts, got %lld at %s",
+                       (long long)count, metadata ? "an address" : "NULL");
     for (int64_t i = 0; i < count; i++) {
         if (!metadata[i].key || !metadata[i].value)
             return bb_fail(ctx, BB_ERR_ARGUMENT,

@@ -63,7 +63,7 @@ static bb_status refresh_master(bb_adamw *o) {
 int64_t bb_adamw_steps(bb_adamw *o) { return o ? (int64_t)bb_item(o->step) : 0; }
 
 bb_status bb_adamw_set_lr(bb_adamw *o, double lr) {
-    return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
+    return o ? bb_nn_write_lr(o->lr, lr, "bb_adamw_set_lr") : BB_ERR_ARGUMENT;
 }
 
 /* The number of this step: one more, unless clipping has marked it to be skipped. */
@@ -76,10 +76,9 @@ static bb_tensor *next_step(bb_adamw *o) {
 
 /* All that takes memory comes before the first change: a step that runs out of it has changed
  * nothing. */
-bb_status bb_adamw_apply(bb_adamw *o) {
-    if (!o) return BB_ERR_ARGUMENT;
+static bb_status apply(bb_adamw *o, const char *who) {
     bb_context *ctx = o->params->ctx;
-    if (bb_params_settle(o->params, "bb_adamw_step")) return ctx->status;
+    if (bb_params_settle(o->params, who)) return ctx->status;
     if (refresh_master(o)) return ctx->status;
     bool former = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
@@ -101,9 +100,12 @@ bb_status bb_adamw_apply(bb_adamw *o) {
     return status ? ctx->status : BB_OK;
 }
 
+bb_status bb_adamw_apply(bb_adamw *o) { return o ? apply(o, "bb_adamw_apply") : BB_ERR_ARGUMENT; }
+
 bb_status bb_adamw_step(bb_adamw *o, double lr) {
-    bb_status status = bb_adamw_set_lr(o, lr);
-    return status ? status : bb_adamw_apply(o);
+    if (!o) return BB_ERR_ARGUMENT;
+    bb_status status = bb_nn_write_lr(o->lr, lr, "bb_adamw_step");
+    return status ? status : apply(o, "bb_adamw_step");
 }
 
 const bb_named *bb_adamw_state(bb_adamw *o, int *count) {

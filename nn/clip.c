@@ -5,14 +5,14 @@
 
 #include "nn/internal.h"
 
-bb_status bb_clip_grads(bb_params *params, double max_norm) {
+static bb_status clip(bb_params *params, double max_norm, const char *who) {
     if (!params) return BB_ERR_ARGUMENT;
     bb_context *ctx = params->ctx;
     if (ctx->status) return ctx->status;
     if (!(max_norm > 0))
-        return bb_fail(ctx, BB_ERR_ARGUMENT,
-                       "bb_clip_grad_norm: max_norm: expected more than 0, got %g", max_norm);
-    if (bb_params_settle(params, "bb_clip_grad_norm")) return ctx->status;
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: max_norm: expected more than 0, got %g", who,
+                       max_norm);
+    if (bb_params_settle(params, who)) return ctx->status;
     bool former = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
     bb_tensor *norm = bb_reshape(bb_sqrt(bb_sum_squares(params->grads)), BB_SHAPE(1));
@@ -29,12 +29,16 @@ bb_status bb_clip_grads(bb_params *params, double max_norm) {
     return status;
 }
 
+bb_status bb_clip_grads(bb_params *params, double max_norm) {
+    return clip(params, max_norm, "bb_clip_grads");
+}
+
 double bb_grad_norm(bb_params *params) {
     return params && params->grad_norm ? bb_item(params->grad_norm) : NAN;
 }
 
 double bb_clip_grad_norm(bb_params *params, double max_norm) {
-    if (bb_clip_grads(params, max_norm)) return NAN;
+    if (clip(params, max_norm, "bb_clip_grad_norm")) return NAN;
     double norm = bb_grad_norm(params);
     if (bb_error(params->ctx) == BB_OK && !isfinite(norm)) {
         params->clipped = false;

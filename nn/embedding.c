@@ -3,7 +3,7 @@
 
 bb_nn_embedding bb_nn_embedding_new(bb_params *params, const char *name, int64_t count, int64_t dim,
                                     double std) {
-    if (std <= 0) std = 1;
+    if (std == 0) std = 1;
     return (bb_nn_embedding){
         bb_nn_add(params, name, "weight", BB_SHAPE(count, dim), BB_INIT_NORMAL, std),
         bb_nn_layer_name(params, name)};

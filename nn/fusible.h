@@ -60,6 +60,7 @@ typedef struct bb_op_context {
     const bb_fusible_op *op; /* NULL: no forward, or its backward was run */
     bb_dtype dtype;          /* in which it computed: that of its results and gradients */
     bb_shape shape;          /* of its input */
+    bb_shape result;         /* of its output; bb_fusible_forward's alone */
     bb_saved saved[BB_FUSIBLE_SAVED];
     bb_quantized *quantized[2];
     uint32_t version[BB_FUSIBLE_PARAMS];         /* of the parameters */
@@ -276,7 +277,7 @@ struct bb_fusible_kind {
     bb_quantizer *(*grad_output_quantizer)(const bb_fusible_op *op);
 };
 /* An op of this kind with these parameters (of one set; NULL with none), and `bytes` of data of its
- * own, zeroed. kind outlives the context. */
+ * own, zeroed. kind outlives the context. It needs `compute`, or forward and backward. */
 BB_API bb_fusible_op *bb_fusible_new(bb_context *ctx, const bb_fusible_kind *kind,
                                      bb_params *params, bb_tensor *const *param, int n_params,
                                      size_t bytes);

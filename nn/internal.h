@@ -68,6 +68,8 @@ bb_tensor *bb_nn_zeros(bb_context *ctx, bb_device device, bb_dtype dtype, int64_
 bb_dtype bb_nn_state_dtype(const bb_params *params);
 /* Sets a tensor of one element, f32 or f64. */
 bb_status bb_nn_write_number(bb_tensor *t, double value);
+/* The same for a learning rate, which is checked; `who` begins the error. */
+bb_status bb_nn_write_lr(bb_tensor *t, double lr, const char *who);
 /* prefix.leaf, or leaf alone under an empty prefix. Too long: an error, and out is "". */
 const char *bb_nn_join(bb_params *params, char out[BB_NAME_BYTES], const char *prefix,
                        const char *leaf);

@@ -5,7 +5,7 @@
 
 bb_nn_linear bb_nn_linear_new(bb_params *params, const char *name, int64_t in, int64_t out,
                               bool bias, double std) {
-    if (std <= 0) std = in > 0 ? 1 / sqrt((double)in) : 1;
+    if (std == 0) std = in > 0 ? 1 / sqrt((double)in) : 1;
     bb_nn_linear layer = {bb_nn_add(params, name, "weight", BB_SHAPE(out, in), BB_INIT_NORMAL, std),
                           NULL, bb_nn_layer_name(params, name)};
     if (bias) layer.bias = bb_nn_add(params, name, "bias", BB_SHAPE(out), BB_INIT_ZEROS, 0);

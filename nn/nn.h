@@ -19,7 +19,10 @@
  *
  * Parameter sets, models, caches and optimizers belong to the context: bb_close frees them, you
  * free nothing. Functions that return a pointer return NULL after an error (see core/core.h); a
- * layer made after an error holds NULL handles. */
+ * layer made after an error holds NULL handles.
+ *
+ * A handle may be NULL, as a failed call gives it: then a call does nothing. What describes (a
+ * config, a schedule, a layer's struct) must not be, nor may what a call fills in. */
 #ifndef BOBBIN_NN_H
 #define BOBBIN_NN_H
 
@@ -44,7 +47,8 @@ enum { BB_NAME_BYTES = 128 }; /* of a parameter's name, with its end */
 
 BB_API bb_params *bb_params_new(bb_context *ctx, bb_device device,
                                 bb_dtype dtype); /* an empty set */
-/* Names look like "blocks.0.attn_norm.weight" and are unique in the set. std is for BB_INIT_NORMAL.
+/* Names look like "blocks.0.attn_norm.weight" and are unique in the set. std >= 0 is for
+ * BB_INIT_NORMAL.
  */
 BB_API bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb_init init,
                                 double std);
@@ -277,7 +281,7 @@ BB_API const bb_named *bb_sgd_state(bb_sgd *optimizer, int *count);
 
 /* A learning rate for each step (nn/schedule.c): linear from lr_max/warmup up to lr_max over the
  * first `warmup` steps, then half a cosine down to lr_min at step total - 1, lr_min after it. total
- * 0: lr_max for ever. Steps count from 0. */
+ * 0: lr_max for ever. Steps count from 0; one before it counts as 0. */
 typedef struct bb_schedule {
     double lr_max, lr_min;
     int64_t warmup, total;

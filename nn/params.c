@@ -3,6 +3,8 @@
  *
  * Host memory of this folder has the context's lifetime because it is borrowed from the context:
  * each piece is the storage of a tensor of bytes. So nothing in nn needs a free function. */
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -46,6 +48,13 @@ bb_status bb_nn_write_number(bb_tensor *t, double value) {
                                     : bb_write(t, &narrow, sizeof narrow);
 }
 
+bb_status bb_nn_write_lr(bb_tensor *t, double lr, const char *who) {
+    if (t->ctx->status || (lr >= 0 && lr <= FLT_MAX))
+        return t->ctx->status ? t->ctx->status : bb_nn_write_number(t, lr);
+    return bb_fail(t->ctx, BB_ERR_ARGUMENT, "%s: lr: expected a finite number >= 0, got %g", who,
+                   lr);
+}
+
 /* ---- Adding --------------------------------------------------------------------------------- */
 
 bb_context *bb_nn_context(const bb_params *params) { return params ? params->ctx : NULL; }
@@ -56,6 +65,11 @@ bb_params *bb_params_new(bb_context *ctx, bb_device device, bb_dtype dtype) {
         bb_fail(ctx, BB_ERR_ARGUMENT,
                 "bb_params_new: dtype: expected f64, f32, f16 or bf16, got %s",
                 bb_dtype_name(dtype));
+        return NULL;
+    }
+    const char *why = NULL;
+    if ((unsigned)device >= BB_DEVICE_COUNT || !bb_device_available(ctx, device, &why)) {
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_params_new: device: %s", why ? why : "no such device");
         return NULL;
     }
     bb_params *params = bb_nn_allocate(ctx, sizeof *params);
@@ -122,6 +136,13 @@ bb_tensor *bb_params_add(bb_params *params, const char *name, bb_shape shape, bb
     else if (bb_params_find(params, name))
         bb_fail(ctx, BB_ERR_ARGUMENT, "bb_params_add: name: expected a new one, got %s again",
                 name);
+    else if ((unsigned)init > BB_INIT_NORMAL)
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_params_add: %s: init: expected BB_INIT_ZEROS, _ONES or _NORMAL, got %d", name,
+                (int)init);
+    else if (init == BB_INIT_NORMAL && !(std >= 0 && isfinite(std)))
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_params_add: %s: std: expected a finite number >= 0, got %g", name, std);
     else if (!bb_shape_bytes(&shape, params->dtype, &bytes) || bytes > (size_t)1 << 40)
         bb_fail(ctx, BB_ERR_ARGUMENT,
                 "bb_params_add: %s: expected a shape of 0 to 2^40 bytes, got %s", name,
@@ -252,7 +273,7 @@ const char *bb_params_name(const bb_params *params, int index) {
     return index >= 0 && index < bb_params_count(params) ? params->row[index].name : NULL;
 }
 bb_tensor *bb_params_find(const bb_params *params, const char *name) {
-    for (int i = 0; i < bb_params_count(params); i++)
+    for (int i = 0; name && i < bb_params_count(params); i++)
         if (strcmp(params->row[i].name, name) == 0) return params->row[i].tensor;
     return NULL;
 }

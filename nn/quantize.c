@@ -111,23 +111,27 @@ static const bb_quantizer_kind kinds[BB_RECIPE_COUNT] = {
 
 /* ---- Quantizers */
 
-bb_quantizer *bb_quantizer_of_kind(bb_context *ctx, bb_device device, const bb_quantizer_kind *kind,
-                                   void *user) {
-    if (!ctx || ctx->status) return NULL;
-    if (!kind || !kind->name || !kind->quantize || !kind->dequantize) {
-        bb_fail(ctx, BB_ERR_ARGUMENT,
-                "bb_quantizer_of_kind: kind: expected a name, quantize and dequantize");
-        return NULL;
-    }
+static bb_quantizer *make(bb_context *ctx, bb_device device, const bb_quantizer_kind *kind,
+                          void *user, const char *who) {
     const char *why = NULL;
     if ((unsigned)device >= BB_DEVICE_COUNT || !bb_device_available(ctx, device, &why)) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_quantizer: device: %s", why ? why : "no such device");
+        bb_fail(ctx, BB_ERR_ARGUMENT, "%s: device: %s", who, why ? why : "no such device");
         return NULL;
     }
     bb_quantizer *q = bb_nn_allocate(ctx, sizeof *q);
     if (!q) return NULL;
     *q = (bb_quantizer){.ctx = ctx, .device = device, .kind = kind, .user = user};
     return q;
+}
+
+bb_quantizer *bb_quantizer_of_kind(bb_context *ctx, bb_device device, const bb_quantizer_kind *kind,
+                                   void *user) {
+    if (!ctx || ctx->status) return NULL;
+    if (kind && kind->name && kind->quantize && kind->dequantize)
+        return make(ctx, device, kind, user, "bb_quantizer_of_kind");
+    bb_fail(ctx, BB_ERR_ARGUMENT,
+            "bb_quantizer_of_kind: kind: expected a name, quantize and dequantize");
+    return NULL;
 }
 
 static bb_status check_options(bb_context *ctx, const bb_quantizer_options *o) {
@@ -162,7 +166,7 @@ bb_quantizer *bb_quantizer_new(bb_context *ctx, bb_device device,
                                const bb_quantizer_options *options) {
     const bb_quantizer_options o = options ? *options : (bb_quantizer_options){.history = 0};
     if (!ctx || ctx->status || check_options(ctx, &o)) return NULL;
-    bb_quantizer *q = bb_quantizer_of_kind(ctx, device, &kinds[o.recipe], NULL);
+    bb_quantizer *q = make(ctx, device, &kinds[o.recipe], NULL, "bb_quantizer_new");
     if (!q) return NULL;
     q->recipe = true;
     q->options = o;
@@ -224,8 +228,16 @@ bb_quantized *bb_quantized_new(bb_quantizer *q, bb_dtype dtype, bb_shape shape) 
     return x;
 }
 
+static bool is_ours(const bb_quantizer *q, const bb_tensor *t, const char *what) {
+    if (bb_context_of(t) == q->ctx) return true;
+    bb_fail(q->ctx, BB_ERR_ARGUMENT, "%s: expected a tensor of this context, got one of another",
+            what);
+    return false;
+}
+
 bb_quantized *bb_quantize(bb_quantizer *q, bb_tensor *x) {
-    return q && x && !q->ctx->status ? q->kind->quantize(q, x) : NULL;
+    if (!q || !x || q->ctx->status || !is_ours(q, x, "bb_quantize: x")) return NULL;
+    return q->kind->quantize(q, x);
 }
 
 bb_quantized *bb_quantize_rows(bb_quantizer *q, bb_tensor *x) {
@@ -241,6 +253,9 @@ bb_quantized *bb_rms_norm_quantize(bb_quantizer *q, bb_tensor *x, bb_tensor *wei
                                    int axes, bb_tensor **rstd) {
     if (rstd) *rstd = NULL;
     if (!bb_quantizer_in_norm(q) || !x || !weight || q->ctx->status) return NULL;
+    if (!is_ours(q, x, "bb_rms_norm_quantize: x") ||
+        !is_ours(q, weight, "bb_rms_norm_quantize: weight"))
+        return NULL;
     bb_shape shape = bb_shape_of(x), last = {.rank = axes};
     bool fits = axes >= 1 && axes <= shape.rank;
     for (int i = 0; fits && i < axes; i++) last.size[i] = shape.size[shape.rank - axes + i];

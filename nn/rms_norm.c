@@ -1,18 +1,30 @@
 /* The layer around RMSNormImpl (ops/rms_norm.c): it owns the scale. */
+#include <math.h>
+
 #include "nn/internal.h"
+
+static bb_nn_rms_norm make(bb_params *params, const char *name, int64_t dim, double eps,
+                           int64_t n_heads, bool zero_centered) {
+    bb_shape shape = n_heads > 0 ? BB_SHAPE(n_heads, 1, dim) : BB_SHAPE(dim);
+    if (params && !(eps >= 0 && isfinite(eps)))
+        bb_fail(params->ctx, BB_ERR_ARGUMENT,
+                "RMSNorm %s: eps: expected a finite number >= 0, got %g", name, eps);
+    if (params && n_heads < 0)
+        bb_fail(params->ctx, BB_ERR_ARGUMENT, "RMSNorm %s: n_heads: expected 0 or more, got %lld",
+                name, (long long)n_heads);
+    bb_init init = zero_centered ? BB_INIT_ZEROS : BB_INIT_ONES;
+    return (bb_nn_rms_norm){bb_nn_add(params, name, "weight", shape, init, 0), eps, zero_centered,
+                            bb_nn_layer_name(params, name)};
+}
 
 bb_nn_rms_norm bb_nn_rms_norm_new(bb_params *params, const char *name, int64_t dim, double eps,
                                   int64_t n_heads) {
-    bb_shape shape = n_heads > 0 ? BB_SHAPE(n_heads, 1, dim) : BB_SHAPE(dim);
-    return (bb_nn_rms_norm){bb_nn_add(params, name, "weight", shape, BB_INIT_ONES, 0), eps, false,
-                            bb_nn_layer_name(params, name)};
+    return make(params, name, dim, eps, n_heads, false);
 }
 
 bb_nn_rms_norm bb_nn_rms_norm_zero_centered_new(bb_params *params, const char *name, int64_t dim,
                                                 double eps, int64_t n_heads) {
-    bb_shape shape = n_heads > 0 ? BB_SHAPE(n_heads, 1, dim) : BB_SHAPE(dim);
-    return (bb_nn_rms_norm){bb_nn_add(params, name, "weight", shape, BB_INIT_ZEROS, 0), eps, true,
-                            bb_nn_layer_name(params, name)};
+    return make(params, name, dim, eps, n_heads, true);
 }
 
 bb_tensor *bb_nn_rms_norm_forward(const bb_nn_rms_norm *layer, bb_tensor *x) {

@@ -30,15 +30,14 @@ bb_sgd *bb_sgd_new(bb_params *params, const bb_sgd_attrs *options) {
 }
 
 bb_status bb_sgd_set_lr(bb_sgd *o, double lr) {
-    return o ? bb_nn_write_number(o->lr, lr) : BB_ERR_ARGUMENT;
+    return o ? bb_nn_write_lr(o->lr, lr, "bb_sgd_set_lr") : BB_ERR_ARGUMENT;
 }
 
 /* As in adamw.c, all that takes memory comes before the first change. */
-bb_status bb_sgd_apply(bb_sgd *o) {
-    if (!o) return BB_ERR_ARGUMENT;
+static bb_status apply(bb_sgd *o, const char *who) {
     bb_params *p = o->params;
     bb_context *ctx = p->ctx;
-    if (bb_params_settle(p, "bb_sgd_step")) return ctx->status;
+    if (bb_params_settle(p, who)) return ctx->status;
     bb_tensor *values[2], *grads[2], *velocity[2] = {NULL, NULL};
     bb_scope scope = bb_scope_begin(ctx);
     for (int part = 0; part < 2; part++) {
@@ -59,9 +58,12 @@ bb_status bb_sgd_apply(bb_sgd *o) {
     return status;
 }
 
+bb_status bb_sgd_apply(bb_sgd *o) { return o ? apply(o, "bb_sgd_apply") : BB_ERR_ARGUMENT; }
+
 bb_status bb_sgd_step(bb_sgd *o, double lr) {
-    bb_status status = bb_sgd_set_lr(o, lr);
-    return status ? status : bb_sgd_apply(o);
+    if (!o) return BB_ERR_ARGUMENT;
+    bb_status status = bb_nn_write_lr(o->lr, lr, "bb_sgd_step");
+    return status ? status : apply(o, "bb_sgd_step");
 }
 
 const bb_named *bb_sgd_state(bb_sgd *o, int *count) {

@@ -65,10 +65,10 @@ static bool parse_choice(const bb_flag *flag, const char *word, void *field, cha
 }
 
 static bool parse_text(const bb_flag *flag, const char *word, void *field, char *expected) {
-    (void)flag;
-    (void)expected;
     *(const char **)field = word;
-    return true;
+    if (*word || flag->any) return true;
+    snprintf(expected, BB_EXPECTED_BYTES, "a text that is not empty");
+    return false;
 }
 
 static bool parse_switch(const bb_flag *flag, const char *word, void *field, char *expected) {

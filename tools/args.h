@@ -33,7 +33,7 @@ typedef struct bb_flag {
     size_t offset;        /* of the field in the options struct */
     const char *fallback; /* the default as the user would write it; NULL: zero, first, or NULL */
     double min, max;      /* inclusive, for INT and NUMBER; max 0 with min >= 0: no upper bound */
-    bool any;             /* no bounds at all */
+    bool any;             /* no bounds at all; for TEXT: it may be empty */
     const char *choices;  /* "cpu|cuda" */
     const char *value;    /* what help calls the value, "FILE"; NULL: N, X, TEXT, the choices */
     const char *help;

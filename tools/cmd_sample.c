@@ -19,7 +19,7 @@ typedef struct options {
 static const bb_flag flags[] = {
     {.name = "model", .type = BB_FLAG_TEXT, AT(model), .value = "DIR", .required = true,
      .help = "folder of a trained model"},
-    {.name = "prompt", .type = BB_FLAG_TEXT, AT(prompt), .fallback = "", .value = "TEXT",
+    {.name = "prompt", .type = BB_FLAG_TEXT, AT(prompt), .fallback = "", .any = true, .value = "TEXT",
      .help = "what to go on from"},
     {.name = "tokens", .type = BB_FLAG_INT, AT(tokens), .fallback = "500", .max = 1e9,
      .help = "how many tokens to write, at most"},

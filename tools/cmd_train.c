@@ -2,12 +2,15 @@
  * folder behind. Flags and the order of things are here; the numbers are made in tools/trainer.c,
  * the flags' meaning for a run in tools/train_setup.c. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/metrics.h"
@@ -17,30 +20,41 @@
 #include "tools/sampler.h"
 #include "tools/train_setup.h"
 
-enum { EXIT_INTERRUPTED = 130, LINE_EVERY = 50, SAMPLE_BYTES = 400 };
+enum { LINE_EVERY = 50, SAMPLE_BYTES = 400 };
 /* How much of the held-out text an evaluation on the way and the one at the end read. */
 enum { EVALUATE_BYTES = 32 << 10, EVALUATE_LAST_BYTES = 256 << 10 };
 
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* the signal; 0: none */
+static volatile sig_atomic_t saving;      /* files are being written */
 
+/* The first signal asks for an orderly end. A second one ends the program at once, unless it is
+ * writing files: it ends after them anyway. */
 static void on_signal(int number) {
-    (void)number;
-    interrupted = 1;
+    if (!interrupted) {
+        interrupted = number;
+    } else if (!saving) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
 }
 
-/* The first signal asks for an orderly end; a second one ends the program at once. */
+/* What whoever started us has chosen to ignore (nohup does) stays ignored. */
 static void catch_signals(void) {
-    struct sigaction action;
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action, former;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;
-    action.sa_flags = (int)(SA_RESETHAND | SA_RESTART);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    action.sa_flags = SA_RESTART;
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (sigaction(numbers[i], NULL, &former) == 0 && former.sa_handler != SIG_IGN)
+            sigaction(numbers[i], &action, NULL);
 }
 
 /* The files under --out. */
 typedef struct output {
     char *checkpoint, *metrics, *plot;
+    int lock;   /* the folder, held against a second run */
+    bool saved; /* this run has */
 } output;
 
 static bb_status make_folder(bb_context *ctx, const char *path) {
@@ -63,8 +77,18 @@ static bb_status make_folder(bb_context *ctx, const char *path) {
     return bb_error(ctx);
 }
 
+/* Two runs in one folder would mix their files. The system gives the lock back when the program
+ * ends, however it ends. A file system that has no locks is used without. */
+static bb_status lock_folder(bb_context *ctx, const char *folder, output *out) {
+    out->lock = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (out->lock < 0 || flock(out->lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+        return BB_OK;
+    return bb_fail(ctx, BB_ERR_STATE, "--out: %s: another bobbin train is writing there", folder);
+}
+
 static bb_status open_output(bb_context *ctx, const char *folder, output *out) {
-    if (make_folder(ctx, folder) != BB_OK) return bb_error(ctx);
+    if (make_folder(ctx, folder) != BB_OK || lock_folder(ctx, folder, out) != BB_OK)
+        return bb_error(ctx);
     out->checkpoint = bb_path_join(ctx, folder, "checkpoint.safetensors");
     out->metrics = bb_path_join(ctx, folder, "metrics.csv");
     out->plot = bb_path_join(ctx, folder, "loss.svg");
@@ -75,6 +99,7 @@ static void close_output(output *out) {
     free(out->checkpoint);
     free(out->metrics);
     free(out->plot);
+    if (out->lock >= 0) close(out->lock);
 }
 
 static const char *unit_of(const bb_setup *s) { return s->tokenizer ? "token" : "byte"; }
@@ -117,8 +142,20 @@ static bool is_reported(const bb_setup *s) {
            (eval > 0 && step % eval == 0) || (save > 0 && step % save == 0);
 }
 
+/* A checkpoint with the metrics up to it. The first one takes the place of what another run has
+ * left in the folder, so a run that fails before it has changed nothing there. */
+static bb_status save_checkpoint(bb_setup *s, output *out, bb_metrics *metrics) {
+    bb_context *ctx = s->trainer.ctx;
+    if (bb_metrics_flush(ctx, metrics) != BB_OK) return bb_error(ctx);
+    if (!out->saved && s->papers && bb_model_copy_papers(ctx, s->papers, s->out) != BB_OK)
+        return bb_error(ctx);
+    if (bb_trainer_save(&s->trainer, out->checkpoint) != BB_OK) return bb_error(ctx);
+    out->saved = true;
+    return bb_metrics_settle(ctx, metrics);
+}
+
 /* Trains until --steps or a signal. The last evaluation is left to finish(). */
-static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_progress *progress) {
+static bb_status train(bb_setup *s, output *out, bb_metrics *metrics, bb_progress *progress) {
     bb_trainer *t = &s->trainer;
     const bb_train_options *o = &s->options;
     double tokens = (double)(t->run.batch * t->run.seq), shown_loss = 0, shown_rate = 0;
@@ -150,22 +187,27 @@ static bb_status train(bb_setup *s, const output *out, bb_metrics *metrics, bb_p
             bb_progress_note(progress, "step %" PRId64 "  validation loss %.4f", t->step, e.loss);
         }
         if (!last && o->save_every > 0 && t->step % o->save_every == 0) {
-            if (bb_metrics_flush(t->ctx, metrics) != BB_OK) return bb_error(t->ctx);
-            if (bb_trainer_save(t, out->checkpoint) != BB_OK) return bb_error(t->ctx);
+            saving = 1;
+            bb_status status = save_checkpoint(s, out, metrics);
+            saving = 0;
+            if (status != BB_OK) return status;
         }
     }
     return bb_error(t->ctx);
 }
 
-static bb_status save_all(bb_setup *s, const output *out, bb_metrics *metrics) {
+static bb_status save_all(bb_setup *s, output *out, bb_metrics *metrics) {
+    bb_context *ctx = s->trainer.ctx;
     char title[160];
+    saving = 1;
     snprintf(title, sizeof title, "%.40s on %.100s", s->name,
              *s->trainer.run.data ? s->trainer.run.data : "little stories");
-    if (bb_metrics_flush(s->trainer.ctx, metrics) != BB_OK) return bb_error(s->trainer.ctx);
-    if (bb_trainer_save(&s->trainer, out->checkpoint) != BB_OK) return bb_error(s->trainer.ctx);
-    if (bb_model_save(s->trainer.model, s->out) != BB_OK) return bb_error(s->trainer.ctx);
-    return bb_plot_loss(s->trainer.ctx,
-                        &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy, unit_of(s)});
+    if (save_checkpoint(s, out, metrics) == BB_OK &&
+        bb_model_save(s->trainer.model, s->out) == BB_OK)
+        bb_plot_loss(ctx,
+                     &(bb_plot){title, out->metrics, out->plot, s->corpus.entropy, unit_of(s)});
+    saving = 0;
+    return bb_error(ctx);
 }
 
 static void say_where(const bb_setup *s, const output *out) {
@@ -175,7 +217,7 @@ static void say_where(const bb_setup *s, const output *out) {
 }
 
 /* After the last step: the loss that counts, all files, a sample, and where things are. */
-static bb_status finish(bb_setup *s, const output *out, bb_metrics *metrics) {
+static bb_status finish(bb_setup *s, output *out, bb_metrics *metrics) {
     bb_trainer *t = &s->trainer;
     const bb_sampling sampling = {.prompt = "",
                                   .tokens = SAMPLE_BYTES,
@@ -199,13 +241,12 @@ static bb_status finish(bb_setup *s, const output *out, bb_metrics *metrics) {
 }
 
 static bb_status run(bb_setup *s, int *code) {
-    output out = {0};
+    output out = {.lock = -1};
     bb_metrics metrics = {0};
     bb_progress progress;
     bb_context *ctx = s->trainer.ctx;
     const char *former = s->former_metrics;
-    if (open_output(ctx, s->out, &out) == BB_OK &&
-        (!s->papers || bb_model_copy_papers(ctx, s->papers, s->out) == BB_OK))
+    if (open_output(ctx, s->out, &out) == BB_OK)
         bb_metrics_open(ctx, &metrics, out.metrics, former, s->trainer.step, s->trainer.elapsed_s);
     if (bb_error(ctx) == BB_OK) {
         introduce(s, stderr);
@@ -216,16 +257,17 @@ static bb_status run(bb_setup *s, int *code) {
         bool stopped = interrupted && s->trainer.step < s->trainer.run.steps;
         if (bb_error(ctx) == BB_OK && stopped) {
             if (s->trainer.step > 0) save_all(s, &out, &metrics);
-            *code = EXIT_INTERRUPTED;
+            *code = 128 + interrupted;
         } else if (bb_error(ctx) == BB_OK) {
             finish(s, &out, &metrics);
         }
     }
     bb_metrics_close(ctx, &metrics);
-    if (bb_error(ctx) == BB_OK && *code == EXIT_INTERRUPTED) {
+    if (bb_error(ctx) == BB_OK && *code != BB_EXIT_OK && out.saved)
         fprintf(stderr, "stopped after step %" PRId64 "; to go on: bobbin train --resume %s\n",
                 s->trainer.step, s->out);
-    }
+    else if (bb_error(ctx) == BB_OK && *code != BB_EXIT_OK)
+        fprintf(stderr, "stopped before the first step: nothing was saved\n");
     close_output(&out);
     return bb_error(ctx);
 }

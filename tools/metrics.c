@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char header[] = "step,split,loss,lr,grad_norm,tokens_per_s,elapsed_s\n";
 
@@ -42,13 +43,15 @@ static void add_event(bb_metrics *m, const bb_metrics_row *row) {
     bb_events_add(&m->events, row->step, time, values, row->grad_norm >= 0 ? 4 : 3);
 }
 
+static const char *written_at(const bb_metrics *m) { return m->pending ? m->pending : m->path; }
+
 /* Rows of the earlier part of a run, up to its checkpoint; later ones are about to be computed
  * again. */
 static bb_status keep_rows(bb_context *ctx, bb_metrics *m, const char *former, int64_t step) {
     bb_file file;
     bb_writer *w = NULL;
     bb_metrics_row row;
-    if (bb_file_map(ctx, former, &file) == BB_OK) w = bb_writer_open(ctx, m->path, NULL);
+    if (bb_file_map(ctx, former, &file) == BB_OK) w = bb_writer_open(ctx, written_at(m), NULL);
     if (w) bb_writer_add(w, header, sizeof header - 1);
     const char *end = file.data + file.bytes;
     for (const char *line = file.data; w && line < end;) {
@@ -68,12 +71,28 @@ static bb_status keep_rows(bb_context *ctx, bb_metrics *m, const char *former, i
 bb_status bb_metrics_open(bb_context *ctx, bb_metrics *m, const char *path, const char *former,
                           int64_t step, double elapsed_s) {
     *m = (bb_metrics){.path = path, .started = bb_wall_time() - elapsed_s};
+    if (access(path, F_OK) == 0 && (!former || strcmp(former, path) != 0)) {
+        size_t bytes = strlen(path) + sizeof ".new";
+        m->pending = malloc(bytes);
+        if (!m->pending) return bb_fail(ctx, BB_ERR_MEMORY, "%s: out of memory", path);
+        snprintf(m->pending, bytes, "%s.new", path);
+    }
     if (bb_events_open(ctx, &m->events, path) != BB_OK) return bb_error(ctx);
     bb_status status = former ? keep_rows(ctx, m, former, step)
-                              : bb_file_write(ctx, path, header, sizeof header - 1);
+                              : bb_file_write(ctx, written_at(m), header, sizeof header - 1);
     if (status != BB_OK) return status;
-    m->file = fopen(path, "a");
-    return m->file ? BB_OK : bb_fail(ctx, BB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    m->file = fopen(written_at(m), "a");
+    return m->file ? BB_OK
+                   : bb_fail(ctx, BB_ERR_IO, "%s: cannot open: %s", written_at(m), strerror(errno));
+}
+
+bb_status bb_metrics_settle(bb_context *ctx, bb_metrics *m) {
+    if (!m->pending || bb_error(ctx)) return bb_error(ctx);
+    if (rename(m->pending, m->path) != 0)
+        return bb_fail(ctx, BB_ERR_IO, "%s: cannot replace: %s", m->path, strerror(errno));
+    free(m->pending);
+    m->pending = NULL;
+    return BB_OK;
 }
 
 void bb_metrics_add(bb_metrics *m, const bb_metrics_row *row) {
@@ -90,6 +109,12 @@ bb_status bb_metrics_flush(bb_context *ctx, bb_metrics *m) {
 
 bb_status bb_metrics_close(bb_context *ctx, bb_metrics *m) {
     bb_events_close(ctx, &m->events);
+    if (m->pending) {
+        remove(m->pending);
+        remove(m->events.path);
+        free(m->pending);
+        m->pending = NULL;
+    }
     if (!m->file) return bb_error(ctx);
     bool failed = ferror(m->file) != 0;
     failed = fclose(m->file) != 0 || failed;

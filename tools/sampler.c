@@ -36,6 +36,17 @@ static double threshold(const double *logits, int64_t n, int64_t k) {
     return cut;
 }
 
+/* Weights that are not finite give logits that are not; there is nothing to choose from then. */
+static bb_status check_logits(bb_context *ctx, const sampler *s) {
+    double most = -INFINITY;
+    for (int64_t i = 0; i < s->n && !isnan(most); i++)
+        if (!(s->logits[i] <= most)) most = s->logits[i];
+    return isfinite(most)
+               ? bb_error(ctx)
+               : bb_fail(ctx, BB_ERR_FORMAT,
+                         "sampling: expected finite logits from the model, got %g", most);
+}
+
 static int32_t choose(const sampler *s, uint64_t counter) {
     const bb_sampling *o = s->sampling;
     const double *logits = s->logits;
@@ -67,7 +78,7 @@ static bb_status feed(sampler *s, int64_t begin) {
     bb_tensor *last = bb_narrow(bb_select(bb_select(all, 0, 0), 0, count - 1), 0, 0, s->n);
     bb_read_f64(last, s->logits, s->n);
     bb_end_step(ctx);
-    return bb_error(ctx);
+    return bb_error(ctx) ? bb_error(ctx) : check_logits(ctx, s);
 }
 
 static bool is_end(const bb_ints *ends, int32_t id) {

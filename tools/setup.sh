@@ -67,30 +67,38 @@ bobbin_say_what_to_install() {
     echo "Please install what is missing and run this again: $install $(echo "$*" | sed "$names")"
 }
 
-bobbin_setup() {
-    missing=$(bobbin_missing | tr '\n' ' ')
-    [ -n "$missing" ] || return 0
+# Installs these packages, or says why not.
+bobbin_install() {
     if ! command -v apt-get >/dev/null; then
-        # Without OpenBLAS the library uses its own matrix product, so that alone is no reason to stop.
-        [ "$missing" = "libopenblas0-openmp " ] && return 0
-        # shellcheck disable=SC2086 # one word each
-        bobbin_say_what_to_install $missing >&2
+        bobbin_say_what_to_install "$@" >&2
         return 1
     fi
     if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
-        echo "Please ask an administrator for: apt-get install $missing" >&2
+        echo "Please ask an administrator for: apt-get install $*" >&2
         return 1
     fi
-    echo "Installing: $missing"
+    echo "Installing: $*"
     log=$(mktemp) || return 1
-    # shellcheck disable=SC2086 # one word each
     if bobbin_as_root apt-get update >"$log" 2>&1 &&
-        bobbin_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >>"$log" 2>&1; then
+        bobbin_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1; then
         rm -f "$log"
         return 0
     fi
     tail -n 15 "$log" >&2
     rm -f "$log"
-    echo "Could not install: $missing" >&2
+    echo "Could not install: $*" >&2
     return 1
+}
+
+bobbin_setup() {
+    missing=$(bobbin_missing | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    if [ "$missing" = "libopenblas0-openmp " ]; then
+        # Without OpenBLAS the library uses its own matrix product, so that alone is no reason to stop.
+        bobbin_install libopenblas0-openmp 2>/dev/null ||
+            echo "Without OpenBLAS (Debian's libopenblas0-openmp): going on with Bobbin's own matrix product." >&2
+        return 0
+    fi
+    # shellcheck disable=SC2086 # one word each
+    bobbin_install $missing
 }

@@ -199,6 +199,12 @@ static bb_status open_resumed(bb_setup *s, bb_context *ctx, bb_device device) {
     base_name(o->resume, s->name, sizeof s->name);
     s->out = strdup(o->out ? o->out : o->resume);
     s->former_metrics = bb_path_join(ctx, o->resume, "metrics.csv");
+    if (s->former_metrics && access(s->former_metrics, F_OK) != 0) {
+        fprintf(stderr, "%s is not there: a new one begins after step %lld\n", s->former_metrics,
+                (long long)state.step);
+        free(s->former_metrics);
+        s->former_metrics = NULL;
+    }
     return bb_trainer_restore(&s->trainer, file, &state, elapsed_s);
 }
 

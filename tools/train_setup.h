@@ -21,7 +21,7 @@ typedef struct bb_setup {
     bb_train_options options;
     char name[64];        /* of the model, for people */
     char *out;            /* folder */
-    char *former_metrics; /* of the run that is resumed; NULL: a new run */
+    char *former_metrics; /* of the run that is resumed; NULL: none */
     const char *papers;   /* the folder that has the model's tokenizer and the like; NULL: none */
     bb_tokenizer *tokenizer; /* NULL: bytes */
     bb_corpus corpus;

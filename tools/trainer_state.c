@@ -9,24 +9,25 @@
 
 #include "tools/model.h"
 
-/* The numbers of a bb_run, under the names of the flags that set them. */
+/* The numbers of a bb_run, under the names and with the bounds of the flags that set them. */
 typedef struct run_field {
     const char *name;
     size_t offset;
     bool integer;
+    int64_t min, max; /* of an integer; other numbers are finite and >= 0 */
 } run_field;
 #define FIELD(field) offsetof(bb_run, field)
 static const run_field fields[] = {
-    {"batch", FIELD(batch), true},
-    {"seq", FIELD(seq), true},
-    {"seed", FIELD(seed), true},
-    {"warmup", FIELD(warmup), true},
-    {"decay-steps", FIELD(decay_steps), true},
-    {"steps", FIELD(steps), true},
-    {"lr", FIELD(lr), false},
-    {"min-lr", FIELD(min_lr), false},
-    {"clip", FIELD(clip), false},
-    {"weight-decay", FIELD(weight_decay), false},
+    {"batch", FIELD(batch), true, 1, 65536},
+    {"seq", FIELD(seq), true, 1, 65536},
+    {"seed", FIELD(seed), true, 0, INT64_MAX},
+    {"warmup", FIELD(warmup), true, 0, INT64_MAX},
+    {"decay-steps", FIELD(decay_steps), true, 0, INT64_MAX},
+    {"steps", FIELD(steps), true, 1, INT64_MAX},
+    {"lr", FIELD(lr), false, 0, 0},
+    {"min-lr", FIELD(min_lr), false, 0, 0},
+    {"clip", FIELD(clip), false, 0, 0},
+    {"weight-decay", FIELD(weight_decay), false, 0, 0},
 };
 enum { FIELD_COUNT = sizeof fields / sizeof fields[0] };
 
@@ -100,6 +101,11 @@ static bb_status bad_run(bb_context *ctx, const char *path, const char *key) {
                    key);
 }
 
+/* Zero, too; a number of JSON is finite. */
+static bool read_positive(bb_json value, double *number) {
+    return bb_json_number(value, number) && *number >= 0;
+}
+
 static bb_status parse_run(bb_context *ctx, const char *path, const char *text, bb_run *run,
                            double *elapsed_s) {
     bb_json root, value;
@@ -117,22 +123,24 @@ static bb_status parse_run(bb_context *ctx, const char *path, const char *text, 
     }
     if (!bb_json_get(root, "dtype", &value) ||
         bb_json_string(value, dtype, sizeof dtype) >= sizeof dtype ||
-        !bb_dtype_find(dtype, &run->dtype)) {
+        !bb_dtype_find(dtype, &run->dtype) || (run->dtype != BB_F32 && run->dtype != BB_BF16)) {
         return bad_run(ctx, path, "dtype");
     }
     for (int i = 0; i < FIELD_COUNT; i++) {
-        void *field = (char *)run + fields[i].offset;
-        bool good = bb_json_get(root, fields[i].name, &value);
-        if (good)
-            good = fields[i].integer ? bb_json_int(value, 0, INT64_MAX, field)
-                                     : bb_json_number(value, field);
-        if (!good) return bad_run(ctx, path, fields[i].name);
+        const run_field *f = &fields[i];
+        void *field = (char *)run + f->offset;
+        bool good =
+            bb_json_get(root, f->name, &value) &&
+            (f->integer ? bb_json_int(value, f->min, f->max, field) : read_positive(value, field));
+        if (!good) return bad_run(ctx, path, f->name);
     }
-    if (run->batch < 1 || run->seq < 1) return bad_run(ctx, path, "batch");
-    if (!bb_json_get(root, "elapsed_s", &value) || !bb_json_number(value, elapsed_s))
+    if (run->min_lr > run->lr) return bad_run(ctx, path, "min-lr");
+    if (!bb_json_get(root, "elapsed_s", &value) || !read_positive(value, elapsed_s))
         return bad_run(ctx, path, "elapsed_s");
     if (!bb_json_get(root, "model", &value)) return bad_run(ctx, path, "model");
-    return bb_model_config_parse(ctx, path, value.at, (size_t)(value.end - value.at), &run->config);
+    if (bb_model_config_parse(ctx, path, value.at, (size_t)(value.end - value.at), &run->config))
+        return bb_error(ctx);
+    return run->seq <= run->config.max_seq ? BB_OK : bad_run(ctx, path, "seq");
 }
 
 bb_safetensors *bb_run_read(bb_context *ctx, const char *path, bb_run *run, bb_checkpoint *state,

@@ -46,6 +46,10 @@ static bool make_room(bb_chain *chain) {
 }
 
 static bb_status put(bb_chain *chain, int index, member m) {
+    if (m.op && m.op->ctx != chain->ctx)
+        return bb_fail(chain->ctx, BB_ERR_ARGUMENT,
+                       "chain %s: %s: expected an op of this context, got one of another",
+                       chain->name, m.op->kind->name);
     if (chain->ctx->status || !make_room(chain)) return chain->ctx->status;
     memmove(chain->at + index + 1, chain->at + index, (size_t)(chain->n - index) * sizeof m);
     chain->at[index] = m;
@@ -161,14 +165,20 @@ static int ops_from(const bb_chain *chain, int at, bb_fusible_op **op, int *extr
     return n;
 }
 
-static bb_status check_extras(const bb_chain *chain, int n_in, int n_out) {
+static bb_status check_extras(const bb_chain *chain, bb_tensor *const *extra_in, int n_in,
+                              bb_tensor **extra_out, int n_out) {
     int in = 0, out = 0;
     for (int i = 0; i < chain->n; i++) {
         if (!chain->at[i].op) continue;
         in += chain->at[i].op->kind->extra_input;
         out += chain->at[i].op->kind->extra_output;
     }
-    if (in == n_in && out == n_out) return BB_OK;
+    bool given = (!in || extra_in) && (!out || extra_out);
+    if (in == n_in && out == n_out && given) return BB_OK;
+    if (in == n_in && out == n_out)
+        return bb_fail(chain->ctx, BB_ERR_ARGUMENT,
+                       "chain %s: extra %s: expected an array, got NULL", chain->name,
+                       in && !extra_in ? "inputs" : "outputs");
     return bb_fail(chain->ctx, BB_ERR_ARGUMENT,
                    "chain %s: expected %d extra inputs and %d extra outputs, got %d and %d",
                    chain->name, in, out, n_in, n_out);
@@ -178,11 +188,17 @@ static bb_link run(bb_chain *chain, bb_link x, bb_tensor *const *extra_in, int n
                    bb_tensor **extra_out, int n_out, bool tensor_wanted) {
     bb_context *ctx = chain->ctx;
     const bb_link none = {NULL, NULL};
-    if (ctx->status || check_extras(chain, n_in, n_out)) return none;
+    if (ctx->status || check_extras(chain, extra_in, n_in, extra_out, n_out)) return none;
+    if (x.tensor && x.tensor->ctx != ctx) {
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "chain %s: x: expected a tensor of this context, got one of another", chain->name);
+        return none;
+    }
     for (int i = 0; i < n_in; i++)
-        if (!extra_in[i] || !bb_tensor_usable(extra_in[i])) {
-            bb_fail(ctx, BB_ERR_ARGUMENT, "chain %s: extra input %d: expected a tensor, got NULL",
-                    chain->name, i);
+        if (!extra_in[i] || extra_in[i]->ctx != ctx || !bb_tensor_usable(extra_in[i])) {
+            bb_fail(ctx, BB_ERR_ARGUMENT,
+                    "chain %s: extra input %d: expected a tensor of this context, got %s",
+                    chain->name, i, extra_in[i] ? "one of another" : "NULL");
             return none;
         }
     bb_fusible_op **op =
@@ -207,7 +223,7 @@ static bb_link run(bb_chain *chain, bb_link x, bb_tensor *const *extra_in, int n
 
 bb_tensor *bb_chain_forward_with(bb_chain *chain, bb_tensor *x, bb_tensor *const *extra_in,
                                  int n_extra_in, bb_tensor **extra_out, int n_extra_out) {
-    for (int i = 0; i < n_extra_out; i++) extra_out[i] = NULL;
+    for (int i = 0; extra_out && i < n_extra_out; i++) extra_out[i] = NULL;
     if (!chain || !x || chain->ctx->status || !bb_tensor_usable(x)) return NULL;
     return run(chain, bb_link_of(x), extra_in, n_extra_in, extra_out, n_extra_out, true).tensor;
 }

@@ -187,7 +187,7 @@ bb_fusible_op *bb_fusible_linear_of(bb_params *params, bb_tensor *weight) {
 
 bb_fusible_op *bb_fusible_linear(bb_params *params, const char *name, int64_t in, int64_t out,
                                  double std) {
-    if (std <= 0) std = in > 0 ? 1 / sqrt((double)in) : 1;
+    if (std == 0) std = in > 0 ? 1 / sqrt((double)in) : 1;
     bb_tensor *weight = bb_nn_add(params, name, "weight", BB_SHAPE(out, in), BB_INIT_NORMAL, std);
     bb_fusible_op *op = bb_fusible_linear_of(params, weight);
     if (op) op->name = bb_nn_layer_name(params, name);

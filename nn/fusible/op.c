@@ -9,15 +9,21 @@ bb_link bb_link_of(bb_tensor *tensor) { return (bb_link){tensor, NULL}; }
 bb_fusible_op *bb_fusible_new(bb_context *ctx, const bb_fusible_kind *kind, bb_params *params,
                               bb_tensor *const *param, int n_params, size_t bytes) {
     if (!ctx || ctx->status || !kind) return NULL;
+    if (!kind->name || (!kind->compute && (!kind->forward || !kind->backward))) {
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_fusible_new: kind: expected a name, and compute or forward and backward");
+        return NULL;
+    }
     if (n_params < 0 || n_params > BB_FUSIBLE_PARAMS || (n_params && !params)) {
         bb_fail(ctx, BB_ERR_ARGUMENT, "%s: parameters: expected 0 to %d of one set, got %d%s",
                 kind->name, BB_FUSIBLE_PARAMS, n_params, params ? "" : " without a set");
         return NULL;
     }
     for (int i = 0; i < n_params; i++)
-        if (!param[i]) {
-            bb_fail(ctx, BB_ERR_ARGUMENT, "%s: parameter %d: expected a tensor, got NULL",
-                    kind->name, i);
+        if (!param || !param[i] || param[i]->ctx != ctx) {
+            bb_fail(ctx, BB_ERR_ARGUMENT,
+                    "%s: parameter %d: expected a tensor of this context, got %s", kind->name, i,
+                    param && param[i] ? "one of another" : "NULL");
             return NULL;
         }
     bb_fusible_op *op = bb_nn_allocate(ctx, sizeof *op);
@@ -63,6 +69,7 @@ bb_tensor *bb_link_tensor(bb_link link, bb_dtype dtype) {
 /* ---- Contexts ------------------------------------------------------------------------------- */
 
 void bb_op_context_clear(bb_op_context *c) {
+    if (!c) return;
     for (int i = 0; i < BB_FUSIBLE_SAVED; i++) bb_unsave(&c->saved[i]);
     for (int i = 0; i < 2; i++) {
         if (c->op && c->step == c->op->ctx->step) bb_quantized_let_go(c->quantized[i]);
@@ -199,6 +206,14 @@ static int list_link(bb_link link, bb_tensor **list) {
 /* ---- Forward and backward ---------------------------------------------------------------------
  */
 
+static bb_status check_home(bb_context *ctx, const bb_fusible_kind *kind, const char *what,
+                            bb_link link) {
+    if (!link.tensor || bb_context_of(link.tensor) == ctx) return BB_OK;
+    return bb_fail(ctx, BB_ERR_ARGUMENT,
+                   "%s: %s: expected a tensor of this context, got one of another", kind->name,
+                   what);
+}
+
 bb_fusible_run bb_fusible_member(const bb_fusible_run *run, int i) {
     bb_fusible_run one = *run;
     one.n = 1;
@@ -214,6 +229,7 @@ bb_status bb_fusible_run_forward(bb_fusible_run *run, bb_status (*forward)(bb_fu
         return bb_fail(ctx, BB_ERR_ARGUMENT,
                        "%s: input: expected a tensor or a quantized one, got %s", kind->name,
                        run->input.tensor ? "both" : "neither");
+    if (check_home(ctx, kind, "input", run->input)) return ctx->status;
     for (int i = 0; i < run->n; i++)
         if (begin(run->op[i], &run->c[i], run->input)) return ctx->status;
     if (!forward) forward = kind->forward ? kind->forward : computed_forward;
@@ -255,6 +271,7 @@ bb_status bb_fusible_run_backward(bb_fusible_back *back,
         return bb_fail(ctx, BB_ERR_ARGUMENT,
                        "%s: grad_output: expected a tensor or a quantized one, got %s", kind->name,
                        back->grad_output.tensor ? "both" : "neither");
+    if (check_home(ctx, kind, "grad_output", back->grad_output)) return ctx->status;
     if (!backward) backward = kind->backward ? kind->backward : computed_backward;
     bool before = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
@@ -304,13 +321,26 @@ bb_link bb_fusible_forward(bb_fusible_op *op, bb_op_context *c, bb_link input,
                           .extra_output = &none,
                           .next_op_input_quantizer = next_op_input_quantizer};
     c->prev_op_grad_output_quantizer = prev_op_grad_output_quantizer;
-    bb_fusible_run_forward(&run, NULL);
+    if (bb_fusible_run_forward(&run, NULL) == BB_OK) c->result = bb_link_shape(run.output);
     return run.output;
+}
+
+/* A gradient has the elements of what the forward gave; its leading shape may be another. */
+static bb_status check_shape(const bb_fusible_op *op, const bb_op_context *c, bb_link grad) {
+    if (c->op != op || !grad.tensor == !grad.quantized) return BB_OK; /* said elsewhere */
+    bb_shape shape = bb_link_shape(grad);
+    char expected[BB_SHAPE_TEXT], got[BB_SHAPE_TEXT];
+    int64_t n = 0, count = 0;
+    if (bb_shape_count(&shape, &n) && bb_shape_count(&c->result, &count) && n == count)
+        return BB_OK;
+    return bb_fail(op->ctx, BB_ERR_ARGUMENT, "%s: grad_output: expected %s, got %s", op->kind->name,
+                   bb_shape_text(&c->result, expected), bb_shape_text(&shape, got));
 }
 
 bb_link bb_fusible_backward(bb_fusible_op *op, bb_op_context *c, bb_link grad_output,
                             bb_tensor **grad_params) {
-    if (!op || !c || op->ctx->status || !alone(op, "backward")) return (bb_link){NULL, NULL};
+    if (!op || !c || op->ctx->status || !alone(op, "backward") || check_shape(op, c, grad_output))
+        return (bb_link){NULL, NULL};
     bb_tensor *none = NULL, *no_extra = NULL, *grads[1][BB_FUSIBLE_PARAMS] = {{NULL}};
     const bool want[1][BB_FUSIBLE_PARAMS] = {{grad_params != NULL, grad_params != NULL}};
     int given = 0;

@@ -76,6 +76,19 @@ static void keeps_a_link_a_link(test *t) {
     struct stat info;
     CHECK(t, lstat(s.path, &info) == 0 && S_ISLNK(info.st_mode));
     CHECK(t, holds(target, "new"));
+    /* One whose file is not there yet, through a second one with a path. */
+    char deep[512];
+    CHECK(t, remove(target) == 0 && symlink("link", scratch_path(&s, "to link")) == 0);
+    snprintf(deep, sizeof deep, "%s", s.path);
+    CHECK(t, symlink(deep, scratch_path(&s, "absolute")) == 0);
+    snprintf(deep, sizeof deep, "%s", s.path);
+    CHECK(t, bb_file_write(ctx, deep, "first", 5) == BB_OK);
+    CHECK(t, lstat(deep, &info) == 0 && S_ISLNK(info.st_mode));
+    CHECK(t, holds(target, "first"));
+    CHECK_INT(t, scratch_count(&s), 4);
+    CHECK(t, symlink("circle", scratch_path(&s, "circle")) == 0);
+    bb_file_write(ctx, s.path, "x", 1);
+    CHECK_ERROR(t, ctx, BB_ERR_IO, "cannot resolve");
     scratch_close(&s);
     bb_close(ctx);
 }

@@ -92,9 +92,36 @@ static void wrong_use(test *t) {
     scratch_close(&f);
 }
 
+/* Weights that are not numbers: an error, not bytes of nothing. */
+static void not_a_number(test *t) {
+    scratch_folder f;
+    char folder[256];
+    size_t bytes = 0, n = 0, header = 0;
+    if (!scratch_open(t, &f)) return;
+    snprintf(folder, sizeof folder, "%s/nan", f.path);
+    if (train_a_model(t, &f) && CHECK(t, mkdir(folder, 0777) == 0)) {
+        char *config = scratch_read(&f, "run/config.json", &n),
+             *model = scratch_read(&f, "run/model.safetensors", &bytes);
+        for (int i = 7; model && i >= 0; i--) header = header << 8 | (unsigned char)model[i];
+        if (CHECK(t, config && model && 8 + header < bytes)) {
+            memset(model + 8 + header, 0xff, bytes - 8 - header);
+            scratch_write(&f, "nan/config.json", config, n);
+            scratch_write(&f, "nan/model.safetensors", model, bytes);
+        }
+        free(config);
+        free(model);
+        check_refused(t, &f, program_run(&f, "sample --model nan --tokens 6"), 2,
+                      "expected finite logits from the model, got");
+        check_refused(t, &f, program_run(&f, "sample --model nan --tokens 6 --temperature 0"), 2,
+                      "expected finite logits from the model, got");
+    }
+    scratch_close(&f);
+}
+
 static const test_row rows[] = {
     {"writes_what_it_learned", writes_what_it_learned},
     {"seeds_and_bounds", seeds_and_bounds},
     {"wrong_use", wrong_use},
+    {"not_a_number", not_a_number},
 };
 TEST_MAIN(rows)

@@ -155,7 +155,8 @@ static void interrupt(test *t, int signal_number) {
     kill(child, signal_number);
     int status = 0;
     waitpid(child, &status, 0);
-    CHECK_MSG(t, WIFEXITED(status) && WEXITSTATUS(status) == 130, "status %d", status);
+    CHECK_MSG(t, WIFEXITED(status) && WEXITSTATUS(status) == 128 + signal_number, "status %d",
+              status);
     char *err = scratch_read(&f, "err.txt", NULL);
     char *last = err ? strstr(err, "stopped after step ") : NULL;
     long step = 0;
@@ -179,6 +180,7 @@ static void interrupt(test *t, int signal_number) {
 
 static void interrupted_by_sigint(test *t) { interrupt(t, SIGINT); }
 static void interrupted_by_sigterm(test *t) { interrupt(t, SIGTERM); }
+static void interrupted_by_sighup(test *t) { interrupt(t, SIGHUP); }
 
 static void models(test *t) {
     static const char config[] =
@@ -331,6 +333,7 @@ static const test_row rows[] = {
     {"seeds", seeds},
     {"interrupted_by_sigint", interrupted_by_sigint},
     {"interrupted_by_sigterm", interrupted_by_sigterm},
+    {"interrupted_by_sighup", interrupted_by_sighup},
     {"models", models},
     {"default_text_has_an_entropy", default_text_has_an_entropy},
     {"wrong_use", wrong_use},

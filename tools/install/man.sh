@@ -48,7 +48,7 @@ Whose matrix product is used.
 .B OMP_NUM_THREADS
 How many threads, where \\-\\-threads does not say.
 .SH EXIT STATUS
-0 on success, 2 on wrong use or bad input with one line on stderr, 130 after an interrupted training (which was saved),
+0 on success, 2 on wrong use or bad input with one line on stderr, 128 + the signal (130, 143, 129) after an interrupted training (which was saved),
 1 otherwise.
 .SH EXAMPLES
 .TP
