@@ -28,7 +28,8 @@ typedef struct tape_node {
     bb_meta meta[BB_MAX_OUTPUTS];
     int n_in, n_out;
     bb_device device;
-    bool done; /* walked, its saved values are gone */
+    bool done;      /* walked, its saved values are gone */
+    unsigned alone; /* bit i: when its turn came, nobody else held what it saved of input i */
 } tape_node;
 
 typedef struct bb_tape {

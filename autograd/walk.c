@@ -172,10 +172,9 @@ bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t) {
  * other and nobody but this node holds it any more: no user, no view, no other node. NULL: not so.
  */
 static bb_tensor *over_input(const walk *w, const tape_node *node, int i) {
-    const saved_value *saved = &node->saved[i];
     bb_tensor *t = node->in[i];
-    if (i >= 32 || !(node->op->overwrites >> i & 1) || w->retain || !saved->storage) return NULL;
-    if (saved->storage->refs != 1 || saved->storage->give_back || !t->contiguous) return NULL;
+    if (i >= 32 || !(node->op->overwrites & node->alone & 1u << i) || w->retain) return NULL;
+    if (node->saved[i].storage->give_back || !t->contiguous) return NULL;
     bb_tensor *g = bb_detach_header(t);
     if (g) bb_tensor_changed(g);
     return g;
@@ -225,9 +224,10 @@ static bb_status run_rule(bb_tape *tape, const walk *w, const tape_node *node,
     return bb_rerun(tape, w, bb_rerun_composite, (void *)(uintptr_t)grad->call, grad);
 }
 
-/* A gradient that is also held elsewhere gets a handle of its own. */
-static bb_tensor *own_handle(const tape_node *node, bb_tensor *const *grad_in, int i,
-                             bb_tensor *g) {
+/* Gradient i of those that a rule gave; with a handle of its own where it is also held elsewhere.
+ */
+static bb_tensor *own_handle(const tape_node *node, bb_tensor *const *grad_in, int i) {
+    bb_tensor *g = grad_in[i];
     bool elsewhere = false;
     for (int k = 0; k < node->n_in + node->n_out && !elsewhere; k++)
         elsewhere = bb_node_tensor(node, k) == g;
@@ -268,12 +268,15 @@ static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
     }
     bb_grad_call grad = {&call, node->slot, node->want, grad_in};
     if (run_rule(tape, w, node, &grad)) return ctx->status;
+    /* All of them before the first one goes its way: it may be dropped there. */
+    for (int i = 0; i < node->n_in && !w->create_graph; i++)
+        if (grad_in[i] && node->want[i] && !(grad_in[i] = own_handle(node, grad_in, i)))
+            return ctx->status;
     for (int i = 0; i < node->n_in; i++) {
         bb_tensor *g = grad_in[i], *t = node->in[i];
         if (!g || !node->want[i]) continue;
         if (!slot_of(tape, t) && g == t->grad) continue; /* written in place */
-        if (!w->create_graph) g = own_handle(node, grad_in, i, g);
-        if (!g || route(tape, w, t, g)) return ctx->status;
+        if (route(tape, w, t, g)) return ctx->status;
     }
     return BB_OK;
 }
@@ -309,6 +312,9 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
                        node->op == &bb_op_function ? bb_function_name(node) : node->op->name);
     if (show_output_grads(tape, w, node)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
+    node->alone = 0; /* before the loan, which holds on to what it lends */
+    for (int i = 0; i < node->n_in && i < 32; i++)
+        if (node->saved[i].storage && node->saved[i].storage->refs == 1) node->alone |= 1u << i;
     loan l;
     bb_status status = bb_lend(tape, node, &l);
     if (status) return status;
