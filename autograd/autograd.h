@@ -155,7 +155,7 @@ BB_API bb_tensor *bb_saved_read(const bb_saved *saved, bb_context *ctx, const ch
 BB_API void bb_unsave(bb_saved *saved); /* twice does no harm */
 
 /* Finite differences against the tape, with a random cotangent. PyTorch's defaults: eps 1e-6, atol
- * 1e-5, rtol 1e-3, f64 inputs. fn must be a pure function of its inputs. */
+ * 1e-5, rtol 1e-3, f64 inputs. fn must be a pure function of its inputs, at most 32. */
 typedef struct bb_gradcheck_options {
     double eps, atol, rtol; /* 0: the default */
     uint64_t seed;          /* of the cotangent */
