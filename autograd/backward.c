@@ -116,9 +116,9 @@ static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, 
     for (int i = 0; i < n; i++) {
         gradients[i] = NULL;
         if (!inputs[i]) continue;
-        int32_t at = inputs[i]->capture;
-        if (!status) gradients[i] = tape->captures[at];
-        if (gradients[i]) gradients[i]->pinned = false;
+        bb_tensor *found = tape->captures[inputs[i]->capture];
+        if (found && !w->create_graph) found->pinned = false;
+        if (!status) gradients[i] = found;
     }
     for (int i = n - 1; i >= 0; i--)
         if (inputs[i]) inputs[i]->capture = before[i];

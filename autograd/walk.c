@@ -4,7 +4,8 @@
  * A slot gathers the gradient of one node output. Each slot owns its tensor handle: a gradient that
  * goes to two places gets a second handle on the same storage. So a storage with a single reference
  * belongs to that slot alone, and the next gradient is added to it in place. Handles in slots are
- * pinned, so that the scope that drops a rule's temporaries leaves them. */
+ * pinned, so that the scope that drops a rule's temporaries leaves them. A walk that creates a
+ * graph does none of this: it drops nothing, and its slots hold whatever handles the rules give. */
 #include <string.h>
 
 #include "autograd/tape.h"
@@ -111,7 +112,7 @@ static bb_status route(bb_tape *tape, const walk *w, const tape_node *node, int 
     bb_tensor **slot = slot_of(tape, t);
     if (!slot) return w->leaves ? bb_add_to_leaf(ctx, t, g) : BB_OK;
     if (add_to_slot(ctx, w->create_graph, slot, g)) return ctx->status;
-    (*slot)->pinned = true;
+    if (!w->create_graph) (*slot)->pinned = true;
     return BB_OK;
 }
 
@@ -307,7 +308,7 @@ static bb_status show_output_grads(bb_tape *tape, const walk *w, tape_node *node
         if (t->capture >= 0) {
             bb_tensor *g = w->create_graph ? node->slot[i] : bb_detach_header(node->slot[i]);
             if (!g) return ctx->status;
-            g->pinned = true;
+            if (!w->create_graph) g->pinned = true;
             tape->captures[t->capture] = g;
         }
     }
@@ -336,12 +337,9 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     else if (!status)
         status = apply_rule(tape, w, node);
     bb_take_back(tape, &l);
-    if (!w->create_graph) {
-        bb_scope_end(ctx, scope, NULL);
-        for (int i = 0; i < node->n_out; i++) bb_drop(node->slot[i]);
-    }
+    if (!w->create_graph) bb_scope_end(ctx, scope, NULL);
     for (int i = 0; i < node->n_out; i++) {
-        if (node->slot[i]) node->slot[i]->pinned = false;
+        if (!w->create_graph) bb_drop(node->slot[i]);
         node->slot[i] = NULL;
     }
     if (!status && !w->retain && !w->create_graph) bb_tape_release(tape, node);
