@@ -96,7 +96,7 @@ static void test_wrong_shape_outside_the_tape(test *t) {
 }
 
 static void test_many_inputs(test *t) {
-    enum { MANY = 5 * BB_MAX_INPUTS };
+    enum { MANY = 64 * BB_MAX_INPUTS };
     bb_context *ctx = test_open();
     bb_tensor *in[MANY], *grad_in[MANY] = {NULL};
     bool want[MANY], fused;
