@@ -30,7 +30,6 @@ struct bb_versions {
     } of[];
 };
 
-/* The gradients of leaves are left out: walks change them. */
 static const bb_versions *note_versions(bb_context *ctx) {
     int count = 0;
     for (const bb_tensor *t = ctx->context_tensors; t; t = t->next) count++;
@@ -39,7 +38,7 @@ static const bb_versions *note_versions(bb_context *ctx) {
     if (!v) return NULL;
     v->count = 0;
     for (const bb_tensor *t = ctx->context_tensors; t; t = t->next) {
-        if (!t->storage || t->storage->gradient) continue;
+        if (!t->storage) continue;
         v->of[v->count].serial = t->storage->serial;
         v->of[v->count++].version = t->storage->version;
     }

@@ -308,7 +308,6 @@ static bb_status show_output_grads(bb_tape *tape, const walk *w, tape_node *node
         if (t->capture >= 0) {
             bb_tensor *g = w->create_graph ? node->slot[i] : bb_detach_header(node->slot[i]);
             if (!g) return ctx->status;
-            if (!w->create_graph) g->pinned = true;
             tape->captures[t->capture] = g;
         }
     }

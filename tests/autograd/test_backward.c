@@ -201,14 +201,14 @@ static void test_higher_order(test *t) {
  * the way, but not what the caller holds. */
 static void test_scope_of_higher_order(test *t) {
     bb_context *ctx = test_open();
-    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -1}), *g;
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -1}), *g[2];
     bb_tensor *seed = bb_from_f64(ctx, BB_F64, BB_SHAPE(2), (double[]){3, 4});
     int64_t live = bb_memory_stats(ctx).live_tensors;
     bb_scope scope = bb_scope_begin(ctx);
-    bb_tensor *held = bb_hold(bb_mul_scalar(seed, 1)), *y = bb_square(x);
-    y = bb_add(bb_add(bb_mul(y, y), bb_exp(y)), y);
-    CHECK_INT(t, bb_gradients(y, held, &x, 1, true, &g), BB_OK);
-    CHECK_INT(t, bb_gradients(bb_alias(x), held, &x, 1, true, &g), BB_OK);
+    bb_tensor *held = bb_hold(bb_mul_scalar(seed, 1)), *h = bb_square(x);
+    bb_tensor *y = bb_add(bb_add(bb_mul(h, h), bb_exp(h)), h), *in[] = {x, h};
+    CHECK_INT(t, bb_gradients(y, held, in, 2, true, g), BB_OK);
+    CHECK_INT(t, bb_gradients(bb_alias(x), held, &x, 1, true, g), BB_OK);
     bb_scope_end(ctx, scope, NULL);
     CHECK_INT(t, bb_memory_stats(ctx).live_tensors, live + 1);
     check_grad(t, held, 2, (double[]){3, 4});

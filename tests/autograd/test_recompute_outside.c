@@ -99,6 +99,11 @@ static bb_tensor *scaled_by_view(void *user, bb_tensor *const *in, int n) {
     return bb_scope_end(bb_context_of(user), scope,
                         bb_mul(in[0], bb_reshape(user, BB_SHAPE(1, 2))));
 }
+/* By an op that saves none of its inputs. */
+static bb_tensor *moved(void *user, bb_tensor *const *in, int n) {
+    (void)n;
+    return bb_square(bb_add(in[0], user));
+}
 static bb_tensor *within(void *user, bb_tensor *const *in, int n) {
     return bb_square(bb_recompute(bb_context_of(user), scaled, user, in, n));
 }
@@ -119,6 +124,8 @@ static void test_changed(test *t) {
         {scaled, false, true, true, true, 0},
         {scaled_by_view, false, true, false, true, 0},
         {scaled_by_view, true, true, false, true, 0},
+        {moved, false, false, false, false, 6},
+        {moved, true, true, false, true, 0},
         {scaled_by_view, true, false, false, false, 2},
         {within, false, false, false, false, 8},
         {within, false, true, false, true, 0},
