@@ -19,8 +19,7 @@ static bb_status infer(bb_call *call) {
                    "recompute: expected to be called through bb_recompute");
 }
 
-/* ---- What a segment reads from outside
- * -------------------------------------------------------- */
+/* ---- What a segment reads from outside ------------------------------------------------------ */
 
 struct bb_versions {
     int count;
@@ -67,8 +66,7 @@ static bb_status check_outside(bb_tape *tape, const bb_versions *v, int mark) {
     return BB_OK;
 }
 
-/* ---- The second run
- * --------------------------------------------------------------------------- */
+/* ---- The second run ------------------------------------------------------------------------- */
 
 typedef struct second_run {
     bb_tape *tape;
