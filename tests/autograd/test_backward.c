@@ -209,6 +209,7 @@ static void test_scope_of_higher_order(test *t) {
     bb_tensor *y = bb_add(bb_add(bb_mul(h, h), bb_exp(h)), h), *in[] = {x, h};
     CHECK_INT(t, bb_gradients(y, held, in, 2, true, g), BB_OK);
     CHECK_INT(t, bb_gradients(bb_alias(x), held, &x, 1, true, g), BB_OK);
+    CHECK_INT(t, bb_gradients(bb_add(x, x), held, &x, 1, true, g), BB_OK);
     bb_scope_end(ctx, scope, NULL);
     CHECK_INT(t, bb_memory_stats(ctx).live_tensors, live + 1);
     check_grad(t, held, 2, (double[]){3, 4});
