@@ -32,8 +32,11 @@ BB_API int bb_tape_length(const bb_context *ctx); /* nodes recorded in this step
 BB_API const bb_op *bb_tape_op(const bb_context *ctx, int node); /* what node i is, oldest first */
 
 /* Activation checkpointing: runs fn without a tape and keeps only its inputs; backward runs it
- * again (with the same random numbers) to get the gradients. fn may use parameters of the context.
- * Outputs are fn's; returns the first. fn returns NULL on failure. */
+ * again (with the same random numbers) to get the gradients. fn may also read tensors of the
+ * context, parameters for one; if one that takes part in a gradient is changed in place before the
+ * second run, that is an error of the walk. Step tensors that fn reads belong among the inputs: of
+ * others nobody notes whether they change. Gives fn's result, which is NULL on failure. While a
+ * graph is recorded (io/io.h) fn runs like any other function. */
 typedef bb_tensor *(*bb_segment_fn)(void *user, bb_tensor *const *inputs, int n);
 BB_API bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user,
                                bb_tensor *const *inputs, int n);
@@ -152,7 +155,7 @@ BB_API bb_tensor *bb_saved_read(const bb_saved *saved, bb_context *ctx, const ch
 BB_API void bb_unsave(bb_saved *saved); /* twice does no harm */
 
 /* Finite differences against the tape, with a random cotangent. PyTorch's defaults: eps 1e-6, atol
- * 1e-5, rtol 1e-3, f64 inputs. fn must be a pure function of its inputs. */
+ * 1e-5, rtol 1e-3, f64 inputs. fn must be a pure function of its inputs, at most 32. */
 typedef struct bb_gradcheck_options {
     double eps, atol, rtol; /* 0: the default */
     uint64_t seed;          /* of the cotangent */

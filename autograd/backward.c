@@ -46,7 +46,9 @@ static bb_tensor *cotangent(bb_tensor *output, bb_tensor *seed, bool create_grap
 static bool startable(bb_tensor *output) {
     bb_context *ctx = output->ctx;
     if (ctx->status) return false;
-    if (output->life == BB_LIFE_DEAD) return bb_tensor_usable(output);
+    /* What a node made may have been dropped: the tape knows it. A leaf is only its handle. */
+    if (output->life == BB_LIFE_DEAD || (output->node < 0 && !output->storage))
+        return bb_tensor_usable(output);
     if (!output->requires_grad)
         bb_fail(ctx, BB_ERR_STATE,
                 "bb_backward: loss: expected a result that depends on a tensor with gradient, got "
@@ -62,24 +64,7 @@ static bb_status backward(bb_tensor *loss, bb_tensor *seed, bool retain) {
     bb_tensor *g = cotangent(loss, seed, false);
     if (!g) return ctx->status;
     walk w = {.retain = retain, .leaves = true, .own_captures = tape->capture_count};
-    if (loss->node < 0) { /* a leaf is its own loss */
-        if (!loss->grad) {
-            bb_shape shape = bb_shape_of_tensor(loss);
-            loss->grad =
-                loss->life == BB_LIFE_CONTEXT
-                    ? bb_tensor_context(ctx, (bb_device)loss->device, (bb_dtype)loss->dtype, &shape)
-                    : bb_tensor_new(ctx, (bb_device)loss->device, (bb_dtype)loss->dtype, &shape);
-            loss->grad_empty = true;
-            if (!loss->grad) return ctx->status;
-            loss->grad->storage->gradient = true;
-        }
-        bb_backend *backend = ctx->backend[loss->device];
-        bb_status status =
-            loss->grad_empty ? bb_copy_into(g, loss->grad) : backend->add(backend, g, loss->grad);
-        loss->grad_empty = false;
-        bb_tensor_changed(loss->grad);
-        return status;
-    }
+    if (loss->node < 0) return bb_add_to_leaf(ctx, loss, g); /* a leaf is its own loss */
     tape->nodes[loss->node]->slot[loss->node_output] = g;
     return bb_walk(tape, &w, loss->node, 0);
 }
@@ -113,11 +98,8 @@ static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, 
                                bb_tensor *const *inputs, int n, int bound, bb_tensor **gradients) {
     bb_context *ctx = tape->ctx;
     int base = tape->capture_count;
-    int32_t before[BB_MAX_INPUTS + 56];
-    if (n > (int)(sizeof before / sizeof before[0]))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_gradients: inputs: expected at most %d, got %d",
-                       (int)(sizeof before / sizeof before[0]), n);
-    if (push_captures(tape, n)) return ctx->status;
+    int32_t *before = bb_arena_allocate(ctx, &ctx->arena, (size_t)n * sizeof *before);
+    if (!before || push_captures(tape, n)) return ctx->status;
     for (int i = 0; i < n; i++) {
         before[i] = inputs[i] ? inputs[i]->capture : -1;
         if (inputs[i] && before[i] < base) inputs[i]->capture = base + i;
@@ -134,9 +116,9 @@ static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, 
     for (int i = 0; i < n; i++) {
         gradients[i] = NULL;
         if (!inputs[i]) continue;
-        int32_t at = inputs[i]->capture;
-        if (!status) gradients[i] = tape->captures[at];
-        if (gradients[i]) gradients[i]->pinned = false;
+        bb_tensor *found = tape->captures[inputs[i]->capture];
+        if (found && !w->create_graph) found->pinned = false;
+        if (!status) gradients[i] = found;
     }
     for (int i = n - 1; i >= 0; i--)
         if (inputs[i]) inputs[i]->capture = before[i];

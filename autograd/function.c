@@ -28,8 +28,9 @@ const bb_op bb_op_function = {
     .gradient = bb_no_gradient,
 };
 
-const char *bb_function_name(const tape_node *node) {
-    return ((const function_attrs *)node->attrs)->function->name;
+const char *bb_node_name(const tape_node *node) {
+    return node->op == &bb_op_function ? ((const function_attrs *)node->attrs)->function->name
+                                       : node->op->name;
 }
 
 void bb_function_release(bb_context *ctx, const void *attrs) {
@@ -187,7 +188,10 @@ static bb_status by_kernel(const bb_grad_call *grad, bb_backward_fn kernel) {
 static bb_status by_rule(const bb_grad_call *grad) {
     const bb_call *call = grad->call;
     bb_context *ctx = call->ctx;
-    bb_tensor *found[BB_MAX_INPUTS] = {NULL};
+    size_t bytes = (size_t)call->n_in * sizeof(bb_tensor *);
+    bb_tensor **found = bb_arena_allocate(ctx, &ctx->arena, bytes);
+    if (!found) return ctx->status;
+    memset(found, 0, bytes);
     bb_grad_call inner = *grad;
     walk w = {.create_graph = false};
     inner.grad_in = found;
@@ -204,6 +208,7 @@ static bb_status by_rule(const bb_grad_call *grad) {
             if (g && g->count && ctx->backend[g->device]->fill(ctx->backend[g->device], g, 0))
                 return ctx->status;
         }
+        if (g && bb_check_gradient(call->op->name, i, call->in[i], g)) return ctx->status;
         g = bb_cast(bb_sum_to(g, shape), (bb_dtype)call->in[i]->dtype);
         if (!g) return ctx->status;
         if (!grad->grad_in[i])

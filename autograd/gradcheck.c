@@ -7,7 +7,7 @@
 #include "autograd/tape.h"
 #include "ops/ops.h"
 
-enum { INPUTS_MAX = 32 };
+enum { INPUTS_MAX = 32, ROOM = INPUTS_MAX + 1 }; /* one more: the second order's cotangent */
 
 /* Standard normal numbers from a generator of its own, so that a check does not disturb the
  * context's. */
@@ -20,6 +20,7 @@ static double normal(uint64_t seed, uint64_t i) {
 
 typedef struct check {
     bb_context *ctx;
+    const char *who;
     bb_segment_fn fn;
     void *user;
     bb_tensor *const *inputs;
@@ -31,7 +32,7 @@ typedef struct check {
 } check;
 
 static bb_status wrong(const check *c, const char *what, const char *got) {
-    return bb_fail(c->ctx, BB_ERR_ARGUMENT, "bb_gradcheck: %s, got %s", what, got);
+    return bb_fail(c->ctx, BB_ERR_ARGUMENT, "%s: %s, got %s", c->who, what, got);
 }
 
 /* fn with input `which` replaced by a contiguous copy whose `element` is moved by delta; its values
@@ -39,7 +40,7 @@ static bb_status wrong(const check *c, const char *what, const char *got) {
 static bb_status evaluate(const check *c, int which, double *base, int64_t element, double delta,
                           double *out) {
     bb_context *ctx = c->ctx;
-    bb_tensor *inputs[INPUTS_MAX];
+    bb_tensor *inputs[ROOM];
     bb_scope scope = bb_scope_begin(ctx);
     int mark = bb_tape_length(ctx);
     bool before = bb_set_grad_enabled(ctx, false);
@@ -94,7 +95,7 @@ static bb_status check_input(check *c, int which, const double *analytic) {
 static bb_status check_all(check *c, bb_tensor *output, bb_tensor *const *leaves, const int *which,
                            int wanted) {
     bb_context *ctx = c->ctx;
-    bb_tensor *gradients[INPUTS_MAX];
+    bb_tensor *gradients[ROOM];
     for (int64_t k = 0; k < c->output_count; k++) c->cotangent[k] = normal(c->o.seed, (uint64_t)k);
     bb_tensor *seed = bb_from_f64(ctx, BB_F64, bb_shape_of(output), c->cotangent);
     if (!seed || bb_gradients(output, seed, leaves, wanted, false, gradients)) return ctx->status;
@@ -114,8 +115,8 @@ static bb_status check_all(check *c, bb_tensor *output, bb_tensor *const *leaves
 
 static bb_status run_check(check *c) {
     bb_context *ctx = c->ctx;
-    bb_tensor *inputs[INPUTS_MAX], *leaves[INPUTS_MAX];
-    int which[INPUTS_MAX], wanted = 0;
+    bb_tensor *inputs[ROOM], *leaves[ROOM];
+    int which[ROOM], wanted = 0;
     for (int i = 0; i < c->n; i++) {
         inputs[i] = c->inputs[i];
         if (!inputs[i] || !inputs[i]->requires_grad) continue;
@@ -152,31 +153,39 @@ static bb_status run_check(check *c) {
     return status;
 }
 
-bb_status bb_gradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
-                       int n, const bb_gradcheck_options *options, bb_gradcheck_report *report) {
-    bb_gradcheck_report unused;
-    if (!ctx) return BB_ERR_ARGUMENT;
-    check c = {.ctx = ctx,
-               .fn = fn,
-               .user = user,
-               .inputs = inputs,
-               .n = n,
-               .report = report ? report : &unused};
-    *c.report = (bb_gradcheck_report){.passed = false};
-    if (ctx->status) return ctx->status;
-    if (!fn || n < 1 || n > INPUTS_MAX)
-        return wrong(&c, "inputs: expected a function and 1 to 32 inputs",
-                     fn ? "another number" : "NULL");
+/* The report says passed only after BB_OK. */
+static bb_status first_order(bb_context *ctx, const char *who, bb_segment_fn fn, void *user,
+                             bb_tensor *const *inputs, int n, const bb_gradcheck_options *options,
+                             bb_gradcheck_report *report) {
+    check c = {
+        .ctx = ctx, .who = who, .fn = fn, .user = user, .inputs = inputs, .n = n, .report = report};
     if (options) c.o = *options;
     if (!(c.o.eps > 0)) c.o.eps = 1e-6;
     if (!(c.o.atol > 0)) c.o.atol = 1e-5;
     if (!(c.o.rtol > 0)) c.o.rtol = 1e-3;
-    c.report->passed = true;
+    *report = (bb_gradcheck_report){.passed = true};
     bb_scope scope = bb_scope_begin(ctx);
     bb_status status = run_check(&c);
     bb_scope_end(ctx, scope, NULL);
-    if (status) c.report->passed = false;
+    if (status) report->passed = false;
     return status;
+}
+
+static bb_status check_arguments(bb_context *ctx, const char *who, bb_segment_fn fn, int n) {
+    if (ctx->status || (fn && n >= 1 && n <= INPUTS_MAX)) return ctx->status;
+    return fn ? bb_fail(ctx, BB_ERR_ARGUMENT, "%s: inputs: expected 1 to %d, got %d", who,
+                        INPUTS_MAX, n)
+              : bb_fail(ctx, BB_ERR_ARGUMENT, "%s: fn: expected a function, got NULL", who);
+}
+
+bb_status bb_gradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
+                       int n, const bb_gradcheck_options *options, bb_gradcheck_report *report) {
+    bb_gradcheck_report unused;
+    if (!report) report = &unused;
+    *report = (bb_gradcheck_report){.passed = false};
+    if (!ctx) return BB_ERR_ARGUMENT;
+    if (check_arguments(ctx, "bb_gradcheck", fn, n)) return ctx->status;
+    return first_order(ctx, "bb_gradcheck", fn, user, inputs, n, options, report);
 }
 
 /* ---- Second order: fn's gradients, made scalar with fixed random weights, as a function of inputs
@@ -212,7 +221,7 @@ static bb_tensor *weighted_sum(const gradient_of *q, bb_tensor *const *g, int n)
 
 static bb_tensor *gradient_value(void *user, bb_tensor *const *inputs, int n) {
     const gradient_of *q = user;
-    bb_tensor *x[INPUTS_MAX], *leaves[INPUTS_MAX], *g[INPUTS_MAX];
+    bb_tensor *x[ROOM], *leaves[ROOM], *g[ROOM];
     int wanted = 0;
     (void)n;
     bool before = bb_set_grad_enabled(q->ctx, true);
@@ -229,33 +238,50 @@ static bb_tensor *gradient_value(void *user, bb_tensor *const *inputs, int n) {
     return total;
 }
 
+/* A cotangent for fn's result: one more input. NULL after an error. */
+static bb_tensor *random_cotangent(const gradient_of *q, bb_tensor *const *inputs) {
+    bb_context *ctx = q->ctx;
+    bool before = bb_set_grad_enabled(ctx, false);
+    bb_tensor *y = q->fn(q->user, inputs, q->n);
+    bb_set_grad_enabled(ctx, before);
+    if (!y) return NULL;
+    size_t bytes = (size_t)y->count * sizeof(double);
+    double *u = bb_host_allocate(ctx, bytes);
+    if (!u) return NULL;
+    for (int64_t k = 0; k < y->count; k++) u[k] = normal(q->seed, (uint64_t)k + (1u << 30));
+    bb_tensor *cotangent = bb_from_f64(ctx, BB_F64, bb_shape_of(y), u);
+    bb_host_release(ctx, u, bytes);
+    return bb_set_requires_grad(cotangent, true);
+}
+
+static bb_status second_order(const gradient_of *q, bb_tensor *const *inputs,
+                              const bb_gradcheck_options *options, bb_gradcheck_report *report) {
+    bb_tensor *all[ROOM];
+    for (int i = 0; i < q->n; i++) all[i] = inputs[i];
+    all[q->n] = random_cotangent(q, inputs);
+    if (all[q->n])
+        return first_order(q->ctx, "bb_gradgradcheck", gradient_value, (void *)(uintptr_t)q, all,
+                           q->n + 1, options, report);
+    return bb_fail(q->ctx, BB_ERR_ARGUMENT, "bb_gradgradcheck: fn: expected a tensor, got NULL");
+}
+
 bb_status bb_gradgradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
                            int n, const bb_gradcheck_options *options,
                            bb_gradcheck_report *report) {
-    bb_gradcheck_report first;
+    static const char *who = "bb_gradgradcheck";
+    bb_gradcheck_report unused;
     bool want[INPUTS_MAX];
-    bb_tensor *all[INPUTS_MAX];
-    bb_status status = bb_gradcheck(ctx, fn, user, inputs, n, options, &first);
-    if (report) *report = first;
-    if (status || !first.passed || n + 1 > INPUTS_MAX) return status;
-    bb_scope scope = bb_scope_begin(ctx);
-    for (int i = 0; i < n; i++) {
-        all[i] = inputs[i];
-        want[i] = inputs[i] && inputs[i]->requires_grad;
-    }
-    bool before = bb_set_grad_enabled(ctx, false);
-    bb_tensor *y = fn(user, inputs, n);
-    bb_set_grad_enabled(ctx, before);
-    if (!y) return ctx->status;
+    if (!report) report = &unused;
+    *report = (bb_gradcheck_report){.passed = false};
+    if (!ctx) return BB_ERR_ARGUMENT;
+    if (check_arguments(ctx, who, fn, n)) return ctx->status;
+    bb_status status = first_order(ctx, who, fn, user, inputs, n, options, report);
+    if (status || !report->passed) return status;
+    for (int i = 0; i < n; i++) want[i] = inputs[i] && inputs[i]->requires_grad;
     gradient_of q = {ctx, fn, user, want, n, options ? options->seed + 1 : 1};
-    size_t bytes = (size_t)y->count * sizeof(double);
-    double *u = bb_host_allocate(ctx, bytes);
-    if (!u) return ctx->status;
-    for (int64_t k = 0; k < y->count; k++) u[k] = normal(q.seed, (uint64_t)k + (1u << 30));
-    all[n] = bb_set_requires_grad(bb_from_f64(ctx, BB_F64, bb_shape_of(y), u), true);
-    bb_host_release(ctx, u, bytes);
-    status =
-        all[n] ? bb_gradcheck(ctx, gradient_value, &q, all, n + 1, options, report) : ctx->status;
+    bb_scope scope = bb_scope_begin(ctx);
+    status = second_order(&q, inputs, options, report);
     bb_scope_end(ctx, scope, NULL);
+    if (status) report->passed = false;
     return status;
 }

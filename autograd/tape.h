@@ -32,6 +32,9 @@ typedef struct tape_node {
     unsigned alone; /* bit i: when its turn came, nobody else held what it saved of input i */
 } tape_node;
 
+/* Versions of the tensors that live longer than the step, at a moment (recompute.c). */
+typedef struct bb_versions bb_versions;
+
 typedef struct bb_tape {
     bb_recorder recorder; /* first: the recorder is the tape */
     bb_context *ctx;
@@ -47,6 +50,7 @@ typedef struct bb_tape {
     struct packed_value *packed[64]; /* by the serial of the storage, so that each is packed once */
     int relaid;                      /* handles on loan with other strides than their own */
     struct offload *offload;         /* offload.c; NULL: never asked for */
+    const bb_versions *outside;      /* of the segment that runs again; NULL: none does */
 } bb_tape;
 
 static inline bb_tape *bb_tape_of(const bb_context *ctx) { return (bb_tape *)ctx->tape; }
@@ -98,6 +102,10 @@ typedef struct walk {
     int own_captures;
 } walk;
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound);
+/* Whether gradient g can be summed down to input i, t; otherwise an error that names both. */
+bb_status bb_check_gradient(const char *op, int i, const bb_tensor *t, const bb_tensor *g);
+/* Adds g, of leaf's shape and dtype, to leaf's gradient, or makes it that. */
+bb_status bb_add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g);
 
 /* Runs `run(user, inputs)` again with gradients on, and puts the gradient of its outputs (NULL: not
  * there) for wanted inputs into grad_in. With create_graph the inputs stay connected, so that the
@@ -117,7 +125,7 @@ extern const bb_op bb_op_recompute;
 
 /* ---- function.c */
 extern const bb_op bb_op_function;
-const char *bb_function_name(const tape_node *node);
+const char *bb_node_name(const tape_node *node); /* the op's, or the caller's for a function */
 void bb_function_release(bb_context *ctx, const void *attrs);
 bb_status bb_function_backward(const bb_grad_call *grad, const walk *w);
 

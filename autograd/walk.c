@@ -4,7 +4,8 @@
  * A slot gathers the gradient of one node output. Each slot owns its tensor handle: a gradient that
  * goes to two places gets a second handle on the same storage. So a storage with a single reference
  * belongs to that slot alone, and the next gradient is added to it in place. Handles in slots are
- * pinned, so that the scope that drops a rule's temporaries leaves them. */
+ * pinned, so that the scope that drops a rule's temporaries leaves them. A walk that creates a
+ * graph does none of this: it drops nothing, and its slots hold whatever handles the rules give. */
 #include <string.h>
 
 #include "autograd/tape.h"
@@ -47,7 +48,6 @@ static bb_status add_to_slot(bb_context *ctx, bool create_graph, bb_tensor **slo
         *slot = g;
     } else if (create_graph) {
         *slot = bb_add(have, g);
-        have->pinned = false; /* a scope around the walk ends it */
     } else if (exclusive(have)) {
         bb_status status = backend_add(ctx, g, have);
         bb_drop(g);
@@ -75,7 +75,7 @@ static bb_status leaf_grad(bb_context *ctx, bb_tensor *leaf) {
     return BB_OK;
 }
 
-static bb_status add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g) {
+bb_status bb_add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g) {
     if (!leaf->grad && leaf->life == BB_LIFE_STEP && g->contiguous && exclusive(g)) {
         leaf->grad = g;
         leaf->grad_empty = false;
@@ -90,17 +90,29 @@ static bb_status add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g) {
     return status;
 }
 
-/* Gives g to input t: summed down, cast to t's dtype, added where t's gradient is gathered. */
-static bb_status route(bb_tape *tape, const walk *w, bb_tensor *t, bb_tensor *g) {
+bb_status bb_check_gradient(const char *op, int i, const bb_tensor *t, const bb_tensor *g) {
+    bb_shape want = bb_shape_of_tensor(t), got = bb_shape_of_tensor(g), both;
+    if (bb_shape_broadcast(&want, &got, &both) && bb_shape_equal(&both, &got)) return BB_OK;
+    char a[BB_SHAPE_TEXT], b[BB_SHAPE_TEXT];
+    return bb_fail(t->ctx, BB_ERR_STATE,
+                   "bb_backward: %s: gradient of input %d: expected shape %s or one that it "
+                   "broadcasts to, got %s",
+                   op, i, bb_shape_text(&want, a), bb_shape_text(&got, b));
+}
+
+/* Gives g to input i: summed down, cast to its dtype, added where its gradient is gathered. */
+static bb_status route(bb_tape *tape, const walk *w, const tape_node *node, int i, bb_tensor *g) {
     bb_context *ctx = tape->ctx;
+    bb_tensor *t = node->in[i];
     bb_shape want = bb_shape_of_tensor(t), got = bb_shape_of_tensor(g);
+    if (bb_check_gradient(bb_node_name(node), i, t, g)) return ctx->status;
     if (!bb_shape_equal(&want, &got)) g = bb_sum_to(g, want);
     if (g && g->dtype != t->dtype) g = bb_cast(g, (bb_dtype)t->dtype);
     if (!g) return ctx->status;
     bb_tensor **slot = slot_of(tape, t);
-    if (!slot) return w->leaves ? add_to_leaf(ctx, t, g) : BB_OK;
+    if (!slot) return w->leaves ? bb_add_to_leaf(ctx, t, g) : BB_OK;
     if (add_to_slot(ctx, w->create_graph, slot, g)) return ctx->status;
-    (*slot)->pinned = true;
+    if (!w->create_graph) (*slot)->pinned = true;
     return BB_OK;
 }
 
@@ -278,7 +290,7 @@ static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
         bb_tensor *g = grad_in[i], *t = node->in[i];
         if (!g || !node->want[i]) continue;
         if (!slot_of(tape, t) && g == t->grad) continue; /* written in place */
-        if (route(tape, w, t, g)) return ctx->status;
+        if (route(tape, w, node, i, g)) return ctx->status;
     }
     return BB_OK;
 }
@@ -290,14 +302,13 @@ static bb_status show_output_grads(bb_tape *tape, const walk *w, tape_node *node
     for (int i = 0; i < node->n_out - node->op->hidden; i++) {
         const bb_tensor *t = node->out[i];
         if (!node->slot[i]) continue;
-        if (t->retain_grad) {
+        if (t->retain_grad && w->leaves) {
             bb_tensor *g = bb_detach_header(node->slot[i]);
-            if (!g || add_to_leaf(ctx, node->out[i], g)) return ctx->status;
+            if (!g || bb_add_to_leaf(ctx, node->out[i], g)) return ctx->status;
         }
         if (t->capture >= 0) {
             bb_tensor *g = w->create_graph ? node->slot[i] : bb_detach_header(node->slot[i]);
             if (!g) return ctx->status;
-            g->pinned = true;
             tape->captures[t->capture] = g;
         }
     }
@@ -311,7 +322,7 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
         return bb_fail(ctx, BB_ERR_STATE,
                        "bb_backward: %s: its part of the tape was already walked "
                        "(bb_backward_retain keeps it)",
-                       node->op == &bb_op_function ? bb_function_name(node) : node->op->name);
+                       bb_node_name(node));
     if (show_output_grads(tape, w, node)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     node->alone = 0; /* before the loan, which holds on to what it lends */
@@ -326,12 +337,9 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     else if (!status)
         status = apply_rule(tape, w, node);
     bb_take_back(tape, &l);
-    if (!w->create_graph) {
-        bb_scope_end(ctx, scope, NULL);
-        for (int i = 0; i < node->n_out; i++) bb_drop(node->slot[i]);
-    }
+    if (!w->create_graph) bb_scope_end(ctx, scope, NULL);
     for (int i = 0; i < node->n_out; i++) {
-        if (node->slot[i]) node->slot[i]->pinned = false;
+        if (!w->create_graph) bb_drop(node->slot[i]);
         node->slot[i] = NULL;
     }
     if (!status && !w->retain && !w->create_graph) bb_tape_release(tape, node);

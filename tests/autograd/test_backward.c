@@ -50,6 +50,34 @@ static void test_leaf_is_loss(test *t) {
     CHECK_INT(t, bb_backward(x, NULL), BB_OK);
     CHECK_INT(t, bb_backward(x, NULL), BB_OK);
     check_grad(t, bb_grad(x), 1, (double[]){2});
+    /* Its gradient outlives the scope, as that of a walk does; the seed is not it. */
+    bb_tensor *y = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+    for (int i = 1; i <= 2; i++) {
+        bb_scope scope = bb_scope_begin(ctx);
+        bb_tensor *seed = bb_from_f64(ctx, BB_F64, BB_SHAPE(2), (double[]){3, 4});
+        CHECK_INT(t, bb_backward(y, seed), BB_OK);
+        bb_assign(seed, bb_zeros_like(seed));
+        bb_scope_end(ctx, scope, NULL);
+        check_grad(t, bb_grad(y), 2, (double[]){3 * i, 4 * i});
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* What an op made may be dropped before its walk, a leaf not: it would be nobody's gradient. */
+static void test_dropped(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SCALAR, (double[]){5}), *y = bb_square(x);
+    bb_drop(y);
+    CHECK_INT(t, bb_backward(y, NULL), BB_OK);
+    check_grad(t, bb_grad(x), 1, (double[]){10});
+    bb_tensor *w = leaf(ctx, BB_SCALAR, (double[]){5}), *g;
+    bb_drop(w);
+    CHECK_INT(t, bb_backward(w, NULL), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "has been dropped");
+    CHECK_INT(t, bb_gradients(w, NULL, &w, 1, false, &g), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "has been dropped");
+    CHECK(t, !bb_grad(w));
     bb_close(ctx);
 }
 
@@ -131,6 +159,25 @@ static void test_gradients(test *t) {
     bb_close(ctx);
 }
 
+/* A result that keeps its gradient gets one of bb_backward, none of bb_gradients. */
+static void test_retained(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *h = bb_square(x), *g;
+    bb_retain_grad(h);
+    bb_tensor *y = bb_sum_all(bb_square(h));
+    for (int create_graph = 0; create_graph < 2; create_graph++) {
+        CHECK_INT(t, bb_gradients(y, NULL, &x, 1, create_graph, &g), BB_OK);
+        CHECK(t, !bb_grad(h) && !bb_grad(x));
+        h = bb_square(x);
+        bb_retain_grad(h);
+        y = bb_sum_all(bb_square(h));
+    }
+    CHECK_INT(t, bb_backward(y, NULL), BB_OK);
+    check_grad(t, bb_grad(h), 2, (double[]){2, 8});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 /* y = x^4: y' = 4 x^3, y'' = 12 x^2, y''' = 24 x. */
 static void test_higher_order(test *t) {
     bb_context *ctx = test_open();
@@ -146,6 +193,26 @@ static void test_higher_order(test *t) {
     CHECK_INT(t, bb_gradients(bb_sum_all(bb_mul(bb_square(z), z)), NULL, &z, 1, true, &g), BB_OK);
     CHECK_INT(t, bb_backward(bb_sum_all(bb_square(g)), NULL), BB_OK);
     check_grad(t, bb_grad(z), 2, (double[]){36, 36 * 8});
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Gradients with history are the step's like others: a scope drops them, and what was gathered on
+ * the way, but not what the caller holds. */
+static void test_scope_of_higher_order(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){2, -1}), *g[2];
+    bb_tensor *seed = bb_from_f64(ctx, BB_F64, BB_SHAPE(2), (double[]){3, 4});
+    int64_t live = bb_memory_stats(ctx).live_tensors;
+    bb_scope scope = bb_scope_begin(ctx);
+    bb_tensor *held = bb_hold(bb_mul_scalar(seed, 1)), *h = bb_square(x);
+    bb_tensor *y = bb_add(bb_add(bb_mul(h, h), bb_exp(h)), h), *in[] = {x, h};
+    CHECK_INT(t, bb_gradients(y, held, in, 2, true, g), BB_OK);
+    CHECK_INT(t, bb_gradients(bb_alias(x), held, &x, 1, true, g), BB_OK);
+    CHECK_INT(t, bb_gradients(bb_add(x, x), held, &x, 1, true, g), BB_OK);
+    bb_scope_end(ctx, scope, NULL);
+    CHECK_INT(t, bb_memory_stats(ctx).live_tensors, live + 1);
+    check_grad(t, held, 2, (double[]){3, 4});
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
@@ -170,11 +237,14 @@ static const test_row rows[] = {
     {"seed", test_seed},
     {"seed is shared", test_seed_is_shared},
     {"leaf is loss", test_leaf_is_loss},
+    {"dropped", test_dropped},
     {"refusals", test_refusals},
     {"retain", test_retain},
     {"half walked", test_half_walked},
     {"gradients", test_gradients},
+    {"retained", test_retained},
     {"higher order", test_higher_order},
+    {"scope of higher order", test_scope_of_higher_order},
     {"detach and no grad", test_detach},
 };
 TEST_MAIN(rows)

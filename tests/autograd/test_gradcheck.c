@@ -135,7 +135,7 @@ static void test_refusals(test *t) {
     bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
     CHECK_INT(t, bb_gradcheck(NULL, cubes, NULL, &x, 1, NULL, &report), BB_ERR_ARGUMENT);
     CHECK_INT(t, bb_gradcheck(ctx, NULL, NULL, &x, 1, NULL, &report), BB_ERR_ARGUMENT);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "expected a function and 1 to 32 inputs");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradcheck: fn: expected a function, got NULL");
     CHECK_INT(t, bb_gradcheck(ctx, gives_null, NULL, &x, 1, NULL, &report), BB_ERR_ARGUMENT);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "fn: expected a tensor, got NULL");
     CHECK_INT(t, bb_gradcheck(ctx, gives_f32, NULL, &x, 1, NULL, &report), BB_ERR_ARGUMENT);
@@ -186,8 +186,74 @@ static void test_second(test *t) {
     bb_close(ctx);
 }
 
+/* The wrong second derivative among as many inputs as there may be, and one more. */
+static bb_tensor *flat_in_the_last(void *user, bb_tensor *const *in, int n) {
+    bb_tensor *y = call_flat(user, &in[n - 1], 1);
+    for (int i = 0; i < n - 1; i++) y = bb_add(y, bb_square(in[i]));
+    return y;
+}
+
+static void test_most_inputs(test *t) {
+    enum { MOST = 32 };
+    bb_context *ctx = test_open_host();
+    bb_register_op(ctx, &flat_op);
+    bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"flat", wrong_forward, NULL, NULL});
+    bb_tensor *in[MOST + 1];
+    bb_gradcheck_report report;
+    for (int i = 0; i <= MOST; i++) in[i] = leaf(ctx, BB_SHAPE(1), (double[]){i + 1});
+    CHECK_INT(t, bb_gradcheck(ctx, flat_in_the_last, NULL, in, MOST, NULL, &report), BB_OK);
+    CHECK(t, report.passed && report.checked == MOST);
+    CHECK_INT(t, bb_gradgradcheck(ctx, flat_in_the_last, NULL, in, MOST, NULL, &report), BB_OK);
+    CHECK(t, !report.passed && report.checked == MOST + 1);
+    for (int n = 0; n <= MOST + 1; n += MOST + 1) {
+        char message[80];
+        report.passed = true;
+        snprintf(message, sizeof message, "inputs: expected 1 to 32, got %d", n);
+        CHECK_INT(t, bb_gradcheck(ctx, cubes, NULL, in, n, NULL, &report), BB_ERR_ARGUMENT);
+        CHECK(t, !report.passed);
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, message);
+        report.passed = true;
+        CHECK_INT(t, bb_gradgradcheck(ctx, cubes, NULL, in, n, NULL, &report), BB_ERR_ARGUMENT);
+        CHECK(t, !report.passed);
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, message);
+    }
+    bb_close(ctx);
+}
+
+/* Right twice, then it gives up: an error of the second order is no pass, and leaves nothing. */
+typedef struct patience {
+    int calls, at;
+} patience;
+static bb_tensor *gives_up(void *user, bb_tensor *const *in, int n) {
+    patience *p = user;
+    (void)n;
+    bb_tensor *y = bb_mul(bb_square(in[0]), in[0]);
+    return p->calls++ == p->at ? NULL : y;
+}
+
+static void test_gives_up(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+    bb_gradcheck_report report;
+    patience p = {0, -1};
+    int64_t live = bb_memory_stats(ctx).live_tensors;
+    CHECK_INT(t, bb_gradgradcheck(ctx, gives_up, &p, &x, 1, NULL, &report), BB_OK);
+    CHECK(t, report.passed);
+    for (int calls = p.calls, at = 0; at < calls; at++) {
+        p = (patience){0, at};
+        report.passed = true;
+        CHECK(t, bb_gradgradcheck(ctx, gives_up, &p, &x, 1, NULL, &report) != BB_OK);
+        CHECK(t, !report.passed);
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradgradcheck: fn: expected");
+        CHECK_INT(t, bb_memory_stats(ctx).live_tensors, live);
+        CHECK(t, bb_grad_enabled(ctx) && bb_tape_length(ctx) == 0);
+    }
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"passes", test_passes},     {"catches", test_catches},     {"options", test_options},
-    {"refusals", test_refusals}, {"second order", test_second},
+    {"refusals", test_refusals}, {"second order", test_second}, {"most inputs", test_most_inputs},
+    {"gives up", test_gives_up},
 };
 TEST_MAIN(rows)
