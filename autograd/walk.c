@@ -213,7 +213,10 @@ static bb_status compute(bb_tape *tape, const walk *w, const tape_node *node,
         grad->grad_in[i] = g ? g : new_like(ctx, t, false);
         if (!grad->grad_in[i]) return ctx->status;
     }
-    return failed(call, backward(grad));
+    bb_status status = backward(grad);
+    if (!status && ctx->synchronize) /* BOBBIN_SYNC=1: while the op is known */
+        status = ctx->backend[call->device]->synchronize(ctx->backend[call->device]);
+    return failed(call, status);
 }
 
 static bb_status run_backward_kernel(bb_tape *tape, const walk *w, const tape_node *node,

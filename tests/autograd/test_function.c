@@ -261,6 +261,11 @@ static void waits_when_told(test *t) {
     ctx->synchronize = true;
     CHECK_INT(t, bb_call_backward(&grad, fused), BB_ERR_DEVICE);
     CHECK_ERROR(t, ctx, BB_ERR_DEVICE, "the device is lost (backward of silu on cpu");
+    ctx->synchronize = false; /* and on the tape */
+    bb_tensor *y = bb_silu(bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(4)), true));
+    ctx->synchronize = true;
+    CHECK_INT(t, bb_backward(y, x), BB_ERR_DEVICE);
+    CHECK_ERROR(t, ctx, BB_ERR_DEVICE, "the device is lost (backward of silu on cpu");
     bb_close(ctx);
 }
 
