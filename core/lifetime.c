@@ -186,8 +186,7 @@ void bb_end_step(bb_context *ctx) {
 }
 
 bb_tensor *bb_keep(bb_tensor *t) {
-    if (!t || t->ctx->status || !bb_tensor_usable(t)) return NULL;
-    if (bb_is_recorded(t->ctx)) {
+    if (t && bb_is_recorded(t->ctx)) {
         bb_fail(t->ctx, BB_ERR_STATE,
                 "bb_keep: a graph is being recorded: expected ops, which it can run again");
         return NULL;
@@ -198,6 +197,7 @@ bb_tensor *bb_keep(bb_tensor *t) {
 }
 
 bb_tensor *bb_keep_value(bb_tensor *t) {
+    if (!t || t->ctx->status || !bb_tensor_usable(t)) return NULL;
     bb_context *ctx = t->ctx;
     if (bb_refuse_in_capture(ctx, "bb_keep", "use bb_assign to a tensor made before")) return NULL;
     bb_shape shape = bb_shape_of_tensor(t);
