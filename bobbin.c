@@ -18,9 +18,13 @@ static bb_status wire(bb_context *ctx) {
 bb_context *bb_open(const bb_options *options) {
     bb_context *ctx = bb_context_new(options);
     if (!ctx) return NULL;
-    if (wire(ctx) == BB_OK) return ctx;
-    bb_context_free(ctx);
-    return NULL;
+    if (wire(ctx)) {
+        bb_context_free(ctx);
+        return NULL;
+    }
+    if (options) bb_set_path(ctx, options->path);
+    bb_cpu_check_wishes(ctx);
+    return ctx;
 }
 
 const char *bb_version(void) { return BOBBIN_VERSION; }

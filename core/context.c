@@ -50,7 +50,6 @@ bb_context *bb_context_new(const bb_options *options) {
     ctx->rng.seed = options->seed;
     ctx->threads = options->threads > 0 ? options->threads : 0;
     ctx->deterministic = options->deterministic || environment_flag("BOBBIN_DETERMINISTIC");
-    ctx->path = options->path;
     ctx->grad_enabled = true;
     ctx->poison = environment_flag("BOBBIN_POISON");
     ctx->synchronize = environment_flag("BOBBIN_SYNC");
@@ -71,7 +70,7 @@ void bb_context_free(bb_context *ctx) {
     if (!ctx) return;
     bb_end_step(ctx);
     while (ctx->captures) bb_capture_free(ctx->captures);
-    while (ctx->context_tensors) bb_tensor_free(ctx->context_tensors);
+    bb_context_tensors_free(ctx);
     for (int i = 0; i < ctx->recorder_count; i++)
         if (ctx->recorder[i]->close) ctx->recorder[i]->close(ctx->recorder[i]);
     ctx->recorder_count = 0;
@@ -142,7 +141,11 @@ void bb_module_leave(bb_context *ctx, const bb_module *here) {
 }
 
 void bb_set_path(bb_context *ctx, bb_path path) {
-    if (ctx) ctx->path = path;
+    if (!ctx) return;
+    if ((unsigned)path <= BB_PATH_COMPOSED)
+        ctx->path = path;
+    else
+        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_set_path: path: expected a bb_path, got %d", (int)path);
 }
 bb_path bb_get_path(const bb_context *ctx) { return ctx ? ctx->path : BB_PATH_AUTO; }
 void bb_set_trace(bb_context *ctx, FILE *file) {

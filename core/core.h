@@ -150,13 +150,16 @@ typedef struct bb_allocator {
     void *user;
 } bb_allocator;
 
+enum { BB_MAX_THREADS = 1024 }; /* of one context: each takes memory of its own */
+
 /* All zero means the defaults. */
 typedef struct bb_options {
     uint64_t seed; /* of the random generator */
-    int threads;   /* for CPU loops and GEMM; 0: what OpenMP gives */
+    int threads;   /* for CPU loops and GEMM; 0: what OpenMP gives, to BB_MAX_THREADS */
     bb_path path;
     const bb_allocator *allocator;                  /* NULL: the C library's */
-    void (*on_error)(void *user, const char *line); /* told of the first error; NULL: silence */
+    void (*on_error)(void *user, const char *line); /* told of the first error; NULL: silence. It
+                                                       cannot clear it: its call fails first */
     void *on_error_user;
     /* The same bytes for any number of threads on one machine: matrix products never go to
      * OpenBLAS, whose sums depend on that number; all else never does. BOBBIN_DETERMINISTIC=1 in
@@ -165,7 +168,9 @@ typedef struct bb_options {
 } bb_options;
 
 /* Opens a context with all built-in ops and backends (implemented in bobbin.c). NULL: out of
- * memory, or a built-in table is inconsistent. options may be NULL. */
+ * memory, or a built-in table is inconsistent. options may be NULL. What options or the environment
+ * (BOBBIN_ISA, BOBBIN_GEMM) ask for and cannot have is an error that the new context holds:
+ * bb_error_message names it; after bb_clear_error the context runs with the default instead. */
 BB_API bb_context *bb_open(const bb_options *options);
 
 /* Frees the context and everything made in it, once no other library holds a tensor of it
@@ -176,11 +181,15 @@ BB_API void bb_close(bb_context *ctx);
  * Parameters and kept tensors live on. A dead tensor passed to an op is an error with a message. */
 BB_API void bb_end_step(bb_context *ctx);
 
-/* A tensor of the context's lifetime with t's value (shares storage where t owns all of it; no
- * gradient history). Free it early with bb_drop, or not at all. */
+/* A tensor of the context's lifetime with t's value, without gradient history. It shares t's
+ * elements where t is all of a step's storage, in row-major order, and none kept it before, and
+ * where they are another library's (bb_from_dlpack). Everything else is copied: a part, other
+ * strides, a parameter, what was kept, a gradient. While a graph is recorded it is an error. Free
+ * it early with bb_drop, or not at all. */
 BB_API bb_tensor *bb_keep(bb_tensor *t);
 
-/* Gives t's storage back now; the handle is dead afterwards. What the tape saved stays saved. */
+/* Gives t's storage back now; the handle is dead afterwards, and its use an error until the next
+ * step has ended. The gradient of a kept tensor goes with it. What the tape saved stays saved. */
 BB_API void bb_drop(bb_tensor *t);
 
 /* Scopes leave t alone from here on: it lives until bb_drop or the end of its step. Returns t. */
@@ -273,7 +282,8 @@ BB_API void *bb_data(const bb_tensor *t); /* first element; NULL on a device, fo
                                              for no elements */
 
 /* Copies all elements in row-major order out of or into t, whatever its strides. `bytes` must be
- * bb_count(t) * element size. bb_write counts as a change: a backward that saved t will refuse. */
+ * bb_count(t) * element size. Into a bool tensor (bb_from too) any byte but 0 goes as 1. bb_write
+ * counts as a change: a backward that saved t will refuse. */
 BB_API bb_status bb_read(bb_tensor *t, void *values, size_t bytes);
 BB_API bb_status bb_write(bb_tensor *t, const void *values, size_t bytes);
 BB_API bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count); /* converted */
@@ -281,8 +291,8 @@ BB_API double
 bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error otherwise */
 
 /* target's elements become source's: same shape, any dtypes, strides and devices; no gradient goes
- * through it. Counts as a change of target. Unlike bb_keep it may stand in a captured step: it is
- * how a result leaves one. */
+ * through it. The two may share elements. Counts as a change of target. Unlike bb_keep it may stand
+ * in a captured step: it is how a result leaves one. */
 BB_API bb_status bb_assign(bb_tensor *target, bb_tensor *source);
 /* Exchange without copies by DLPack 1.x. `managed` points to a DLManagedTensorVersioned or, if not
  * `versioned`, to the older DLManagedTensor.
@@ -337,8 +347,8 @@ BB_API void bb_module_leave(bb_context *ctx, const bb_module *here);
 /* ---- Random numbers ------------------------------------------------------------------------ */
 
 /* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), addressed
- * by (seed, offset): element i of an op reads block offset + i/4, so any thread count gives the
- * same numbers. Saving and restoring these 16 bytes replays a run. */
+ * by (seed, offset): element i of an op reads block offset + i/4 (f64: i/2), so any thread count
+ * gives the same numbers. Saving and restoring these 16 bytes replays a run. */
 typedef struct bb_rng {
     uint64_t seed, offset;
 } bb_rng;
@@ -493,8 +503,8 @@ BB_API int bb_op_output_count(const bb_op *op); /* hidden ones included */
 /* Fills an attribute struct with the op's defaults. */
 BB_API void bb_op_default_attrs(const bb_op *op, void *attrs);
 
-/* Runs an op: infer, choose, run, record. Visible outputs go to out[0..]. attrs may be NULL for
- * defaults. */
+/* Runs an op: infer, choose, run, record. Visible outputs go to out[0..], NULL after an error.
+ * attrs may be NULL for defaults. */
 BB_API bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
                           const void *attrs, bb_tensor **out);
 /* The same for ops with one visible output: returns it, or NULL. */

@@ -31,7 +31,7 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
         }
         if (t->ctx != ctx)
             return bb_fail_input(call, i, "expected a tensor of this context, got one of another");
-        if (!t->storage) return bb_tensor_usable(t), ctx->status;
+        if (!t->storage) return bb_fail_lost_input(call, i);
         if (!first)
             first = t;
         else if (t->device != first->device)
@@ -45,6 +45,36 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
         return bb_refuse_in_capture(ctx, op->name, "work on another device is not part of it");
     call->needs_grad = wants && ctx->grad_enabled && op->gradient != bb_no_gradient;
     return BB_OK;
+}
+
+static int words(const char *choices) {
+    int n = 1;
+    for (const char *c = choices; *c; c++) n += *c == '|';
+    return n;
+}
+
+/* Attributes that take one of a few values, so that no rule and no kernel meets another. */
+static bb_status check_choices(const bb_call *call) {
+    for (const bb_attr *a = call->op->attrs; a->name; a++) {
+        const char *field = (const char *)call->attrs + a->offset;
+        int value = 0;
+        if (a->type == BB_ATTR_CHOICE)
+            memcpy(&value, field, sizeof value);
+        else if (a->type == BB_ATTR_BOOL)
+            value = *(const unsigned char *)field;
+        if (a->type == BB_ATTR_CHOICE && (value < 0 || value >= words(a->choices)))
+            return bb_fail_attr(call, a->name, "expected one of %s, got number %d", a->choices,
+                                value);
+        if (a->type == BB_ATTR_BOOL && value > 1)
+            return bb_fail_attr(call, a->name, "expected false or true, got byte %d", value);
+    }
+    return BB_OK;
+}
+
+static bb_status infer(bb_call *call, const bb_entry *entry) {
+    bb_status status = check_inputs(call, entry);
+    if (!status && entry->has_choices) status = check_choices(call);
+    return status ? status : call->op->infer(call);
 }
 
 static bool can_fuse(const bb_call *call, const bb_kernel *kernel) {
@@ -131,7 +161,10 @@ static bb_status run_composed(bb_call *call) {
                         call->op->name, bb_dtype_name((bb_dtype)t->dtype), bb_shape_text(&shape, a),
                         bb_dtype_name(call->meta[i].dtype), bb_shape_text(&call->meta[i].shape, b));
     }
-    bb_scope_end_many(ctx, scope, call->out, visible);
+    if (!status) status = ctx->status;
+    /* What failed leaves nothing; an output may be an input, which is not ours to drop. */
+    bb_scope_end_many(ctx, scope, call->out, status ? 0 : visible);
+    for (int i = 0; status && i < call->n_out; i++) call->out[i] = NULL;
     for (int r = 0; r < ctx->recorder_count; r++)
         if (ctx->recorder[r]->leave) ctx->recorder[r]->leave(ctx->recorder[r], call);
     return status;
@@ -198,9 +231,8 @@ bb_status bb_run_call(bb_call *call, bool statistics, bool *fused) {
                        call->op->name);
     call->n_out = entry->n_outputs;
     for (int i = 0; i < call->n_out; i++) call->out[i] = NULL;
-    bb_status status = check_inputs(call, entry);
+    bb_status status = infer(call, entry);
     call->needs_grad = statistics;
-    if (!status) status = call->op->infer(call);
     bool before = ctx->grad_enabled; /* a decomposition leaves nothing on the tape either */
     ctx->grad_enabled = false;
     if (!status) status = choose_and_run(call, entry, fused);
@@ -211,17 +243,21 @@ bb_status bb_run_call(bb_call *call, bool statistics, bool *fused) {
 bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
                    const void *attrs, bb_tensor **out) {
     double defaults[ATTRS_MAX / sizeof(double)];
-    if (!ctx || !op) return BB_ERR_ARGUMENT;
-    const bb_entry *entry = bb_find_entry(ctx, op);
-    int visible = entry ? entry->n_outputs - op->hidden : 0;
+    if (!op)
+        return ctx ? bb_fail(ctx, BB_ERR_ARGUMENT, "bb_apply: op: expected a record, got NULL")
+                   : BB_ERR_ARGUMENT;
+    const bb_entry *entry = ctx ? bb_find_entry(ctx, op) : NULL;
+    int visible = (entry ? entry->n_outputs : bb_op_output_count(op)) - op->hidden;
     for (int i = 0; i < visible; i++) out[i] = NULL;
+    if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
     if (!entry)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: op: not registered in this context", op->name);
     if (!attrs && op->attrs_bytes) {
         if (op->attrs_bytes > sizeof defaults)
-            return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: attributes: expected at most %zu bytes",
-                           op->name, sizeof defaults);
+            return bb_fail(ctx, BB_ERR_ARGUMENT,
+                           "%s: attributes: expected at most %zu bytes, got %zu", op->name,
+                           sizeof defaults, op->attrs_bytes);
         bb_op_default_attrs(op, defaults);
         attrs = defaults;
     }
@@ -229,8 +265,7 @@ bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n
     call.ctx = ctx, call.op = op, call.attrs = attrs, call.in = in, call.n_in = n_in;
     call.n_out = entry->n_outputs;
     for (int i = 0; i < call.n_out; i++) call.out[i] = NULL;
-    bb_status status = check_inputs(&call, entry);
-    if (!status) status = op->infer(&call);
+    bb_status status = infer(&call, entry);
     bool whole = false;
     if (!status) status = choose_and_run(&call, entry, &whole);
     if (!status && whole) status = record(&call);

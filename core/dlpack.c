@@ -121,6 +121,7 @@ static bb_status describe(bb_context *ctx, const dl_tensor *d, bb_dtype *dtype, 
                           size_t *extent) {
     bb_shape shape = {d->rank, {0}};
     size_t last = 0, step = 0, bytes = 0;
+    char text[BB_SHAPE_TEXT];
     if (d->device_type != DL_CPU) return wrong(ctx, "device", "the CPU (1)", d->device_type);
     if (!find_type(d, dtype))
         return wrong(ctx, "dtype", "one of " BB_DTYPE_CHOICES,
@@ -129,8 +130,9 @@ static bb_status describe(bb_context *ctx, const dl_tensor *d, bb_dtype *dtype, 
     for (int i = 0; i < d->rank; i++) shape.size[i] = d->shape[i];
     if (!bb_shape_bytes(&shape, *dtype, &bytes))
         return bb_fail(ctx, BB_ERR_ARGUMENT,
-                       "bb_from_dlpack: shape: expected sizes >= 0 and less "
-                       "than 2^63 bytes");
+                       "bb_from_dlpack: shape: expected sizes >= 0 and less than 2^63 bytes, got "
+                       "%s of %s",
+                       bb_shape_text(&shape, text), bb_dtype_name(*dtype));
     memset(like, 0, sizeof *like);
     like->rank = (uint8_t)d->rank;
     memcpy(like->size, shape.size, sizeof like->size);

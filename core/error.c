@@ -24,7 +24,7 @@ const char *bb_error_message(const bb_context *ctx) {
 }
 
 void bb_clear_error(bb_context *ctx) {
-    if (!ctx) return;
+    if (!ctx || ctx->telling) return; /* the call that failed is still on its way out */
     ctx->status = BB_OK;
     ctx->message[0] = 0;
 }
@@ -59,7 +59,9 @@ static bb_status fail(bb_context *ctx, bb_status status, const char *prefix, con
     if (ctx->running && (status == BB_ERR_MEMORY || status == BB_ERR_DEVICE)) name_running(ctx);
     for (char *c = ctx->message; *c; c++)
         if (*c == '\n' || *c == '\r') *c = ' '; /* one line, whatever a file name holds */
+    ctx->telling = true;
     if (ctx->on_error) ctx->on_error(ctx->on_error_user, ctx->message);
+    ctx->telling = false;
     return ctx->status;
 }
 
@@ -72,14 +74,26 @@ bb_status bb_fail(bb_context *ctx, bb_status status, const char *format, ...) {
     return status;
 }
 
-bb_status bb_fail_input(const bb_call *call, int input, const char *format, ...) {
-    char prefix[160];
+enum { PREFIX = 160 };
+
+static void name_input(const bb_call *call, int input, char prefix[PREFIX]) {
     int names = bb_op_input_count(call->op);
     const char *name = names ? call->op->inputs[input < names ? input : names - 1] : "input";
     if (call->op->variadic && input >= names - 1)
-        snprintf(prefix, sizeof prefix, "%s: %s[%d]: ", call->op->name, name, input - (names - 1));
+        snprintf(prefix, PREFIX, "%s: %s[%d]: ", call->op->name, name, input - (names - 1));
     else
-        snprintf(prefix, sizeof prefix, "%s: %s: ", call->op->name, name);
+        snprintf(prefix, PREFIX, "%s: %s: ", call->op->name, name);
+}
+
+bb_status bb_fail_lost_input(const bb_call *call, int input) {
+    char prefix[PREFIX], text[BB_LOST_TEXT];
+    name_input(call, input, prefix);
+    return bb_fail(call->ctx, BB_ERR_STATE, "%s%s", prefix, bb_tensor_lost(call->in[input], text));
+}
+
+bb_status bb_fail_input(const bb_call *call, int input, const char *format, ...) {
+    char prefix[PREFIX];
+    name_input(call, input, prefix);
     va_list args;
     va_start(args, format);
     bb_status status = fail(call->ctx, BB_ERR_ARGUMENT, prefix, format, args);
@@ -88,8 +102,8 @@ bb_status bb_fail_input(const bb_call *call, int input, const char *format, ...)
 }
 
 bb_status bb_fail_attr(const bb_call *call, const char *attr, const char *format, ...) {
-    char prefix[160];
-    snprintf(prefix, sizeof prefix, "%s: %s: ", call->op->name, attr);
+    char prefix[PREFIX];
+    snprintf(prefix, PREFIX, "%s: %s: ", call->op->name, attr);
     va_list args;
     va_start(args, format);
     bb_status status = fail(call->ctx, BB_ERR_ARGUMENT, prefix, format, args);

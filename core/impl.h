@@ -49,6 +49,7 @@ struct bb_tensor {
     bool grad_empty;     /* grad's storage is there but holds nothing yet: write, do not add */
     bool retain_grad;
     bool pinned;                   /* held by the tape: the end of a scope leaves it alone */
+    bool kept;                     /* bb_keep's: bb_drop gives the header back too */
     struct bb_tensor *prev, *next; /* context tensors: the list of their kind */
 };
 
@@ -140,6 +141,7 @@ typedef struct bb_entry {
     const bb_op *op;
     bb_kernel kernel[BB_DEVICE_COUNT]; /* forward NULL: none */
     uint8_t n_inputs, n_outputs;
+    bool has_choices; /* attributes of few values, checked at each call */
 } bb_entry;
 
 enum { BB_MAX_RECORDERS = 4, BB_MESSAGE_BYTES = 1024, BB_SIZE_CLASSES = 344 };
@@ -170,6 +172,7 @@ struct bb_context {
     char message[BB_MESSAGE_BYTES];
     void (*on_error)(void *user, const char *line);
     void *on_error_user;
+    bool telling;           /* on_error is being called */
     const bb_call *running; /* whose kernel is at work: named where the environment fails it */
     bool running_backward;
 
@@ -195,6 +198,9 @@ struct bb_context {
     uint64_t step; /* from 1 */
     bb_arena arena;
     bb_tensor *context_tensors; /* list */
+    bb_tensor *retired[2];      /* headers dropped in the current and in the last step, by
+                                   generation */
+    bb_tensor *spare_tensors;   /* headers that will be context tensors again */
     bb_storage *free_storages;  /* headers */
     uint64_t storages;          /* serials given */
     bb_storage *pool[BB_DEVICE_COUNT][BB_SIZE_CLASSES];
@@ -255,6 +261,9 @@ void bb_tensor_changed(bb_tensor *t);      /* counts a change in place */
 void bb_tensor_free(bb_tensor *t);         /* context tensors: unlink and release the header */
 bool bb_tensor_usable(
     const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
+enum { BB_LOST_TEXT = 128 };
+const char *bb_tensor_lost(const bb_tensor *t,
+                           char text[BB_LOST_TEXT]); /* why one without storage has none */
 bb_tensor *bb_detach_header(bb_tensor *t); /* step view of the same elements, no history */
 void bb_set_strides(bb_tensor *t);         /* contiguous strides from size[], and count */
 void bb_tensor_restride(bb_tensor *t); /* after a change of stride[]: whether it is contiguous */
@@ -274,8 +283,12 @@ bb_status bb_copy_into(const bb_tensor *source,
  * leaves none. */
 bb_status bb_run_call(bb_call *call, bool statistics, bool *fused);
 
-/* ---- core/lifetime.c: the end of a scope for several results */
+/* ---- core/lifetime.c */
+/* The end of a scope for several results. */
 void bb_scope_end_many(bb_context *ctx, bb_scope scope, bb_tensor *const *results, int n);
+/* bb_keep for those who own what they keep and free it (bb_tensor_free); recorders may call it. */
+bb_tensor *bb_keep_value(bb_tensor *t);
+void bb_context_tensors_free(bb_context *ctx);
 
 /* ---- core/context.c: bobbin.c wires, core knows nobody */
 bb_context *bb_context_new(const bb_options *options);
@@ -289,6 +302,10 @@ bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complet
 
 /* ---- core/op.c */
 const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op);
+
+/* ---- core/error.c */
+/* Input `input` has no storage: says so with the op's and the input's name. */
+bb_status bb_fail_lost_input(const bb_call *call, int input);
 
 /* ---- core/capture.c */
 /* Fails if a captured step is under way, with "who: inside a captured step: what". */

@@ -1,5 +1,6 @@
 /* The two lifetimes: step tensors come from slabs and die together, context tensors stand in a
  * list. A dead header is kept for one more step, so that a late use is caught and named. */
+#include <stdio.h>
 #include <string.h>
 
 #include "core/impl.h"
@@ -27,17 +28,25 @@ static bb_tensor *step_header(bb_context *ctx) {
     return &g->current->tensor[at];
 }
 
+static bb_tensor *context_header(bb_context *ctx) {
+    bb_tensor *t = ctx->spare_tensors;
+    if (!t) return bb_host_allocate(ctx, sizeof *t);
+    ctx->spare_tensors = t->next;
+    return t;
+}
+
 bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape, bb_life life) {
-    int64_t count;
-    if (!bb_shape_count(shape, &count)) {
+    size_t bytes; /* below 2^63 even where it has fewer: nobody need check products of them again */
+    if (!bb_shape_bytes(shape, dtype, &bytes)) {
         char text[BB_SHAPE_TEXT];
         bb_fail(ctx, BB_ERR_ARGUMENT,
-                "tensor: shape: expected sizes >= 0 with a product below 2^63, got %s",
-                bb_shape_text(shape, text));
+                "tensor: shape: expected rank 0 to %d, sizes >= 0 and less than 2^63 bytes, got %s "
+                "of rank %d",
+                BB_MAX_RANK, bb_shape_text(shape, text), shape->rank);
         return NULL;
     }
     bool is_context = life == BB_LIFE_CONTEXT;
-    bb_tensor *t = is_context ? bb_host_allocate(ctx, sizeof *t) : step_header(ctx);
+    bb_tensor *t = is_context ? context_header(ctx) : step_header(ctx);
     if (!t) return NULL;
     t->ctx = ctx;
     t->storage = NULL;
@@ -46,7 +55,7 @@ bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *sha
     t->device = BB_CPU;
     t->rank = (uint8_t)shape->rank;
     t->life = (uint8_t)life;
-    t->requires_grad = t->grad_empty = t->retain_grad = t->pinned = false;
+    t->requires_grad = t->grad_empty = t->retain_grad = t->pinned = t->kept = false;
     t->step = is_context ? 0 : ctx->step;
     t->node = t->capture = -1;
     t->node_output = 0;
@@ -71,21 +80,65 @@ static void give_storage_back(bb_tensor *t, bb_life life) {
     t->life = (uint8_t)life;
 }
 
-void bb_tensor_free(bb_tensor *t) {
-    if (!t) return;
-    bb_context *ctx = t->ctx;
-    give_storage_back(t, BB_LIFE_DEAD);
+static void unlink_header(bb_tensor *t) {
     if (t->prev)
         t->prev->next = t->next;
-    else if (ctx->context_tensors == t)
-        ctx->context_tensors = t->next;
+    else
+        t->ctx->context_tensors = t->next;
     if (t->next) t->next->prev = t->prev;
-    bb_host_release(ctx, t, sizeof *t);
+    t->prev = t->next = NULL;
+}
+
+void bb_tensor_free(bb_tensor *t) {
+    if (!t || (t->kept && t->life == BB_LIFE_DROPPED)) return; /* its user gave it back already */
+    give_storage_back(t, BB_LIFE_DEAD);
+    unlink_header(t);
+    bb_host_release(t->ctx, t, sizeof *t);
+}
+
+/* A kept tensor has no owner but its user: its header, and its gradient with it, wait out the next
+ * step and then serve again. Headers of other context tensors belong to who made them (the
+ * parameters of a layer, say). */
+static void retire(bb_tensor *t) {
+    bb_tensor **list = &t->ctx->retired[t->ctx->current_generation];
+    give_storage_back(t, BB_LIFE_DROPPED);
+    unlink_header(t);
+    t->next = *list;
+    *list = t;
 }
 
 void bb_drop(bb_tensor *t) {
-    if (t && (t->life == BB_LIFE_STEP || t->life == BB_LIFE_CONTEXT))
+    if (!t || (t->life != BB_LIFE_STEP && t->life != BB_LIFE_CONTEXT)) return;
+    if (!t->kept) {
         give_storage_back(t, BB_LIFE_DROPPED);
+        return;
+    }
+    if (t->grad && t->grad->life == BB_LIFE_CONTEXT) {
+        t->grad->kept = true;
+        bb_drop(t->grad);
+    }
+    t->grad = NULL;
+    retire(t);
+}
+
+static void reuse_retired(bb_context *ctx, bb_tensor **list) {
+    while (*list) {
+        bb_tensor *t = *list;
+        *list = t->next;
+        t->next = ctx->spare_tensors;
+        ctx->spare_tensors = t;
+    }
+}
+
+void bb_context_tensors_free(bb_context *ctx) {
+    while (ctx->context_tensors) bb_tensor_free(ctx->context_tensors);
+    reuse_retired(ctx, &ctx->retired[0]);
+    reuse_retired(ctx, &ctx->retired[1]);
+    while (ctx->spare_tensors) {
+        bb_tensor *t = ctx->spare_tensors;
+        ctx->spare_tensors = t->next;
+        bb_host_release(ctx, t, sizeof *t);
+    }
 }
 
 bb_tensor *bb_hold(bb_tensor *t) {
@@ -128,18 +181,31 @@ void bb_end_step(bb_context *ctx) {
     bb_arena_reset(&ctx->arena);
     ctx->current_generation ^= 1;
     ctx->generation[ctx->current_generation].count = 0;
+    reuse_retired(ctx, &ctx->retired[ctx->current_generation]);
     ctx->step++;
 }
 
 bb_tensor *bb_keep(bb_tensor *t) {
+    if (t && bb_is_recorded(t->ctx)) {
+        bb_fail(t->ctx, BB_ERR_STATE,
+                "bb_keep: a graph is being recorded: expected ops, which it can run again");
+        return NULL;
+    }
+    bb_tensor *kept = bb_keep_value(t);
+    if (kept) kept->kept = true;
+    return kept;
+}
+
+bb_tensor *bb_keep_value(bb_tensor *t) {
     if (!t || t->ctx->status || !bb_tensor_usable(t)) return NULL;
     bb_context *ctx = t->ctx;
     if (bb_refuse_in_capture(ctx, "bb_keep", "use bb_assign to a tensor made before")) return NULL;
     bb_shape shape = bb_shape_of_tensor(t);
-    size_t bytes = (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype);
-    bool owns_all = t->contiguous && t->data == t->storage->data && bytes >= t->storage->bytes / 2;
-    if (!owns_all && !t->storage->give_back) { /* a part must not hold the whole; but what is
-                                                  another's stays where it is */
+    const bb_storage *s = t->storage;
+    const size_t bytes = (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype);
+    const bool all = t->contiguous && t->data == s->data && bytes == s->used;
+    /* A part must not hold the whole; a parameter and a gradient change in the next step. */
+    if (!s->give_back && (!all || s->lasting || s->gradient)) {
         bb_tensor *copy = bb_tensor_context(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape);
         if (copy && bb_copy_into(t, copy) != BB_OK) {
             bb_tensor_free(copy);
@@ -156,17 +222,24 @@ bb_tensor *bb_keep(bb_tensor *t) {
     return kept;
 }
 
-bool bb_tensor_usable(const bb_tensor *t) {
-    if (t->storage) return true;
-    unsigned long long step = (unsigned long long)t->step;
+const char *bb_tensor_lost(const bb_tensor *t, char text[BB_LOST_TEXT]) {
+    const unsigned long long step = (unsigned long long)t->step;
     if (t->life == BB_LIFE_DEAD)
-        bb_fail(t->ctx, BB_ERR_STATE,
-                "tensor made in step %llu, which has ended (bb_keep carries one out)", step);
-    else if (t->life == BB_LIFE_DROPPED)
-        bb_fail(t->ctx, BB_ERR_STATE,
-                "tensor made in step %llu has been dropped (bb_drop, or the end of its scope)",
-                step);
+        snprintf(text, BB_LOST_TEXT,
+                 "tensor made in step %llu, which has ended (bb_keep carries one out)", step);
+    else if (t->life != BB_LIFE_DROPPED)
+        snprintf(text, BB_LOST_TEXT, "tensor has no values yet (a parameter that was not built)");
+    else if (step)
+        snprintf(text, BB_LOST_TEXT,
+                 "tensor made in step %llu has been dropped (bb_drop, or the end of its scope)",
+                 step);
     else
-        bb_fail(t->ctx, BB_ERR_STATE, "tensor has no values yet (a parameter that was not built)");
-    return false;
+        snprintf(text, BB_LOST_TEXT, "kept tensor has been dropped (bb_drop)");
+    return text;
+}
+
+bool bb_tensor_usable(const bb_tensor *t) {
+    char text[BB_LOST_TEXT];
+    if (!t->storage) bb_fail(t->ctx, BB_ERR_STATE, "%s", bb_tensor_lost(t, text));
+    return t->storage != NULL;
 }

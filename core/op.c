@@ -70,11 +70,13 @@ static bb_status check_attrs(bb_context *ctx, const bb_op *op) {
         if ((unsigned)a->type >= sizeof bytes / sizeof bytes[0] ||
             a->offset + bytes[a->type] > op->attrs_bytes)
             return bb_fail(ctx, BB_ERR_ARGUMENT,
-                           "op %s: attribute %s: expected to lie within attrs_bytes %zu", op->name,
-                           a->name, op->attrs_bytes);
+                           "op %s: attribute %s: expected to lie within attrs_bytes %zu, got type "
+                           "%d at offset %zu",
+                           op->name, a->name, op->attrs_bytes, (int)a->type, a->offset);
         if (a->type == BB_ATTR_CHOICE && !a->choices)
-            return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: attribute %s: expected a list of choices",
-                           op->name, a->name);
+            return bb_fail(ctx, BB_ERR_ARGUMENT,
+                           "op %s: attribute %s: expected a list of choices, got NULL", op->name,
+                           a->name);
     }
     return BB_OK;
 }
@@ -83,25 +85,34 @@ bb_status bb_register_op(bb_context *ctx, const bb_op *op) {
     if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
     if (!op || !op->name || !op->name[0])
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_op: op: expected a record with a name");
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_register_op: op: expected a record with a name, got %s",
+                       op ? "one without" : "NULL");
     if (!op->infer)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: infer: expected a function, got NULL",
                        op->name);
     if (op->decompose ? op->gradient && op->gradient != bb_no_gradient : !op->gradient)
         return bb_fail(ctx, BB_ERR_ARGUMENT,
-                       "op %s: expected exactly one of gradient and decompose", op->name);
+                       "op %s: expected exactly one of gradient and decompose, got %s", op->name,
+                       op->decompose ? "both" : "neither");
     if (op->variadic && bb_op_input_count(op) == 0)
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: inputs: a variadic op needs one name",
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "op %s: inputs: expected a name at least, as it is variadic, got none",
                        op->name);
     if (op->hidden < 0 || op->hidden > bb_op_output_count(op))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: hidden: expected at most %d outputs", op->name,
-                       bb_op_output_count(op));
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: hidden: expected 0 to %d, its outputs, got %d",
+                       op->name, bb_op_output_count(op), op->hidden);
     if (check_attrs(ctx, op)) return ctx->status;
     if (bb_find_op(ctx, op->name))
-        return bb_fail(ctx, BB_ERR_ARGUMENT, "op %s: name: already registered", op->name);
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "op %s: name: expected a new one, got one already registered", op->name);
     if (ctx->entry_count == ctx->entry_capacity && grow(ctx)) return ctx->status;
     bb_entry *e = &ctx->entries[ctx->entry_count];
+    bool has_choices = false;
+    for (const bb_attr *a = op->attrs; a->name; a++)
+        has_choices |= a->type == BB_ATTR_CHOICE || a->type == BB_ATTR_BOOL;
     *e = (bb_entry){.op = op,
+                    .has_choices = has_choices,
                     .n_inputs = (uint8_t)bb_op_input_count(op),
                     .n_outputs = (uint8_t)bb_op_output_count(op)};
     index_entry(ctx, ctx->entry_count++);
@@ -126,10 +137,15 @@ bool bb_op_has_kernel(const bb_context *ctx, const bb_op *op, bb_device device, 
 bb_status bb_register_kernel(bb_context *ctx, bb_device device, const bb_kernel *kernel) {
     if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
-    if (!kernel || !kernel->op || !kernel->forward || (unsigned)device >= BB_DEVICE_COUNT)
-        return bb_fail(
-            ctx, BB_ERR_ARGUMENT,
-            "bb_register_kernel: kernel: expected an op name, a forward and a known device");
+    if ((unsigned)device >= BB_DEVICE_COUNT)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_kernel: device: expected 0 to %d, got %d",
+                       BB_DEVICE_COUNT - 1, (int)device);
+    if (!kernel || !kernel->op || !kernel->forward)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_register_kernel: kernel: expected an op name and a forward, got %s",
+                       !kernel      ? "NULL"
+                       : kernel->op ? "no forward"
+                                    : "no op name");
     const bb_op *op = bb_find_op(ctx, kernel->op);
     if (!op)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_register_kernel: op: no op is named %s",

@@ -10,14 +10,18 @@ enum { EDGE = 3, SHOWN = 2 * EDGE };
 typedef struct printer {
     bb_tensor *t;
     FILE *file;
-    double *values; /* all of them, row-major */
+    double *values;    /* all of them, row-major; or */
+    int64_t *integers; /* those of an i64 tensor, of which a double does not hold all */
     int width, decimals;
     bool scientific;
 } printer;
 
-static void format_value(const printer *p, double v, char text[64]) {
+static void format_value(const printer *p, int64_t at, char text[64]) {
     bb_dtype dtype = (bb_dtype)p->t->dtype;
-    if (dtype == BB_BOOL)
+    const double v = p->integers ? 0 : p->values[at];
+    if (p->integers)
+        snprintf(text, 64, "%lld", (long long)p->integers[at]);
+    else if (dtype == BB_BOOL)
         snprintf(text, 64, "%s", v != 0 ? "true" : "false");
     else if (!bb_dtype_is_float(dtype))
         snprintf(text, 64, "%.0f", v);
@@ -37,7 +41,7 @@ static bool shown(int64_t i, int64_t n) { return n <= SHOWN || i < EDGE || i >= 
 static void measure(printer *p, int axis, int64_t at) {
     if (axis == p->t->rank) {
         char text[64];
-        format_value(p, p->values[at], text);
+        format_value(p, at, text);
         int n = (int)strlen(text);
         if (n > p->width) p->width = n;
         return;
@@ -46,6 +50,17 @@ static void measure(printer *p, int axis, int64_t at) {
         if (!shown(i, p->t->size[axis])) i = p->t->size[axis] - EDGE;
         measure(p, axis + 1, at * p->t->size[axis] + i);
     }
+}
+
+/* Reads all values. Both kinds have 8 bytes. */
+static bb_status read_values(printer *p, void *values, size_t bytes) {
+    if (!values) return p->t->ctx->status;
+    if (p->t->dtype == BB_I64) {
+        p->integers = values;
+        return bb_read(p->t, values, bytes);
+    }
+    p->values = values;
+    return bb_read_f64(p->t, values, p->t->count);
 }
 
 static void choose_format(printer *p) {
@@ -66,7 +81,7 @@ static void print_axis(const printer *p, int axis, int64_t at, int indent) {
     const bb_tensor *t = p->t;
     if (axis == t->rank) {
         char text[64];
-        format_value(p, p->values[at], text);
+        format_value(p, at, text);
         fprintf(p->file, "%*s", p->width, text);
         return;
     }
@@ -103,16 +118,21 @@ void bb_print(bb_tensor *t, FILE *file) {
     fprintf(file, "%s%s%s", bb_dtype_name((bb_dtype)t->dtype), bb_shape_text(&shape, text),
             t->requires_grad ? " with gradient" : "");
     printer p = {.t = t, .file = file};
-    size_t bytes = (size_t)t->count * sizeof(double);
-    p.values = bb_host_allocate(t->ctx, bytes);
-    if (!p.values || bb_read_f64(t, p.values, t->count)) {
+    size_t bytes;
+    void *values = NULL;
+    if (bb_checked_mul((size_t)t->count, sizeof *p.values, &bytes))
+        values = bb_host_allocate(t->ctx, bytes);
+    else
+        bb_fail(t->ctx, BB_ERR_MEMORY, "bb_print: tensor: expected room for its values, got %lld",
+                (long long)t->count);
+    if (read_values(&p, values, bytes)) {
         fprintf(file, " (no values: %s)\n", t->ctx->message);
     } else {
-        choose_format(&p);
+        if (bb_dtype_is_float((bb_dtype)t->dtype)) choose_format(&p);
         if (t->count) measure(&p, 0, 0);
         fputs(t->rank > 1 ? "\n" : " ", file);
         print_axis(&p, 0, 0, 0);
         fputc('\n', file);
     }
-    bb_host_release(t->ctx, p.values, bytes);
+    bb_host_release(t->ctx, values, bytes);
 }

@@ -14,9 +14,13 @@ bool bb_checked_mul(size_t a, size_t b, size_t *product) {
     return a == 0 || *product / a == b;
 }
 
+static bool rank_valid(const bb_shape *shape) {
+    return shape->rank >= 0 && shape->rank <= BB_MAX_RANK;
+}
+
 bool bb_shape_count(const bb_shape *shape, int64_t *count) {
     *count = 0;
-    if (shape->rank < 0 || shape->rank > BB_MAX_RANK) return false;
+    if (!rank_valid(shape)) return false;
     size_t n = 1;
     bool empty = false;
     for (int i = 0; i < shape->rank; i++) {
@@ -40,7 +44,7 @@ bool bb_shape_bytes(const bb_shape *shape, bb_dtype dtype, size_t *bytes) {
 }
 
 bool bb_shape_equal(const bb_shape *a, const bb_shape *b) {
-    if (a->rank != b->rank) return false;
+    if (a->rank != b->rank || !rank_valid(a)) return false;
     for (int i = 0; i < a->rank; i++)
         if (a->size[i] != b->size[i]) return false;
     return true;
@@ -48,6 +52,7 @@ bool bb_shape_equal(const bb_shape *a, const bb_shape *b) {
 
 bool bb_shape_broadcast(const bb_shape *a, const bb_shape *b, bb_shape *out) {
     bb_shape r = {a->rank > b->rank ? a->rank : b->rank, {0}};
+    if (!rank_valid(a) || !rank_valid(b)) return false;
     for (int i = 0; i < r.rank; i++) {
         int ia = i - (r.rank - a->rank), ib = i - (r.rank - b->rank);
         int64_t sa = ia < 0 ? 1 : a->size[ia], sb = ib < 0 ? 1 : b->size[ib];

@@ -35,7 +35,7 @@ static bb_storage *pool_take(bb_context *ctx, bb_device device, int first_class)
     return NULL;
 }
 
-/* A header for a new block, from the list of spare headers; they are made 64 at a time. */
+/* A header for a new block: a spare one if there is one. */
 static bb_storage *header_take(bb_context *ctx) {
     bb_storage *s = ctx->free_storages;
     if (!s) {

@@ -105,6 +105,9 @@ bb_tensor *bb_empty(bb_context *ctx, bb_dtype dtype, bb_shape shape) {
     return bb_empty_on(ctx, bb_get_device(ctx), dtype, shape);
 }
 
+/* What the caller's values of a dtype are: a bool may come as any byte, and becomes 0 or 1. */
+static bb_dtype values_of(bb_dtype dtype) { return dtype == BB_BOOL ? BB_U8 : dtype; }
+
 /* A contiguous header over host memory that the caller owns. */
 static bb_tensor host_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape,
                              const void *values) {
@@ -138,7 +141,7 @@ static bb_tensor *from(bb_context *ctx, bb_dtype dtype, bb_shape shape, const vo
 }
 
 bb_tensor *bb_from(bb_context *ctx, bb_dtype dtype, bb_shape shape, const void *values) {
-    return from(ctx, dtype, shape, values, dtype);
+    return from(ctx, dtype, shape, values, values_of(dtype));
 }
 bb_tensor *bb_from_f64(bb_context *ctx, bb_dtype dtype, bb_shape shape, const double *values) {
     return from(ctx, dtype, shape, values, BB_F64);
@@ -225,8 +228,11 @@ bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count) {
                    ? t->ctx->status
                    : bb_fail(t->ctx, BB_ERR_ARGUMENT, "bb_read_f64: count: expected %lld, got %lld",
                              (long long)t->count, (long long)count);
-    bb_status status =
-        transfer_check(t, "bb_read_f64", values, (size_t)count * 8, (size_t)t->count * 8);
+    size_t bytes;
+    if (!bb_checked_mul((size_t)count, sizeof *values, &bytes)) /* of expanded bytes */
+        return bb_fail(t->ctx, BB_ERR_ARGUMENT,
+                       "bb_read_f64: count: expected less than 2^61, got %lld", (long long)count);
+    bb_status status = transfer_check(t, "bb_read_f64", values, bytes, bytes);
     return status ? status : read_as(t, BB_F64, values);
 }
 
@@ -236,10 +242,23 @@ bb_status bb_write(bb_tensor *t, const void *values, size_t bytes) {
                                       (size_t)t->count * bb_dtype_bytes((bb_dtype)t->dtype));
     if (status) return status;
     bb_shape shape = bb_shape_of_tensor(t);
-    bb_tensor h = host_header(t->ctx, (bb_dtype)t->dtype, &shape, values);
+    bb_tensor h = host_header(t->ctx, values_of((bb_dtype)t->dtype), &shape, values);
     status = bb_copy_into(&h, t);
     bb_tensor_changed(t);
     return status;
+}
+
+/* The address behind t's last byte. */
+static uintptr_t end_of(const bb_tensor *t) {
+    int64_t last = 0;
+    for (int i = 0; i < t->rank; i++) last += (t->size[i] - 1) * t->stride[i];
+    return (uintptr_t)t->data + ((size_t)last + 1) * bb_dtype_bytes((bb_dtype)t->dtype);
+}
+
+/* Whether the two may share bytes: storages of two imports (dlpack.c) can lie on the same ones. */
+static bool overlap(const bb_tensor *a, const bb_tensor *b) {
+    return a->count && b->count && a->device == b->device && (uintptr_t)a->data < end_of(b) &&
+           (uintptr_t)b->data < end_of(a);
 }
 
 bb_status bb_assign(bb_tensor *target, bb_tensor *source) {
@@ -249,15 +268,15 @@ bb_status bb_assign(bb_tensor *target, bb_tensor *source) {
     if (!target || !source)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_assign: %s: expected a tensor, got NULL",
                        target ? "source" : "target");
+    if (source->ctx != ctx)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_assign: source: expected a tensor of this context, got one of another");
     if (!bb_tensor_usable(target) || !bb_tensor_usable(source)) return ctx->status;
     bb_shape want = bb_shape_of_tensor(target), got = bb_shape_of_tensor(source);
     char a[BB_SHAPE_TEXT], b[BB_SHAPE_TEXT];
     if (!bb_shape_equal(&want, &got))
         return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_assign: source: expected shape %s, got %s",
                        bb_shape_text(&want, a), bb_shape_text(&got, b));
-    if (source->ctx != ctx)
-        return bb_fail(ctx, BB_ERR_ARGUMENT,
-                       "bb_assign: source: expected a tensor of this context, got one of another");
     if (source->device != target->device &&
         bb_refuse_in_capture(ctx, "bb_assign", "values cannot go to or come from the host"))
         return ctx->status;
@@ -266,7 +285,13 @@ bb_status bb_assign(bb_tensor *target, bb_tensor *source) {
             return bb_fail(ctx, BB_ERR_STATE,
                            "bb_assign: a graph is being recorded: expected ops, which it can run "
                            "again");
-    bb_status status = bb_copy_into(source, target);
+    bb_tensor *from = source;
+    if (overlap(source, target)) {
+        from = bb_tensor_new(ctx, (bb_device)source->device, (bb_dtype)source->dtype, &got);
+        if (!from || bb_copy_into(source, from)) return ctx->status;
+    }
+    bb_status status = bb_copy_into(from, target);
+    if (from != source) bb_drop(from);
     bb_tensor_changed(target);
     return status ? ctx->status : BB_OK;
 }
@@ -289,6 +314,10 @@ double bb_item(bb_tensor *t) {
 
 bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on) {
     if (!t || t->ctx->status) return NULL;
+    if (t->life == BB_LIFE_DROPPED || t->life == BB_LIFE_DEAD) {
+        bb_tensor_usable(t);
+        return NULL;
+    }
     if (t->node >= 0) {
         bb_fail(t->ctx, BB_ERR_STATE,
                 "bb_set_requires_grad: tensor: expected a leaf, got the result of an op (use "

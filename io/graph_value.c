@@ -126,7 +126,7 @@ int bb_graph_value_of(bb_graph *g, bb_tensor *t, uint32_t changes, bool reads) {
     value = t->life == BB_LIFE_CONTEXT ? -1 : alias_of(g, t);
     if (value != -1) return value;
     bool of_context = t->life == BB_LIFE_CONTEXT, view = !of_context && views_context(t);
-    bb_tensor *kept = of_context ? t : view ? same_elements(t) : bb_keep(t);
+    bb_tensor *kept = of_context ? t : view ? same_elements(t) : bb_keep_value(t);
     if (!kept) return -1;
     value = bb_graph_new_value(g, BB_VALUE_CONSTANT, t);
     if (value < 0) {

@@ -39,5 +39,9 @@ bb_storage *bb_cpu_scratch(const bb_call *call,
 
 /* Makes the backend (bobbin.c attaches it). */
 bb_backend *bb_cpu_backend_new(bb_context *ctx);
+/* Fails if options or environment asked for what the backend does not do: more threads than
+ * BB_MAX_THREADS, an unknown or unusable BOBBIN_ISA or BOBBIN_GEMM. Without it the backend runs
+ * with what it has instead. */
+bb_status bb_cpu_check_wishes(bb_context *ctx);
 
 #endif

@@ -89,14 +89,20 @@ static cross_entropy_job job_of(const bb_tensor *logits, const int64_t *class) {
     return job;
 }
 
+/* A class and a real number per row. */
+static bb_storage *row_scratch(const bb_call *call, int64_t rows) {
+    size_t bytes;
+    if (!bb_checked_mul((size_t)rows, sizeof(int64_t) + sizeof(double), &bytes)) bytes = SIZE_MAX;
+    return bb_cpu_scratch(call, bytes);
+}
+
 bb_status bb_cpu_cross_entropy(bb_call *call) {
     const bb_cross_entropy_attrs *a = call->attrs;
     const bb_cpu *cpu = bb_cpu_of(call->ctx);
     const bb_tensor *logits = call->in[0];
     bool f64 = logits->dtype == BB_F64;
     int64_t rows = call->in[1]->count, valid = 0;
-    bb_storage *scratch =
-        bb_cpu_scratch(call, (size_t)rows * (sizeof(int64_t) + sizeof(double)) + 1);
+    bb_storage *scratch = row_scratch(call, rows);
     if (!scratch) return call->ctx->status;
     int64_t *class = scratch->data;
     void *loss = class + rows;
@@ -154,8 +160,7 @@ bb_status bb_cpu_cross_entropy_backward(const bb_grad_call *grad) {
     bool f64 = logits->dtype == BB_F64;
     int64_t rows = call->in[1]->count, valid = 0;
     if (!grad->grad_in[0] || logits->count == 0) return BB_OK;
-    bb_storage *scratch =
-        bb_cpu_scratch(call, (size_t)rows * (sizeof(int64_t) + sizeof(double)) + 1);
+    bb_storage *scratch = row_scratch(call, rows);
     if (!scratch) return call->ctx->status;
     int64_t *class = scratch->data;
     void *weight = class + rows;

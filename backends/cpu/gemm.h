@@ -5,7 +5,7 @@
  *
  * Two implementations of one table: OpenBLAS, found at run time (blas.c), and ours (gemm.c over
  * loops/gemm.c), which gives the same bytes for any number of threads. bb_cpu->gemm is the chosen
- * one; BOBBIN_GEMM=own|openblas asks for one. */
+ * one; BOBBIN_GEMM=own|openblas forces one. */
 #ifndef BOBBIN_BACKENDS_CPU_GEMM_H
 #define BOBBIN_BACKENDS_CPU_GEMM_H
 
@@ -35,7 +35,7 @@ extern const bb_gemm bb_gemm_own;
 const bb_gemm *bb_gemm_openblas(const char **why);
 
 /* The table for a new backend with these loops: BOBBIN_GEMM's choice, else the one that suits
- * (gemm.c says why). Ours where OpenBLAS is wanted and absent. */
+ * (gemm.c says why). Ours where OpenBLAS is wanted and absent: bb_cpu_check_wishes tells. */
 const bb_gemm *bb_gemm_choose(const bb_loops *loops);
 
 #endif

@@ -11,7 +11,7 @@ typedef struct bb_isa {
 } bb_isa;
 
 /* The best level this processor can run; `wish` (BOBBIN_ISA, may be NULL) names another if it can
- * run that. */
+ * run that (bb_cpu_check_wishes tells where it cannot). */
 const bb_isa *bb_isa_choose(const char *wish);
 const bb_isa *bb_isa_at(int index); /* best first; NULL past the end */
 

@@ -19,6 +19,44 @@ static void test_options(test *t) {
     bb_set_trace(NULL, stderr);
 }
 
+/* What cannot be had is an error that the new context holds. */
+static void refused(test *t, const bb_options *options, bb_status status, const char *part) {
+    bb_context *ctx = bb_open(options);
+    CHECK(t, ctx != NULL);
+    CHECK(t, !bb_scalar(ctx, BB_F32, 1));
+    CHECK_ERROR(t, ctx, status, part);
+    CHECK_NEAR(t, bb_item(bb_exp(bb_scalar(ctx, BB_F64, 0))), 1, 0); /* with the default */
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+static void test_wishes(test *t) {
+    static const char *const names[] = {"BOBBIN_ISA", "BOBBIN_GEMM"};
+    refused(t, &(bb_options){.threads = 1000000}, BB_ERR_ARGUMENT,
+            "bb_open: threads: expected at most 1024, got 1000000");
+    refused(t, &(bb_options){.path = (bb_path)77}, BB_ERR_ARGUMENT,
+            "path: expected a bb_path, got 77");
+    for (int i = 0; i < 2; i++) {
+        const char *before = getenv(names[i]);
+        char *kept = before ? strdup(before) : NULL;
+        setenv(names[i], "vax", 1);
+        refused(t, NULL, BB_ERR_ARGUMENT,
+                i ? "BOBBIN_GEMM: expected own|openblas, got 'vax'" : "baseline");
+        setenv(names[i], "", 1); /* as if it were not there */
+        bb_context *ctx = bb_open(NULL);
+        CHECK_OK(t, ctx);
+        bb_close(ctx);
+        unsetenv(names[i]);
+        if (kept) setenv(names[i], kept, 1);
+        free(kept);
+    }
+    bb_context *ctx = test_open();
+    bb_set_path(ctx, (bb_path)77);
+    CHECK_INT(t, bb_get_path(ctx), BB_PATH_AUTO);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_set_path: path: expected a bb_path, got 77");
+    bb_close(ctx);
+}
+
 static void test_devices(test *t) {
     bb_context *ctx = test_open();
     const char *why = "unset";
@@ -107,7 +145,8 @@ static void test_modules(test *t) {
 }
 
 static const test_row rows[] = {
-    {"options", test_options},  {"devices", test_devices}, {"environment", test_environment},
-    {"two contexts", test_two}, {"threads", test_threads}, {"modules", test_modules},
+    {"options", test_options},         {"wishes", test_wishes},    {"devices", test_devices},
+    {"environment", test_environment}, {"two contexts", test_two}, {"threads", test_threads},
+    {"modules", test_modules},
 };
 TEST_MAIN(rows)

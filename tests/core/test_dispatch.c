@@ -19,6 +19,14 @@ static bb_status wrong_decompose(bb_call *call) {
     call->out[0] = bb_sum_all(call->in[0]);
     return bb_error(call->ctx);
 }
+static bb_status same_decompose(bb_call *call) {
+    call->out[0] = call->in[0];
+    return bb_error(call->ctx);
+}
+static bb_status longer_infer(bb_call *call) {
+    call->meta[0] = (bb_meta){BB_F32, BB_SHAPE(7)};
+    return BB_OK;
+}
 static bb_status unset_decompose(bb_call *call) { return bb_error(call->ctx); }
 static bb_status half_forward(bb_call *call) {
     forwards++;
@@ -147,6 +155,71 @@ static void test_bad_decomposition(test *t) {
     bb_close(ctx);
 }
 
+/* A decomposition may give its input; where that is wrong, the caller keeps it all the same. */
+static void test_input_as_output(test *t) {
+    bb_op same = half_op, longer = half_op;
+    same.name = "same";
+    same.decompose = longer.decompose = same_decompose;
+    longer.name = "longer";
+    longer.infer = longer_infer;
+    bb_context *ctx = test_open();
+    bb_register_op(ctx, &same);
+    bb_register_op(ctx, &longer);
+    bb_tensor *x = bb_full(ctx, BB_F32, BB_SHAPE(1), 3);
+    CHECK(t, bb_apply1(ctx, &same, &x, 1, NULL) == x);
+    CHECK(t, !bb_apply1(ctx, &longer, &x, 1, NULL));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "longer: decomposition gave f32(1,), expected f32(7,)");
+    CHECK_NEAR(t, bb_item(x), 3, 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* A dead input is named like any other wrong one. */
+static void test_lost_inputs(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *dead = bb_scalar(ctx, BB_F32, 1);
+    bb_end_step(ctx);
+    bb_tensor *x = bb_scalar(ctx, BB_F32, 1), *kept = bb_keep(x);
+    CHECK(t, !bb_mul(x, dead));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "mul: other: tensor made in step 1, which has ended");
+    bb_tensor *list[2] = {x, dead};
+    CHECK(t, !bb_stack(list, 2, 0));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "[1]: tensor made in step 1, which has ended");
+    bb_drop(kept);
+    CHECK(t, !bb_mul(kept, x));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "mul: input: kept tensor has been dropped (bb_drop)");
+    bb_close(ctx);
+}
+
+/* Attributes that choose are checked for all ops alike, before their rules and kernels see them. */
+static void test_choices(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(4));
+    CHECK(t, !bb_gelu(x, (bb_gelu_form)99));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "gelu: approximate: expected one of none|tanh, got number 99");
+    int refused = 0;
+    for (int i = 0; i < bb_op_count(ctx); i++) {
+        const bb_op *op = bb_op_at(ctx, i);
+        bb_tensor *in[BB_MAX_INPUTS] = {x, x, x, x, x, x, x, x}, *out[BB_MAX_OUTPUTS];
+        for (const bb_attr *a = op->attrs; a->name; a++) {
+            double attrs[128];
+            char expected[256];
+            const int wrong = 99;
+            if (a->type != BB_ATTR_CHOICE) continue;
+            bb_op_default_attrs(op, attrs);
+            memcpy((char *)attrs + a->offset, &wrong, sizeof wrong);
+            snprintf(expected, sizeof expected, "%s: %s: expected one of %s, got number 99",
+                     op->name, a->name, a->choices);
+            CHECK(t, bb_apply(ctx, op, in, bb_op_input_count(op), attrs, out) != BB_OK);
+            CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, expected);
+            refused++;
+        }
+    }
+    CHECK(t, refused > 10);
+    bb_close(ctx);
+}
+
 static void test_trace(test *t) {
     bb_context *ctx = open_half((bb_kernel){"half", half_forward, NULL, NULL});
     char text[512] = "";
@@ -182,6 +255,9 @@ static const test_row rows[] = {
     {"forced fused", test_forced_fused},
     {"a kernel fails", test_kernel_fails},
     {"bad decomposition", test_bad_decomposition},
+    {"input as output", test_input_as_output},
+    {"lost inputs", test_lost_inputs},
+    {"choices", test_choices},
     {"trace", test_trace},
 };
 TEST_MAIN(rows)

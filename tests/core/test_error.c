@@ -26,6 +26,28 @@ static void test_sticky(test *t) {
     bb_close(ctx);
 }
 
+static void clear_error(void *user, const char *line) {
+    (void)line;
+    bb_clear_error(*(bb_context **)user);
+}
+
+/* An on_error that clears does not make a failed call go on. */
+static void test_cleared_early(test *t) {
+    bb_context *ctx = NULL;
+    ctx = bb_open(&(bb_options){.on_error = clear_error, .on_error_user = &ctx});
+    bb_tensor *a = bb_ones(ctx, BB_F32, BB_SHAPE(1000)), *b = bb_ones(ctx, BB_F32, BB_SHAPE(3));
+    CHECK(t, !bb_add(a, b));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "add: ");
+    CHECK_INT(t, bb_fail(ctx, BB_ERR_IO, "wrong"), BB_ERR_IO);
+    CHECK_INT(t, bb_assign(a, b), BB_ERR_IO);
+    bb_clear_error(ctx);
+    CHECK_INT(t, bb_assign(a, b), BB_ERR_ARGUMENT);
+    bb_clear_error(ctx);
+    CHECK(t, bb_add(a, a) != NULL);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_refuses(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = bb_set_requires_grad(bb_scalar(ctx, BB_F32, 3), true), *y = bb_square(x);
@@ -93,6 +115,7 @@ static void test_message(test *t) {
 
 static const test_row rows[] = {
     {"sticky", test_sticky},
+    {"cleared early", test_cleared_early},
     {"nothing runs", test_refuses},
     {"null in, null out", test_null_in},
     {"other context", test_other_context},

@@ -48,6 +48,82 @@ static void test_keep(test *t) {
     bb_close(ctx);
 }
 
+/* What is kept does not change with a parameter, a gradient, or another kept tensor, however large
+ * it is: those are copied. A step's own tensor is not. */
+static void test_keep_value(test *t) {
+    for (int n = 3; n <= 64; n += 61) {
+        bb_context *ctx = test_open();
+        bb_tensor *w = bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(n))),
+                  *x = bb_ones(ctx, BB_F32, BB_SHAPE(n));
+        bb_set_requires_grad(w, true);
+        CHECK_INT(t, bb_backward(bb_sum_all(bb_mul_scalar(w, 2)), NULL), BB_OK);
+        bb_tensor *grad = bb_keep(bb_grad(w)), *snapshot = bb_keep(w),
+                  *most = bb_keep(bb_slice(w, 0, 0, n - 1, 1)), *whole = bb_keep(x),
+                  *second = bb_keep(x);
+        CHECK(t, whole->storage == x->storage && second->storage != x->storage);
+        bb_end_step(ctx);
+        CHECK_INT(t, bb_backward(bb_sum_all(bb_mul_scalar(w, 7)), NULL), BB_OK);
+        CHECK_INT(t, bb_assign(w, bb_full(ctx, BB_F32, BB_SHAPE(n), 9)), BB_OK);
+        CHECK_NEAR(t, bb_item(bb_select(bb_grad(w), 0, 0)), 9, 0);
+        CHECK_NEAR(t, bb_item(bb_select(grad, 0, 0)), 2, 0);
+        CHECK_NEAR(t, bb_item(bb_select(snapshot, 0, 0)), 1, 0);
+        CHECK_NEAR(t, bb_item(bb_select(most, 0, 0)), 1, 0);
+        CHECK_OK(t, ctx);
+        bb_close(ctx);
+    }
+}
+
+/* While a graph is recorded a kept value would be a constant in it. */
+static void test_keep_recorded(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_full(ctx, BB_F32, BB_SHAPE(2), 3);
+    bb_graph *g = bb_graph_begin(ctx);
+    bb_graph_input(g, "x", x);
+    CHECK(t, !bb_keep(bb_square(x)));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "bb_keep: a graph is being recorded");
+    bb_graph_free(g);
+    CHECK(t, bb_keep(x) != NULL);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Keeping and dropping in every step takes no more memory, gradients included; a dropped header
+ * is readable in the step after. */
+static void test_keep_and_drop(test *t) {
+    bb_context *ctx = test_open();
+    uint64_t steady = 0;
+    for (int step = 0; step < 50; step++) {
+        bb_tensor *w = bb_set_requires_grad(bb_keep(bb_ones(ctx, BB_F32, BB_SHAPE(100))), true);
+        CHECK_INT(t, bb_backward(bb_sum_all(bb_square(w)), NULL), BB_OK);
+        bb_tensor *grad = bb_grad(w);
+        bb_end_step(ctx);
+        bb_drop(w);
+        CHECK_INT(t, bb_memory_stats(ctx).bytes_in_use, 0);
+        CHECK(t, !bb_grad(w) && !bb_data(grad));
+        bb_end_step(ctx);
+        bb_tensor *other = bb_keep(bb_scalar(ctx, BB_F32, 1));
+        CHECK(t, other != w && other != grad && !bb_neg(w));
+        CHECK_ERROR(t, ctx, BB_ERR_STATE, "kept tensor has been dropped");
+        bb_drop(other);
+        bb_drop(w); /* twice does nothing */
+        bb_end_step(ctx);
+        if (step == 5) steady = bb_memory_stats(ctx).system_allocations;
+    }
+    CHECK_INT(t, bb_memory_stats(ctx).system_allocations, steady);
+    CHECK_INT(t, bb_memory_stats(ctx).live_tensors, 0);
+    /* Dropped before its backward: the tape saved what it needs. */
+    bb_tensor *w = bb_set_requires_grad(bb_keep(bb_full(ctx, BB_F32, BB_SHAPE(2), 3)), true);
+    bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(2)), true);
+    bb_tensor *loss = bb_sum_all(bb_mul(w, x));
+    bb_drop(w);
+    CHECK_INT(t, bb_backward(loss, NULL), BB_OK);
+    CHECK_NEAR(t, bb_item(bb_select(bb_grad(x), 0, 1)), 3, 0);
+    for (int step = 0; step < 3; step++) bb_end_step(ctx);
+    CHECK_INT(t, bb_memory_stats(ctx).bytes_in_use, 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_drop(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = bb_from_f64(ctx, BB_F32, BB_SHAPE(2), (double[]){1, 2}),
@@ -129,7 +205,14 @@ static void test_reuse(test *t) {
 }
 
 static const test_row rows[] = {
-    {"dead", test_dead},   {"keep", test_keep}, {"drop", test_drop},
-    {"scope", test_scope}, {"pool", test_pool}, {"reuse", test_reuse},
+    {"dead", test_dead},
+    {"keep", test_keep},
+    {"keep value", test_keep_value},
+    {"keep recorded", test_keep_recorded},
+    {"keep and drop", test_keep_and_drop},
+    {"drop", test_drop},
+    {"scope", test_scope},
+    {"pool", test_pool},
+    {"reuse", test_reuse},
 };
 TEST_MAIN(rows)

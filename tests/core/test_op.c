@@ -109,6 +109,17 @@ static void test_own_op(test *t) {
     for (int i = 0; i < 3; i++) CHECK_NEAR(t, got[i], 1.5, 0);
     CHECK_OK(t, ctx);
 
+    a.mode = 2;
+    CHECK(t, !bb_apply1(ctx, &scale_op, &x, 1, &a));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "scale: mode: expected one of slow|fast, got number 2");
+    a.mode = -1;
+    CHECK(t, !bb_apply1(ctx, &scale_op, &x, 1, &a));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "scale: mode: expected one of slow|fast, got number -1");
+    a.mode = 0;
+    memset(&a.flip, 7, 1);
+    CHECK(t, !bb_apply1(ctx, &scale_op, &x, 1, &a));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "scale: flip: expected false or true, got byte 7");
+    a.flip = false;
     a.times = -1;
     CHECK(t, !bb_apply1(ctx, &scale_op, &x, 1, &a));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "scale: times: expected >= 0, got -1");
@@ -119,7 +130,8 @@ static void test_own_op(test *t) {
     CHECK_INT(t, bb_apply(ctx, &scale_op, both, 2, NULL, out), BB_ERR_ARGUMENT);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "scale: inputs: expected 1, got 2");
     CHECK_INT(t, bb_register_op(ctx, &scale_op), BB_ERR_ARGUMENT);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "op scale: name: already registered");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
+                "op scale: name: expected a new one, got one already registered");
     bb_close(ctx);
 }
 
@@ -128,6 +140,15 @@ static void test_not_registered(test *t) {
     bb_tensor *x = bb_scalar(ctx, BB_F32, 1);
     CHECK(t, !bb_apply1(ctx, &scale_op, &x, 1, NULL));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "scale: op: not registered in this context");
+    bb_tensor *out = x; /* nothing stale is left in it */
+    CHECK_INT(t, bb_apply(ctx, &scale_op, &x, 1, NULL, &out), BB_ERR_ARGUMENT);
+    CHECK(t, !out);
+    bb_clear_error(ctx);
+    out = x;
+    CHECK_INT(t, bb_apply(NULL, &scale_op, &x, 1, NULL, &out), BB_ERR_ARGUMENT);
+    CHECK(t, !out);
+    CHECK(t, !bb_apply1(ctx, NULL, &x, 1, NULL));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_apply: op: expected a record, got NULL");
     bb_close(ctx);
 }
 
@@ -142,34 +163,35 @@ static void check_refused(test *t, const bb_op *op, const char *part) {
 
 static void test_bad_records(test *t) {
     bb_op op = scale_op;
-    check_refused(t, NULL, "expected a record with a name");
+    check_refused(t, NULL, "expected a record with a name, got NULL");
     op.name = "";
-    check_refused(t, &op, "expected a record with a name");
+    check_refused(t, &op, "expected a record with a name, got one without");
     op = scale_op;
     op.infer = NULL;
     check_refused(t, &op, "op scale: infer: expected a function, got NULL");
     op = scale_op;
     op.gradient = NULL;
-    check_refused(t, &op, "exactly one of gradient and decompose");
+    check_refused(t, &op, "exactly one of gradient and decompose, got neither");
     op = scale_op;
     op.decompose = scale_forward;
-    check_refused(t, &op, "exactly one of gradient and decompose");
+    check_refused(t, &op, "exactly one of gradient and decompose, got both");
     op = scale_op;
     op.attrs_bytes = 8;
-    check_refused(t, &op, "attribute times: expected to lie within attrs_bytes 8");
+    check_refused(t, &op,
+                  "attribute times: expected to lie within attrs_bytes 8, got type 0 at offset");
     op = scale_op;
     op.attrs[4].choices = NULL;
-    check_refused(t, &op, "attribute mode: expected a list of choices");
+    check_refused(t, &op, "attribute mode: expected a list of choices, got NULL");
     op = scale_op;
     op.hidden = 2;
-    check_refused(t, &op, "hidden: expected at most 1 outputs");
+    check_refused(t, &op, "hidden: expected 0 to 1, its outputs, got 2");
     op = scale_op;
     op.variadic = true;
     op.inputs[0] = NULL;
-    check_refused(t, &op, "a variadic op needs one name");
+    check_refused(t, &op, "inputs: expected a name at least, as it is variadic, got none");
     op = scale_op;
     op.name = "add";
-    check_refused(t, &op, "op add: name: already registered");
+    check_refused(t, &op, "op add: name: expected a new one, got one already registered");
 }
 
 static void test_bad_kernels(test *t) {
@@ -177,9 +199,9 @@ static void test_bad_kernels(test *t) {
     CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, &scale_kernel), BB_ERR_ARGUMENT);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "no op is named scale");
     CHECK_INT(t, bb_register_kernel(ctx, BB_DEVICE_COUNT, &scale_kernel), BB_ERR_ARGUMENT);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "a known device");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "device: expected 0 to 1, got 2");
     CHECK_INT(t, bb_register_kernel(ctx, BB_CPU, NULL), BB_ERR_ARGUMENT);
-    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "expected an op name");
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "expected an op name and a forward, got NULL");
     CHECK_INT(t, bb_register_kernel(NULL, BB_CPU, &scale_kernel), BB_ERR_ARGUMENT);
     bb_close(ctx);
 }

@@ -44,6 +44,25 @@ static void test_wide_range(test *t) {
     bb_close(ctx);
 }
 
+/* A double does not hold them all. */
+static void test_integers(test *t) {
+    bb_context *ctx = test_open();
+    int64_t values[3] = {9007199254740993, INT64_MIN, 7};
+    CHECK_TEXT(t, printed(bb_from(ctx, BB_I64, BB_SHAPE(3), values)),
+               "i64(3,) [    9007199254740993, -9223372036854775808,                    7]\n");
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* An expanded tensor may have more elements than there are bytes to print them from. */
+static void test_too_many(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_expand(bb_ones(ctx, BB_U8, BB_SHAPE(1)), BB_SHAPE((int64_t)1 << 62));
+    CHECK(t, strstr(printed(x), "(no values: bb_print: tensor: expected") != NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_MEMORY, "got 4611686018427387904");
+    bb_close(ctx);
+}
+
 static void test_abridged(test *t) {
     bb_context *ctx = test_open();
     CHECK_TEXT(t, printed(bb_arange(ctx, BB_F32, 0, 6, 1)),
@@ -83,9 +102,7 @@ static void test_no_values(test *t) {
 }
 
 static const test_row rows[] = {
-    {"small", test_small},
-    {"wide range", test_wide_range},
-    {"abridged", test_abridged},
-    {"no values", test_no_values},
+    {"small", test_small},       {"wide range", test_wide_range}, {"integers", test_integers},
+    {"too many", test_too_many}, {"abridged", test_abridged},     {"no values", test_no_values},
 };
 TEST_MAIN(rows)

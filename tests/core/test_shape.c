@@ -75,6 +75,13 @@ static void test_broadcast(test *t) {
     check_broadcast(t, BB_SHAPE(0), BB_SHAPE(2), false, BB_SCALAR);
     check_broadcast(t, BB_SHAPE(2), BB_SHAPE(3), false, BB_SCALAR);
     check_broadcast(t, BB_SHAPE(2, 3), BB_SHAPE(2), false, BB_SCALAR);
+    bb_shape out;
+    for (int rank = -1; rank <= BB_MAX_RANK + 1; rank += BB_MAX_RANK + 2) { /* no such shapes */
+        bb_shape bad = {rank, {1, 1, 1, 1, 1, 1, 1, 1}};
+        CHECK(t, !bb_shape_broadcast(&bad, &BB_SHAPE(1), &out));
+        CHECK(t, !bb_shape_broadcast(&BB_SHAPE(1), &bad, &out));
+        CHECK(t, !bb_shape_equal(&bad, &bad));
+    }
     CHECK(t, !bb_shape_equal(&BB_SHAPE(2, 1), &BB_SHAPE(2)));
     CHECK(t, !bb_shape_equal(&BB_SHAPE(2, 3), &BB_SHAPE(3, 2)));
     CHECK(t, bb_shape_equal(&BB_SHAPE(2, 3), &BB_SHAPE(2, 3)));

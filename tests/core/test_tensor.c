@@ -162,6 +162,77 @@ static void test_conversion(test *t) {
     bb_close(ctx);
 }
 
+/* Nothing has 2^63 bytes, not even where it has fewer elements in memory. */
+static void test_expanded(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *one = bb_ones(ctx, BB_F64, BB_SHAPE(1)), *byte = bb_ones(ctx, BB_U8, BB_SHAPE(1));
+    double got[2] = {7, 7};
+    bb_tensor *x = bb_expand(one, BB_SHAPE(((int64_t)1 << 60) - 1));
+    CHECK_INT(t, bb_count(x), ((int64_t)1 << 60) - 1);
+    CHECK(t, !bb_expand(one, BB_SHAPE((int64_t)1 << 60)));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "less than 2^63 bytes, got (1152921504606846976,)");
+    CHECK(t, !bb_expand(one, BB_SHAPE((int64_t)1 << 61))); /* times 8 it would be 0 */
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "less than 2^63 bytes");
+    CHECK_INT(t, bb_read(x, got, 0), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_read: bytes: expected 9223372036854775800, got 0");
+    x = bb_expand(byte, BB_SHAPE((int64_t)1 << 61)); /* as f64 it would */
+    CHECK_INT(t, bb_read_f64(x, got, (int64_t)1 << 61), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_read_f64: count: expected less than 2^61");
+    CHECK_NEAR(t, got[0], 7, 0);
+    bb_close(ctx);
+}
+
+/* Where target and source share elements, the source counts as it was before. */
+static void test_assign_overlap(test *t) {
+    bb_context *ctx = test_open();
+    double values[16], got[16];
+    for (int i = 0; i < 16; i++) values[i] = i;
+    bb_tensor *x = bb_from_f64(ctx, BB_F32, BB_SHAPE(4, 4), values);
+    int64_t live = bb_memory_stats(ctx).live_tensors;
+    CHECK_INT(t, bb_assign(x, bb_transpose(x, 0, 1)), BB_OK);
+    CHECK_INT(t, bb_memory_stats(ctx).live_tensors, live + 1); /* the view */
+    CHECK_INT(t, bb_read_f64(x, got, 16), BB_OK);
+    for (int i = 0; i < 16; i++) CHECK_NEAR(t, got[i], i % 4 * 4 + i / 4, 0);
+    x = bb_from_f64(ctx, BB_F32, BB_SHAPE(16), values);
+    CHECK_INT(t, bb_assign(bb_slice(x, 0, 1, 16, 1), bb_slice(x, 0, 0, 15, 1)), BB_OK);
+    CHECK_INT(t, bb_read_f64(x, got, 16), BB_OK);
+    for (int i = 0; i < 16; i++) CHECK_NEAR(t, got[i], i ? i - 1 : 0, 0);
+    CHECK_INT(t, bb_assign(x, x), BB_OK);
+    CHECK_INT(t, bb_read_f64(x, got, 16), BB_OK);
+    CHECK_NEAR(t, got[15], 14, 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* A source of another context is this context's error, whatever state it is in. */
+static void test_assign_contexts(test *t) {
+    bb_context *ctx = test_open(), *other = test_open();
+    bb_tensor *dead = bb_scalar(other, BB_F32, 1), *x = bb_scalar(ctx, BB_F32, 2);
+    bb_end_step(other);
+    CHECK_INT(t, bb_assign(x, dead), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_assign: source: expected a tensor of this context");
+    CHECK_OK(t, other);
+    bb_close(other);
+    bb_close(ctx);
+}
+
+/* A bool's byte is 0 or 1, whatever the caller's was. */
+static void test_bools(test *t) {
+    bb_context *ctx = test_open();
+    const uint8_t bytes[4] = {2, 0, 255, 1};
+    uint8_t got[4];
+    bb_tensor *x = bb_from(ctx, BB_BOOL, BB_SHAPE(4), bytes);
+    CHECK_NEAR(t, bb_item(bb_sum_all(x)), 3, 0);
+    CHECK_INT(t, bb_read(x, got, 4), BB_OK);
+    CHECK(t, memcmp(got, (uint8_t[]){1, 0, 1, 1}, 4) == 0);
+    bb_tensor *y = bb_zeros(ctx, BB_BOOL, BB_SHAPE(2, 2));
+    CHECK_INT(t, bb_write(bb_transpose(y, 0, 1), bytes, 4), BB_OK);
+    CHECK_INT(t, bb_read(y, got, 4), BB_OK);
+    CHECK(t, memcmp(got, (uint8_t[]){1, 1, 0, 1}, 4) == 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_grad_flag(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = bb_scalar(ctx, BB_F32, 2), *i = bb_scalar(ctx, BB_I64, 2);
@@ -173,6 +244,10 @@ static void test_grad_flag(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "expected a floating dtype, got i64");
     CHECK(t, !bb_set_requires_grad(y, false));
     CHECK_ERROR(t, ctx, BB_ERR_STATE, "expected a leaf");
+    bb_tensor *gone = bb_scalar(ctx, BB_F32, 2);
+    bb_drop(gone);
+    CHECK(t, !bb_set_requires_grad(gone, true));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "has been dropped");
     CHECK(t, bb_grad_enabled(ctx) && bb_set_grad_enabled(ctx, false) && !bb_grad_enabled(ctx));
     bb_close(ctx);
 }
@@ -184,6 +259,10 @@ static const test_row rows[] = {
     {"bad arguments", test_bad_arguments},
     {"views", test_views},
     {"conversion", test_conversion},
+    {"expanded", test_expanded},
+    {"assign overlap", test_assign_overlap},
+    {"assign contexts", test_assign_contexts},
+    {"bools", test_bools},
     {"gradient flag", test_grad_flag},
 };
 TEST_MAIN(rows)

@@ -104,12 +104,12 @@ static bb_tensor *normed(bb_tensor *x) {
     return bb_rms_norm(x, bb_ones(bb_context_of(x), BB_F32, BB_SHAPE(3)), 1e300);
 }
 static bb_tensor *weighted(bb_tensor *x) {
-    bb_tensor *w = bb_keep(bb_ones(bb_context_of(x), BB_F32, BB_SHAPE(3)));
+    bb_tensor *w = bb_keep_value(bb_ones(bb_context_of(x), BB_F32, BB_SHAPE(3)));
     return bb_rms_norm(x, w, 1e-5);
 }
 static bb_tensor *stepped(bb_tensor *x) {
     bb_context *ctx = bb_context_of(x);
-    bb_tensor *p = bb_keep(x), *lr = bb_scalar(ctx, BB_F32, 1);
+    bb_tensor *p = bb_keep_value(x), *lr = bb_scalar(ctx, BB_F32, 1);
     bb_sgd_(p, x, NULL, lr, NULL, NULL);
     return bb_neg(x);
 }

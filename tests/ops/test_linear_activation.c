@@ -102,7 +102,7 @@ static void test_errors(test *t) {
                 "LinearActivation: weight: expected shape (out, 3), got (3, 4)");
     CHECK(t, !bb_linear_activation(x, w, NULL, (bb_linear_activation_kind)9, NULL));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
-                "activation: expected relu, gelu, silu, sigmoid or tanh, got 9");
+                "activation: expected one of relu|gelu|silu|sigmoid|tanh, got number 9");
     bb_close(ctx);
 }
 
