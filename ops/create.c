@@ -26,9 +26,6 @@
 static bb_status infer_sizes(bb_call *call, const bb_ints *sizes, int dtype) {
     bb_shape shape = {.rank = sizes->n};
     int64_t count;
-    if (dtype < 0 || dtype >= BB_DTYPE_COUNT)
-        return bb_fail_attr(call, "dtype", "expected one of " BB_DTYPE_CHOICES ", got number %d",
-                            dtype);
     if (sizes->n < 0 || sizes->n > BB_MAX_RANK)
         return bb_fail_attr(call, "shape", "expected 0 to %d sizes, got %d", BB_MAX_RANK, sizes->n);
     for (int i = 0; i < sizes->n; i++) shape.size[i] = sizes->v[i];

@@ -141,7 +141,11 @@ int bb_cmd_gradcheck(int argc, char **argv) {
     int code = bb_args_parse(&usage, argc, argv, &o);
     if (code != BB_ARGS_GO) return code;
     bb_context *ctx = bb_open(NULL);
-    if (!ctx) return bb_report(NULL, "gradcheck");
+    if (!ctx || bb_error(ctx)) {
+        code = bb_report(ctx, "gradcheck");
+        bb_close(ctx);
+        return code;
+    }
     bool all = strcmp(o.name, "all") == 0, passed = true;
     if (!all && !bb_find_op(ctx, o.name)) {
         code = bb_usage_error("gradcheck", "OP: expected an op (see bobbin ops) or all, got '%s'",

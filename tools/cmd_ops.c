@@ -267,10 +267,7 @@ int bb_cmd_ops(int argc, char **argv) {
     if (code != BB_ARGS_GO) return code;
     bb_context *ctx = bb_open(NULL);
     if (!ctx) return bb_report(NULL, "ops");
-    if (o.json)
-        print_json(ctx);
-    else
-        print_table(ctx);
+    if (bb_error(ctx) == BB_OK) o.json ? (void)print_json(ctx) : print_table(ctx);
     code = bb_error(ctx) == BB_OK ? BB_EXIT_OK : bb_report(ctx, "ops");
     bb_close(ctx);
     return code;

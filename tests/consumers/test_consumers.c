@@ -209,7 +209,8 @@ static void test_readme(test *t) {
     }
     if (!scratch_open(t, &f)) return;
     runs(t, "[[",
-         "cd '%s' && ln -s '%s/examples' examples && ln -s '%s' build && mkdir bin && "
+         "cd '%s' && mkdir examples bin && cp '%s/examples/bobbin.py' examples && ln -s '%s' build "
+         "&& "
          "printf '#!/bin/sh\nexec \"%s\" \"$@\"\n' >bin/python3 && chmod +x bin/python3 && "
          "sed -n '/^```python/,/^```/{/^```/!p}' '%s/README.md' >first.py && "
          "command=$(grep 'python3 first.py' '%s/README.md') && unset BOBBIN_LIBRARY && "

@@ -133,7 +133,7 @@ static void chains(test *t) {
 
 static void gradients(test *t) {
     bb_context *ctx = test_open(), *other = test_open();
-    bb_params *params = bb_params_new(ctx, BB_CPU, BB_F32);
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
     bb_fusible_op *norm = bb_fusible_rms_norm(params, "n", BB_SHAPE(32), NULL);
     bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(4, 32)), *grad;
     bb_tensor *foreign = bb_ones(other, BB_F32, BB_SHAPE(4, 32));
@@ -147,7 +147,7 @@ static void gradients(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "RMSNorm: grad_output: expected a tensor of this context");
     y = bb_fusible_forward(norm, &c, bb_link_of(x), NULL, NULL);
     CHECK(t, bb_fusible_backward(norm, &c, y, &grad).tensor && grad);
-    bb_quantizer *q = bb_quantizer_new(ctx, BB_CPU, NULL);
+    bb_quantizer *q = bb_quantizer_new(ctx, bb_get_device(ctx), NULL);
     CHECK(t, !bb_quantize(q, foreign));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_quantize: x: expected a tensor of this context");
     bb_tensor *row = bb_ones(ctx, BB_F32, BB_SHAPE(32));

@@ -221,7 +221,7 @@ static void test_errors(test *t) {
     a = rows, a.recipe = BB_NVFP4;
     refuse(t, bb_zeros(ctx, BB_F32, SH(32, 24)), NULL, a, "divisible by 16, got shape (32, 24)");
     a.format = BB_E5M2;
-    refuse(t, x, NULL, a, "format: expected e4m3, the format of nvfp4's scales");
+    refuse(t, x, NULL, a, "format: expected e4m3, that of nvfp4's scales, got e5m2");
     a = rows, a.recipe = BB_FP8_DELAYED;
     refuse(t, x, NULL, a, "scale: expected a tensor with recipe fp8_delayed, got NULL");
     refuse(t, x, bb_ones(ctx, BB_F32, SH(2)), a, "scale: expected one element, got 2");

@@ -26,6 +26,23 @@ static void helps(test *t) {
     scratch_close(&s);
 }
 
+/* A wish of the environment that cannot be met: every command says so. */
+static void refuses_wrong_wishes(test *t) {
+    static const char *const commands[] = {
+        "ops",     "ops --json", "op add --output x", "gradcheck add", "train --steps 1 --out x",
+        "bench op"};
+    scratch s = scratch_open();
+    said r;
+    setenv("BOBBIN_ISA", "nonsense", 1);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        run_bobbin(&s, &r, "%s", commands[i]);
+        CHECK_MSG(t, r.code != 0 && r.out[0] == '\0' && strstr(r.err, "BOBBIN_ISA: expected"),
+                  "%s: %d %s%s", commands[i], r.code, r.out, r.err);
+    }
+    unsetenv("BOBBIN_ISA");
+    scratch_close(&s);
+}
+
 static void refuses_wrong_use(test *t) {
     static const struct {
         const char *arguments, *expected;
@@ -306,6 +323,7 @@ static void maps_exit_codes(test *t) {
 static const test_row rows[] = {
     {"helps", helps},
     {"refuses_wrong_use", refuses_wrong_use},
+    {"refuses_wrong_wishes", refuses_wrong_wishes},
     {"lists_ops", lists_ops},
     {"lists_export_forms", lists_export_forms},
     {"says_when_the_disk_is_full", says_when_the_disk_is_full},
