@@ -302,7 +302,22 @@ static void test_scope_around_a_walk(test *t) {
     bb_close(ctx);
 }
 
+/* What a rule makes on the way goes with its node: a long chain needs no more than a short one. */
+static void temporaries_end(test *t) {
+    enum { N = 1 << 16, LENGTH = 16 };
+    bb_context *ctx = test_open_host();
+    bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(N)), true), *y = x;
+    for (int i = 0; i < LENGTH; i++) y = bb_sigmoid(y);
+    size_t before = bb_memory_stats(ctx).bytes_held;
+    CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+    size_t more = bb_memory_stats(ctx).bytes_peak - before;
+    CHECK_MSG(t, more < 8 * N * sizeof(float), "%zu bytes, a tensor has %zu", more,
+              N * sizeof(float));
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
+    {"temporaries_end", temporaries_end},
     {"what a rule gives", test_what_a_rule_gives},
     {"gradients that a rule leaves out", test_gradients_that_a_rule_leaves_out},
     {"over the input", test_over_the_input},

@@ -40,8 +40,8 @@ NORM_TESTS = ["reference.test_rms_norm_odd", "reference.test_known_bugs",
               "reference.test_fixtures", "backends.test_rows", "backends.test_rms_norm",
               "ops.test_rms_norm", "ops.test_layer_norm", "reference.test_rms_norm_lists",
               "reference.test_rms_norm"]
-TAPE_TESTS = ["autograd.test_walk", "autograd.test_walk_buffers", "autograd.test_backward",
-              "autograd.test_recompute", "autograd.test_gradcheck", "core.test_lifetime",
+TAPE_TESTS = ["autograd.test_walk", "autograd.test_walk_buffers", "autograd.test_rules",
+              "autograd.test_backward", "autograd.test_recompute", "autograd.test_gradcheck", "core.test_lifetime",
               "autograd.test_aliasing", "autograd.test_function", "autograd.test_saved",
               "autograd.test_saved_faults", "ops.test_view", "autograd.test_offload",
               "reference.test_known_bugs", "core.test_memory", "io.test_graph",
@@ -56,6 +56,7 @@ TARGETS = {
     "backends/cpu/rows.h": NORM_TESTS,
     "backends/cpu/loops/rms_norm.c": NORM_TESTS,
     "backends/cpu/loops/rms_tile.h": NORM_TESTS,
+    "backends/cpu/loops/rms_pairs.h": NORM_TESTS,
     "backends/cpu/loops/tile.h": NORM_TESTS,
     "autograd/walk.c": TAPE_TESTS,
     "autograd/saved.c": TAPE_TESTS,
@@ -64,6 +65,7 @@ TARGETS = {
 HEADERS = {"ops/norm.h": ["ops/rms_norm.c"],
            "backends/cpu/rows.h": ["backends/cpu/norm.c", "tests/backends/test_rows.c"],
            "backends/cpu/loops/rms_tile.h": ["backends/cpu/loops/rms_norm.c"],
+           "backends/cpu/loops/rms_pairs.h": ["backends/cpu/loops/rms_norm.c"],
            "backends/cpu/loops/tile.h": ["backends/cpu/loops/rms_norm.c"]}
 CPU_SECONDS, SECONDS = 20, 1800  # a test that takes longer noticed: none takes a third of it
 MEMORY = 8 << 30
