@@ -217,8 +217,9 @@ const bb_op bb_op_erf = {
 };
 bb_t bb_erf(bb_t x) { return unary(&bb_op_erf, x); }
 
+/* Doubled last: 2 x may be beyond a range that 2 x dy is in. */
 static bb_status square_gradient(const bb_grad_call *grad) {
-    return give(grad, bb_mul(grad->grad_out[0], bb_mul_scalar(grad->call->in[0], 2.0)));
+    return give(grad, bb_mul_scalar(bb_mul(grad->grad_out[0], grad->call->in[0]), 2.0));
 }
 const bb_op bb_op_square = {
     .name = "square",

@@ -111,6 +111,16 @@ static void test_special_values(test *t) {
     bb_close(ctx);
 }
 
+/* A gradient that f16 can hold, of an x whose double it cannot. */
+static void test_square_range(test *t) {
+    bb_context *ctx = test_open();
+    bb_t x = bb_set_requires_grad(bb_scalar(ctx, BB_F16, 40000), true);
+    bb_backward(bb_square(x), bb_scalar(ctx, BB_F16, 0.5));
+    CHECK_NEAR(t, bb_item(bb_grad(x)), 40000, 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_integers(test *t) {
     static const double x[] = {-3, -1, 0, 1, 2, 100};
     static const bb_dtype dtypes[] = {BB_I64, BB_I32};
@@ -172,6 +182,7 @@ static void test_gradients_at_kinks(test *t) {
 static const test_row rows[] = {
     {"cases", test_cases},
     {"special_values", test_special_values},
+    {"square_range", test_square_range},
     {"integers", test_integers},
     {"gradients_at_kinks", test_gradients_at_kinks},
 };
