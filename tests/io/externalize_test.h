@@ -27,16 +27,6 @@ static inline const char *declaration(const bb_graph *g, int i) {
     return declared;
 }
 
-static char text[1 << 17];
-static inline const char *printed(const bb_graph *g) {
-    FILE *f = tmpfile();
-    bb_graph_print(g, f);
-    rewind(f);
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
-    return text;
-}
-
 /* y = f(x) of one input (rows, 8), with parameters w (8) and v (1). */
 typedef bb_tensor *(*body)(bb_context *ctx, bb_tensor *x, bb_tensor *w);
 typedef struct fixture {
@@ -73,4 +63,13 @@ static inline bb_tensor *norm(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
     bb_module_leave(ctx, &here);
     return y;
 }
+
+static inline bb_tensor *layered(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
+    bb_module here;
+    bb_module_enter(ctx, &here, "Block", "blocks", 3);
+    bb_tensor *y = bb_add(x, norm(ctx, x, w));
+    bb_module_leave(ctx, &here);
+    return bb_mul_scalar(y, 2);
+}
+
 #endif

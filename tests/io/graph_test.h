@@ -21,6 +21,17 @@ static inline bb_tensor *graph_ids(bb_context *ctx, int64_t batch, int64_t time,
     return ids;
 }
 
+/* The graph as text, until the next call. */
+static inline const char *printed(const bb_graph *g) {
+    static char text[1 << 17];
+    FILE *f = tmpfile();
+    bb_graph_print(g, f);
+    rewind(f);
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    fclose(f);
+    return text;
+}
+
 static inline bool graph_same(bb_tensor *a, bb_tensor *b) {
     if (!a || !b) return false;
     bb_shape sa = bb_shape_of(a), sb = bb_shape_of(b);

@@ -7,13 +7,6 @@ static bb_tensor *unused(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
     norm(ctx, x, w);
     return bb_neg(x);
 }
-static bb_tensor *layered(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
-    bb_module here;
-    bb_module_enter(ctx, &here, "Block", "blocks", 3);
-    bb_tensor *y = bb_add(x, norm(ctx, x, w));
-    bb_module_leave(ctx, &here);
-    return bb_mul_scalar(y, 2);
-}
 static void e1_attrs_without_a_name(test *t) {
     fixture f = record(norm, BB_F32);
     const bb_externalize_spec bad = {"RMSNormImpl", NULL, norm_attrs};

@@ -5,13 +5,6 @@
 static bb_tensor *normed_twice(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
     return bb_silu(norm(ctx, norm(ctx, x, w), w));
 }
-static bb_tensor *layered(bb_context *ctx, bb_tensor *x, bb_tensor *w) {
-    bb_module here;
-    bb_module_enter(ctx, &here, "Block", "blocks", 3);
-    bb_tensor *y = bb_add(x, norm(ctx, x, w));
-    bb_module_leave(ctx, &here);
-    return bb_mul_scalar(y, 2);
-}
 static void e12_one_graph_for_each_call(test *t) {
     fixture f = record(normed_twice, BB_F32);
     CHECK_INT(t, externalize(f.g, &rms_norm, 1), BB_OK);

@@ -3,16 +3,6 @@
 #include "tests/io/graph_test.h"
 #include "tests/support/alloc.h"
 
-static char text[1 << 17];
-static const char *printed(const bb_graph *g) {
-    FILE *f = tmpfile();
-    bb_graph_print(g, f);
-    rewind(f);
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
-    return text;
-}
-
 static void test_small(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *w = bb_keep(graph_random(ctx, BB_F32, BB_SHAPE(4), 1));

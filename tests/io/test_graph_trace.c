@@ -3,16 +3,6 @@
 #include "tests/io/graph_test.h"
 #include "tests/support/alloc.h"
 
-static char text[1 << 15];
-static const char *printed(const bb_graph *g) {
-    FILE *f = tmpfile();
-    bb_graph_print(g, f);
-    rewind(f);
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
-    return text;
-}
-
 typedef bb_tensor *(*body)(bb_context *ctx, bb_tensor *x);
 static bb_status run_body(void *user, bb_tensor *const *in, bb_tensor **out) {
     bb_context *ctx = bb_context_of(in[0]);
@@ -35,7 +25,8 @@ static void check_traces(test *t, body fn, const char *part) {
     bb_context *ctx = test_open();
     bb_graph *g = trace(ctx, fn);
     CHECK_OK(t, ctx);
-    CHECK_MSG(t, strstr(printed(g), part) != NULL, "expected \"%s\" in:\n%s", part, text);
+    const char *text = printed(g);
+    CHECK_MSG(t, strstr(text, part) != NULL, "expected \"%s\" in:\n%s", part, text);
     for (int i = 0; i < 6 && g; i++) {
         bb_tensor *x = graph_random(ctx, BB_F32, BB_SHAPE(sizes[i][0], sizes[i][1], 6), 7), *got;
         CHECK_INT(t, bb_graph_run(g, &x, 1, &got), BB_OK);
