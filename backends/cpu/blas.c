@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -69,20 +70,27 @@ static void load(void) {
 }
 
 /* Its integers are 32-bit, and our loops start quicker on small products. */
-static bool takes(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc) {
-    return m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && lda <= INT_MAX && ldb <= INT_MAX &&
-           ldc <= INT_MAX && m > 3 && (double)m * (double)n * (double)k > 32. * 32 * 32;
+static bool takes(const bb_product *p) {
+    return p->m <= INT_MAX && p->n <= INT_MAX && p->k <= INT_MAX && p->lda <= INT_MAX &&
+           p->ldb <= INT_MAX && p->ldc <= INT_MAX && p->m > 3 &&
+           (double)p->m * (double)p->n * (double)p->k > 32. * 32 * 32;
 }
 
-/* OpenBLAS uses as many threads as OpenMP would; the context's own number is set around the call.
- */
-static int enter(int threads) {
-    const int before = omp_get_max_threads();
-    if (before != threads && !omp_in_parallel()) omp_set_num_threads(threads);
-    return before;
-}
-static void leave(int before, int threads) {
-    if (before != threads && !omp_in_parallel()) omp_set_num_threads(before);
+/* BLAS adds to what C holds. */
+static void prime(bb_dtype dtype, const bb_product *p) {
+    const size_t element = bb_dtype_bytes(dtype);
+    for (int64_t i = 0; i < p->m; i++) {
+        char *c = (char *)p->c + (size_t)(i * p->ldc) * element;
+        const char *from =
+            p->start ? (const char *)p->start + (size_t)(i * p->start_ld) * element : p->bias;
+        if (from != c) memcpy(c, from, (size_t)p->n * element);
+        for (int64_t j = 0; p->start && p->bias && j < p->n; j++) {
+            if (dtype == BB_F64)
+                ((double *)(void *)c)[j] += ((const double *)p->bias)[j];
+            else
+                ((float *)(void *)c)[j] += ((const float *)p->bias)[j];
+        }
+    }
 }
 
 static int trans(bool t) { return t ? TRANS : NO_TRANS; }
@@ -90,61 +98,39 @@ static int trans(bool t) { return t ? TRANS : NO_TRANS; }
 /* BLAS wants ld >= row length even where there is one row or none. */
 static int leading(int64_t ld, int64_t row) { return (int)(ld > row ? ld : row > 1 ? row : 1); }
 
-static void run_f32(int threads, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
-                    const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
-                    int64_t ldc) {
-    const int before = enter(threads);
-    sgemm(ROW_MAJOR, trans(ta), trans(tb), (int)m, (int)n, (int)k, alpha, a,
-          leading(lda, ta ? m : k), b, leading(ldb, tb ? k : n), beta, c, leading(ldc, n));
-    leave(before, threads);
-}
-
-static void run_f64(int threads, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha,
-                    const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
-                    double *c, int64_t ldc) {
-    const int before = enter(threads);
-    dgemm(ROW_MAJOR, trans(ta), trans(tb), (int)m, (int)n, (int)k, alpha, a,
-          leading(lda, ta ? m : k), b, leading(ldb, tb ? k : n), beta, c, leading(ldc, n));
-    leave(before, threads);
-}
-
-static void threaded_f32(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                         float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-                         float beta, float *c, int64_t ldc) {
-    if (takes(m, n, k, lda, ldb, ldc))
-        run_f32(cpu->threads, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+/* OpenBLAS uses as many threads as OpenMP would; the context's own number is set around the call.
+ */
+static void call(int threads, bb_dtype dtype, const bb_product *p) {
+    const int before = omp_get_max_threads(), m = (int)p->m, n = (int)p->n, k = (int)p->k;
+    const int lda = leading(p->lda, p->ta ? m : k), ldb = leading(p->ldb, p->tb ? k : n),
+              ldc = leading(p->ldc, n);
+    const bool set = before != threads && !omp_in_parallel(), add = p->start || p->bias;
+    if (add) prime(dtype, p);
+    if (set) omp_set_num_threads(threads);
+    if (dtype == BB_F64)
+        dgemm(ROW_MAJOR, trans(p->ta), trans(p->tb), m, n, k, 1, p->a, lda, p->b, ldb, add, p->c,
+              ldc);
     else
-        bb_gemm_own.f32(cpu, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        sgemm(ROW_MAJOR, trans(p->ta), trans(p->tb), m, n, k, 1, p->a, lda, p->b, ldb, add, p->c,
+              ldc);
+    if (set) omp_set_num_threads(before);
 }
 
-static void threaded_f64(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                         double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
-                         double beta, double *c, int64_t ldc) {
-    if (takes(m, n, k, lda, ldb, ldc))
-        run_f64(cpu->threads, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+static void threaded(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+    if (takes(p))
+        call(cpu->threads, dtype, p);
     else
-        bb_gemm_own.f64(cpu, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        bb_gemm_own.run(cpu, dtype, p);
 }
 
-static void serial_f32(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                       float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-                       float beta, float *c, int64_t ldc) {
-    if (takes(m, n, k, lda, ldb, ldc))
-        run_f32(1, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+static void serial(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+    if (takes(p))
+        call(1, dtype, p);
     else
-        bb_gemm_own.f32_serial(cpu, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        bb_gemm_own.serial(cpu, dtype, p);
 }
 
-static void serial_f64(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                       double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
-                       double beta, double *c, int64_t ldc) {
-    if (takes(m, n, k, lda, ldb, ldc))
-        run_f64(1, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-    else
-        bb_gemm_own.f64_serial(cpu, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
-static const bb_gemm table = {"openblas", threaded_f32, threaded_f64, serial_f32, serial_f64};
+static const bb_gemm table = {"openblas", false, threaded, serial};
 
 const bb_gemm *bb_gemm_openblas(const char **why) {
     pthread_once(&once, load);

@@ -15,10 +15,13 @@ typedef struct bb_gemm bb_gemm; /* gemm.h */
 
 typedef struct bb_cpu {
     bb_backend base;
-    const bb_loops *loops; /* of the chosen ISA level */
-    const bb_gemm *gemm;   /* OpenBLAS's or ours */
+    const bb_loops *loops;      /* of the chosen ISA level */
+    const bb_gemm *gemm;        /* OpenBLAS's or ours */
+    const bb_gemm_kernel *bf16; /* instead of the level's own product of bf16; NULL: none */
     const char *isa;
     int threads;
+    void *panel; /* where products pack what their threads share */
+    size_t panel_bytes;
 } bb_cpu;
 
 static inline bb_cpu *bb_cpu_of(const bb_context *ctx) {

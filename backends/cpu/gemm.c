@@ -5,124 +5,102 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct product {
-    const bb_cpu *cpu;
-    bool ta, tb;
-    int64_t m, n, k, lda, ldb, ldc;
-    double alpha, beta;
-    const char *a, *b;
-    char *c;
-    int64_t rows, columns, across; /* of a tile; tiles in a row of tiles */
-} product;
+typedef struct work {
+    const bb_gemm_kernel *kernel;
+    const bb_product *p;
+    bb_panel panel; /* at NULL: each tile packs for itself */
+    int64_t slivers;
+    int64_t rows, across; /* of a tile; tiles in a row of tiles */
+} work;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-/* Tiles of C depend on the shape alone. 192 rows share one packed block of B; fewer where that
- * leaves too little to share out, as long as a tile is worth a thread's while. */
-static int64_t cut(product *p) {
-    p->columns = least(p->n, 256);
-    p->rows = 192;
-    p->across = (p->n + p->columns - 1) / p->columns;
-    while (p->rows > 48 && (p->m + p->rows - 1) / p->rows * p->across < 16 &&
-           p->rows * p->columns * p->k > 1 << 20)
-        p->rows /= 2;
-    return (p->m + p->rows - 1) / p->rows * p->across;
+static const bb_gemm_kernel *kernel_of(const bb_cpu *cpu, bb_dtype dtype) {
+    const bb_gemm_loops *loops = cpu->loops->gemm;
+    if (dtype == BB_F64) return loops->f64;
+    if (dtype == BB_F16) return loops->f16;
+    if (dtype == BB_BF16) return cpu->bf16 ? cpu->bf16 : loops->bf16;
+    return loops->f32;
 }
 
-static bool small(int64_t m, int64_t n, int64_t k) {
-    return (double)m * (double)n * (double)k < 64. * 64 * 64;
-}
-
-/* The tile's corner and size, as element offsets into A, B and C. */
-static void locate(const product *p, int64_t tile, int64_t *i, int64_t *j, int64_t *height,
-                   int64_t *width) {
-    *i = tile / p->across * p->rows;
-    *j = tile % p->across * p->columns;
-    *height = least(p->rows, p->m - *i);
-    *width = least(p->columns, p->n - *j);
-}
-
-static void tiles_f32(void *user, int64_t begin, int64_t end) {
-    const product *p = user;
-    for (int64_t tile = begin; tile < end; tile++) {
-        int64_t i, j, height, width;
-        locate(p, tile, &i, &j, &height, &width);
-        p->cpu->loops->gemm->f32(
-            p->ta, p->tb, height, width, p->k, (float)p->alpha,
-            (const float *)(const void *)p->a + (p->ta ? i : i * p->lda), p->lda,
-            (const float *)(const void *)p->b + (p->tb ? j * p->ldb : j), p->ldb, (float)p->beta,
-            (float *)(void *)p->c + i * p->ldc + j, p->ldc);
+static void pack_piece(void *user, int64_t begin, int64_t end) {
+    const work *job = user;
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t j = job->panel.first + i % job->slivers * job->kernel->sliver;
+        job->kernel->pack(job->p, i / job->slivers * job->kernel->depth, j, &job->panel);
     }
 }
 
-static void tiles_f64(void *user, int64_t begin, int64_t end) {
-    const product *p = user;
+static void tile_piece(void *user, int64_t begin, int64_t end) {
+    const work *job = user;
+    const bb_product *p = job->p;
+    const int64_t last = least(job->panel.first + job->panel.columns, p->n);
     for (int64_t tile = begin; tile < end; tile++) {
-        int64_t i, j, height, width;
-        locate(p, tile, &i, &j, &height, &width);
-        p->cpu->loops->gemm->f64(p->ta, p->tb, height, width, p->k, p->alpha,
-                                 (const double *)(const void *)p->a + (p->ta ? i : i * p->lda),
-                                 p->lda,
-                                 (const double *)(const void *)p->b + (p->tb ? j * p->ldb : j),
-                                 p->ldb, p->beta, (double *)(void *)p->c + i * p->ldc + j, p->ldc);
+        const int64_t i = tile / job->across * job->rows,
+                      j = job->panel.first + tile % job->across * job->kernel->tile_columns;
+        job->kernel->tile(p, i, least(job->rows, p->m - i), j,
+                          least(job->kernel->tile_columns, last - j),
+                          job->panel.at ? &job->panel : NULL);
     }
 }
 
-static void serial_f32(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                       float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-                       float beta, float *c, int64_t ldc) {
-    cpu->loops->gemm->f32(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+static void thin_piece(void *user, int64_t begin, int64_t end) {
+    const work *job = user;
+    bb_product part = *job->p;
+    const size_t element = (size_t)job->kernel->element;
+    part.n = end - begin;
+    part.b = (const char *)part.b + (size_t)(part.tb ? begin * part.ldb : begin) * element;
+    if (part.start) part.start = (const char *)part.start + (size_t)begin * element;
+    if (part.bias) part.bias = (const char *)part.bias + (size_t)begin * element;
+    part.c = (char *)part.c + (size_t)begin * element;
+    job->kernel->product(&part);
 }
 
-static void serial_f64(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                       double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
-                       double beta, double *c, int64_t ldc) {
-    cpu->loops->gemm->f64(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+/* Few enough tiles to be worth a thread's while, enough of them to share out evenly. Bytes do not
+ * depend on the cut (loops/gemm_kernel.h). */
+static int64_t rows_of_tile(const bb_cpu *cpu, const work *job, int64_t across) {
+    int64_t rows = job->kernel->tile_rows;
+    while (rows > 48 && pieces(job->p->m, rows) * across < 4 * (int64_t)cpu->threads) rows /= 2;
+    return rows;
 }
 
-static void own_f32(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                    float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-                    float beta, float *c, int64_t ldc) {
-    if (m <= 0 || n <= 0) return;
-    if (small(m, n, k)) {
-        serial_f32(cpu, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+/* Where several rows of tiles read the same columns of B, these are packed once, by all threads, as
+ * many as the backend's panel holds. Otherwise each tile packs what it reads. */
+static void own(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+    work job = {.kernel = kernel_of(cpu, dtype), .p = p};
+    const bb_gemm_kernel *kernel = job.kernel;
+    if (p->m <= 0 || p->n <= 0) return;
+    if ((double)p->m * (double)p->n * (double)p->k < 64. * 64 * 64) {
+        kernel->product(p);
         return;
     }
-    product p = {cpu,
-                 ta,
-                 tb,
-                 m,
-                 n,
-                 k,
-                 lda,
-                 ldb,
-                 ldc,
-                 (double)alpha,
-                 (double)beta,
-                 (const char *)a,
-                 (const char *)b,
-                 (char *)c,
-                 0,
-                 0,
-                 0};
-    bb_cpu_for(cpu, cut(&p), 1, tiles_f32, &p);
-}
-
-static void own_f64(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                    double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
-                    double beta, double *c, int64_t ldc) {
-    if (m <= 0 || n <= 0) return;
-    if (small(m, n, k)) {
-        serial_f64(cpu, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (p->m <= kernel->thin) {
+        bb_cpu_for(cpu, p->n, kernel->tile_columns, thin_piece, &job);
         return;
     }
-    product p = {
-        cpu,       ta, tb, m, n, k, lda, ldb, ldc, alpha, beta, (const char *)a, (const char *)b,
-        (char *)c, 0,  0,  0};
-    bb_cpu_for(cpu, cut(&p), 1, tiles_f64, &p);
+    const int64_t held = (int64_t)cpu->panel_bytes / kernel->sliver_bytes(p->k) * kernel->sliver,
+                  across = pieces(p->n, kernel->tile_columns);
+    job.rows = rows_of_tile(cpu, &job, across);
+    const bool share = p->m > job.rows && held >= least(p->n, 64);
+    const int64_t width = !share                        ? p->n
+                          : held < kernel->tile_columns ? held
+                                                        : held - held % kernel->tile_columns;
+    for (int64_t first = 0; first < p->n; first += width) {
+        const int64_t columns = least(width, p->n - first);
+        job.slivers = pieces(columns, kernel->sliver);
+        job.panel = (bb_panel){share ? cpu->panel : NULL, first, job.slivers * kernel->sliver};
+        job.across = pieces(columns, kernel->tile_columns);
+        if (share) bb_cpu_for(cpu, job.slivers * pieces(p->k, kernel->depth), 1, pack_piece, &job);
+        bb_cpu_for(cpu, pieces(p->m, job.rows) * job.across, 1, tile_piece, &job);
+    }
 }
 
-const bb_gemm bb_gemm_own = {"own", own_f32, own_f64, serial_f32, serial_f64};
+static void own_serial(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+    kernel_of(cpu, dtype)->product(p);
+}
+
+const bb_gemm bb_gemm_own = {"own", true, own, own_serial};
 
 /* Ours is as fast as OpenBLAS where vectors have 8 floats or more (0.95 to 1.2 times on the shapes
  * of small transformers, one thread), starts quicker, and gives the same bytes for any number of
@@ -131,7 +109,7 @@ const bb_gemm *bb_gemm_choose(const bb_loops *loops) {
     const char *name = getenv("BOBBIN_GEMM");
     const bool want_own = name && strcmp(name, "own") == 0,
                want_openblas = name && strcmp(name, "openblas") == 0;
-    if (want_own || (!want_openblas && loops->gemm->lanes >= 8)) return &bb_gemm_own;
+    if (want_own || (!want_openblas && loops->gemm->f32->lanes >= 8)) return &bb_gemm_own;
     const bb_gemm *openblas = bb_gemm_openblas(NULL);
     return openblas ? openblas : &bb_gemm_own;
 }

@@ -1,33 +1,30 @@
-/* Matrix products on the CPU. Row-major: C (m, n) = alpha * op(A) op(B) + beta * C, where op(A) is
- * (m, k) and op(B) is (k, n); ta says that A is stored as (k, m), tb that B is stored as (n, k).
- * lda, ldb, ldc are the distances between stored rows. With beta 0, C is only written (it may hold
- * NaN). m or n 0: nothing; k 0: C = beta * C.
+/* Matrix products on the CPU, with threads: bb_product (loops/gemm.h) says what one is.
  *
  * Two implementations of one table: OpenBLAS, found at run time (blas.c), and ours (gemm.c over
- * loops/gemm.c), which gives the same bytes for any number of threads. bb_cpu->gemm is the chosen
- * one; BOBBIN_GEMM=own|openblas forces one. */
+ * loops/gemm_kernel.h), which gives the same bytes for any number of threads. bb_cpu->gemm is the
+ * chosen one; BOBBIN_GEMM=own|openblas forces one. */
 #ifndef BOBBIN_BACKENDS_CPU_GEMM_H
 #define BOBBIN_BACKENDS_CPU_GEMM_H
 
 #include "backends/cpu/cpu.h"
 
-typedef void (*bb_gemm_f32_fn)(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                               float alpha, const float *a, int64_t lda, const float *b,
-                               int64_t ldb, float beta, float *c, int64_t ldc);
-typedef void (*bb_gemm_f64_fn)(const bb_cpu *cpu, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                               double alpha, const double *a, int64_t lda, const double *b,
-                               int64_t ldb, double beta, double *c, int64_t ldc);
+/* dtype is that of A, B and C. m or n 0: nothing. They allocate nothing and cannot fail. */
+typedef void (*bb_gemm_fn)(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p);
 
-/* They allocate nothing and cannot fail. */
 struct bb_gemm {
-    const char *name; /* "openblas" or "own" */
-    bb_gemm_f32_fn f32;
-    bb_gemm_f64_fn f64;
-    bb_gemm_f32_fn f32_serial; /* on the calling thread only: for use inside a bb_cpu_for piece */
-    bb_gemm_f64_fn f64_serial;
+    const char *name;  /* "openblas" or "own" */
+    bool half;         /* takes f16 and bf16; else f32 and f64 alone */
+    bb_gemm_fn run;    /* on the backend's threads */
+    bb_gemm_fn serial; /* on the calling thread only: for use inside a bb_cpu_for piece */
 };
 
 extern const bb_gemm bb_gemm_own;
+
+/* The dtype in which tensors of this one are multiplied: what is not taken is widened. */
+static inline bb_dtype bb_gemm_dtype(const bb_cpu *cpu, bb_dtype dtype) {
+    const bool half = dtype == BB_F16 || dtype == BB_BF16;
+    return half && !cpu->gemm->half ? BB_F32 : dtype;
+}
 
 /* OpenBLAS's table, or NULL and *why if it is absent or of a flavour with its own threads (which
  * would fight with our OpenMP threads). Loads it once per process; safe from several threads. why

@@ -7,6 +7,7 @@
 typedef struct bb_isa {
     const char *name;
     const bb_loops *loops;
+    const bb_gemm_kernel *bf16; /* takes the place of the loops' product of bf16; NULL: none */
     bool (*usable)(void);
 } bb_isa;
 

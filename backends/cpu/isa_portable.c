@@ -4,7 +4,7 @@
 extern const bb_loops bb_loops_baseline;
 
 static bool always(void) { return true; }
-static const bb_isa level = {"baseline", &bb_loops_baseline, always};
+static const bb_isa level = {"baseline", &bb_loops_baseline, NULL, always};
 
 const bb_isa *bb_isa_at(int index) { return index == 0 ? &level : NULL; }
 const bb_isa *bb_isa_choose(const char *wish) {

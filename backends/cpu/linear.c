@@ -1,12 +1,10 @@
 /* linear and LinearAdd on the CPU: matrix products of gemm.h, each written straight to its result.
  * The math: ops/linear.c, ops/linear_add.c. */
-#include <string.h>
-
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/pack.h"
 
-/* A tensor as one matrix of rows, of the compute dtype. */
+/* A tensor as one matrix of rows, of the dtype that is multiplied. */
 typedef struct matrix {
     const bb_tensor *t;
     int64_t ld; /* elements between rows */
@@ -31,17 +29,16 @@ static bool one_stride(const bb_tensor *t, int64_t *ld) {
     return true;
 }
 
-static bool matrix_of(const bb_tensor *t, matrix *m) {
-    const bb_dtype dtype = bb_cpu_compute_dtype(t);
+static bool matrix_of(const bb_tensor *t, bb_dtype dtype, matrix *m) {
     const bool ready = bb_cpu_rows_ready(t, dtype) && (t->count == 0 || one_stride(t, &m->ld));
     m->t = bb_cpu_pack(t, ready, dtype, &m->copy);
     if (m->copy || t->count == 0) m->ld = t->size[t->rank - 1] > 1 ? t->size[t->rank - 1] : 1;
     return m->t != NULL;
 }
 
-/* Where a result is computed: the tensor itself, or a wider one that is rounded into it. */
-static bb_tensor *result_begin(bb_tensor *t) {
-    return t->dtype == bb_cpu_compute_dtype(t) ? t : bb_cpu_like(t, BB_F32);
+/* Where a result is computed: the tensor itself, or one of `dtype` that is rounded into it. */
+static bb_tensor *result_begin(bb_tensor *t, bb_dtype dtype) {
+    return (bb_dtype)t->dtype == dtype ? t : bb_cpu_like(t, dtype);
 }
 static bb_status result_end(bb_tensor *wide, bb_tensor *t) {
     if (wide == t) return BB_OK;
@@ -50,80 +47,51 @@ static bb_status result_end(bb_tensor *wide, bb_tensor *t) {
     return status;
 }
 
-/* c (m, n) = op(a) op(b) + beta c. */
-static void product(const bb_context *ctx, bool ta, bool tb, int64_t m, int64_t n, int64_t k,
-                    const matrix *a, const matrix *b, double beta, bb_tensor *c) {
+static int64_t rows_of(const bb_tensor *t) {
+    int64_t rows = 1;
+    for (int a = 0; a < t->rank - 1; a++) rows *= t->size[a];
+    return rows;
+}
+
+static void multiply(const bb_context *ctx, bb_product *p, const matrix *a, const matrix *b,
+                     bb_tensor *c) {
     const bb_cpu *cpu = bb_cpu_of(ctx);
-    const int64_t ldc = n > 1 ? n : 1;
-    if (c->dtype == BB_F64)
-        cpu->gemm->f64(cpu, ta, tb, m, n, k, 1, (const double *)a->t->data, a->ld,
-                       (const double *)b->t->data, b->ld, beta, (double *)c->data, ldc);
-    else
-        cpu->gemm->f32(cpu, ta, tb, m, n, k, 1, (const float *)a->t->data, a->ld,
-                       (const float *)b->t->data, b->ld, (float)beta, (float *)c->data, ldc);
-}
-
-typedef struct row_job {
-    char *out;
-    const char *bias;
-    size_t bytes;
-    int64_t width;
-    bool wide; /* f64 */
-} row_job;
-static void fill_rows(void *user, int64_t begin, int64_t end) {
-    const row_job *job = user;
-    for (int64_t r = begin; r < end; r++)
-        memcpy(job->out + (size_t)r * job->bytes, job->bias, job->bytes);
-}
-static void add_rows(void *user, int64_t begin, int64_t end) {
-    const row_job *job = user;
-    for (int64_t r = begin; r < end; r++) {
-        void *row = job->out + (size_t)r * job->bytes;
-        for (int64_t i = 0; i < job->width; i++) {
-            if (job->wide)
-                ((double *)row)[i] += ((const double *)(const void *)job->bias)[i];
-            else
-                ((float *)row)[i] += ((const float *)(const void *)job->bias)[i];
-        }
-    }
-}
-
-/* Writes the bias into each row of out, or adds it where out holds a residual. */
-static bb_status start_from_bias(const bb_context *ctx, const bb_tensor *bias, bb_tensor *out,
-                                 int64_t rows, bool add) {
-    bb_tensor *copy;
-    const bb_dtype dtype = (bb_dtype)out->dtype;
-    const bb_tensor *b = bb_cpu_pack(bias, bb_cpu_rows_ready(bias, dtype), dtype, &copy);
-    if (!b) return ctx->status;
-    row_job job = {out->data, b->data, (size_t)b->count * bb_dtype_bytes(dtype), b->count,
-                   dtype == BB_F64};
-    if (b->count)
-        bb_cpu_for(bb_cpu_of(ctx), rows, bb_cpu_grain(b->count, 65536), add ? add_rows : fill_rows,
-                   &job);
-    bb_drop(copy);
-    return BB_OK;
+    p->a = a->t->data, p->lda = a->ld;
+    p->b = b->t->data, p->ldb = b->ld;
+    p->c = c->data, p->ldc = p->n > 1 ? p->n : 1;
+    cpu->gemm->run(cpu, (bb_dtype)c->dtype, p);
 }
 
 bb_status bb_cpu_linear(bb_call *call) {
-    const int64_t in = call->in[1]->size[1], width = call->in[1]->size[0];
-    int64_t rows = 1;
-    for (int a = 0; a < call->in[0]->rank - 1; a++) rows *= call->in[0]->size[a];
+    const bb_tensor *residual = call->n_in > 3 ? call->in[3] : NULL, *bias = call->in[2];
+    const bb_dtype dtype = bb_gemm_dtype(bb_cpu_of(call->ctx), (bb_dtype)call->out[0]->dtype);
     if (call->out[0]->count == 0) return BB_OK;
-    matrix x = {NULL, 0, NULL}, w = {NULL, 0, NULL};
-    const bb_tensor *bias = call->in[2], *residual = call->n_in > 3 ? call->in[3] : NULL;
-    bb_tensor *out = result_begin(call->out[0]);
-    if (out && matrix_of(call->in[0], &x) && matrix_of(call->in[1], &w) &&
-        (!residual || bb_copy_into(residual, out) == BB_OK) &&
-        (!bias || start_from_bias(call->ctx, bias, out, rows, residual) == BB_OK))
-        product(call->ctx, false, true, rows, width, in, &x, &w, bias || residual ? 1 : 0, out);
+    matrix x = {NULL, 0, NULL}, w = {NULL, 0, NULL}, start = {NULL, 0, NULL};
+    bb_tensor *row = NULL;
+    bb_tensor *out = result_begin(call->out[0], dtype);
+    if (out && matrix_of(call->in[0], dtype, &x) && matrix_of(call->in[1], dtype, &w) &&
+        (!residual || matrix_of(residual, dtype, &start)) &&
+        (!bias || (bias = bb_cpu_pack(bias, bb_cpu_rows_ready(bias, dtype), dtype, &row)))) {
+        bb_product p = {.tb = true,
+                        .m = rows_of(call->in[0]),
+                        .n = call->in[1]->size[0],
+                        .k = call->in[1]->size[1],
+                        .start = residual ? start.t->data : NULL,
+                        .start_ld = start.ld,
+                        .bias = bias ? bias->data : NULL};
+        multiply(call->ctx, &p, &x, &w, out);
+    }
     bb_drop(x.copy);
     bb_drop(w.copy);
+    bb_drop(start.copy);
+    bb_drop(row);
     if (out && !call->ctx->status) return result_end(out, call->out[0]);
     if (out != call->out[0]) bb_drop(out);
     return call->ctx->status;
 }
 
 typedef struct column_job {
+    const bb_elementwise_loops *loops;
     const matrix *dy;
     bb_tensor *out;
     int64_t rows;
@@ -133,36 +101,35 @@ enum { COLUMNS = 128 };
 /* Sums of up to COLUMNS columns a piece, in double. */
 static void sum_columns(void *user, int64_t begin, int64_t end) {
     const column_job *job = user;
-    double sum[COLUMNS] = {0};
+    const bb_tensor *dy = job->dy->t;
+    double sum[COLUMNS] = {0}, wide[COLUMNS];
     const int64_t n = end - begin;
     for (int64_t r = 0; r < job->rows; r++) {
-        const int64_t at = r * job->dy->ld + begin;
-        if (job->out->dtype == BB_F64)
-            for (int64_t i = 0; i < n; i++) sum[i] += ((const double *)job->dy->t->data)[at + i];
-        else
-            for (int64_t i = 0; i < n; i++)
-                sum[i] += (double)((const float *)job->dy->t->data)[at + i];
+        const size_t at = (size_t)(r * job->dy->ld + begin) * bb_dtype_bytes((bb_dtype)dy->dtype);
+        job->loops->load_f64(dy->dtype, n, dy->data + at, 1, wide);
+        for (int64_t i = 0; i < n; i++) sum[i] += wide[i];
     }
-    for (int64_t i = 0; i < n; i++) {
-        if (job->out->dtype == BB_F64)
-            ((double *)job->out->data)[begin + i] = sum[i];
-        else
-            ((float *)job->out->data)[begin + i] = (float)sum[i];
-    }
+    job->loops->store_f64(job->out->dtype, n, sum,
+                          job->out->data +
+                              (size_t)begin * bb_dtype_bytes((bb_dtype)job->out->dtype));
 }
 
 /* Gradient of input i from dy. */
 static bb_status gradient(const bb_grad_call *grad, int i, const matrix *dy, int64_t rows) {
     const bb_call *call = grad->call;
+    const bb_dtype dtype = (bb_dtype)dy->t->dtype;
     const int64_t in = call->in[1]->size[1], width = call->in[1]->size[0];
-    bb_tensor *out = result_begin(grad->grad_in[i]);
+    bb_tensor *out = result_begin(grad->grad_in[i], dtype);
     matrix other = {NULL, 0, NULL};
-    bool ok = out && (i == 2 || matrix_of(call->in[1 - i], &other));
-    if (ok && i == 0) product(call->ctx, false, false, rows, in, width, dy, &other, 0, out);
-    if (ok && i == 1) product(call->ctx, true, false, width, in, rows, dy, &other, 0, out);
+    const bool ok = out && (i == 2 || matrix_of(call->in[1 - i], dtype, &other));
     if (ok && i == 2) {
-        column_job job = {dy, out, rows};
-        bb_cpu_for(bb_cpu_of(call->ctx), width, COLUMNS, sum_columns, &job);
+        const bb_cpu *cpu = bb_cpu_of(call->ctx);
+        column_job job = {cpu->loops->elementwise, dy, out, rows};
+        bb_cpu_for(cpu, width, COLUMNS, sum_columns, &job);
+    } else if (ok) { /* dx = dy w, dw = dy^T x */
+        bb_product dx = {.m = rows, .n = in, .k = width},
+                   dw = {.ta = true, .m = width, .n = in, .k = rows};
+        multiply(call->ctx, i == 0 ? &dx : &dw, dy, &other, out);
     }
     bb_drop(other.copy);
     if (ok) return result_end(out, grad->grad_in[i]);
@@ -172,10 +139,10 @@ static bb_status gradient(const bb_grad_call *grad, int i, const matrix *dy, int
 
 bb_status bb_cpu_linear_backward(const bb_grad_call *grad) {
     const bb_tensor *dout = grad->grad_out[0];
-    int64_t rows = 1;
-    for (int a = 0; a < dout->rank - 1; a++) rows *= dout->size[a];
+    const bb_dtype dtype = bb_gemm_dtype(bb_cpu_of(grad->call->ctx), (bb_dtype)dout->dtype);
+    const int64_t rows = rows_of(dout);
     matrix dy = {NULL, 0, NULL};
-    bb_status status = matrix_of(dout, &dy) ? BB_OK : grad->call->ctx->status;
+    bb_status status = matrix_of(dout, dtype, &dy) ? BB_OK : grad->call->ctx->status;
     for (int i = 0; i < 3 && !status; i++)
         if (grad->want[i] && grad->grad_in[i] && grad->grad_in[i]->count)
             status = gradient(grad, i, &dy, rows);

@@ -1,7 +1,6 @@
 /* matmul on the CPU: finds for each operand how its matrices lie (by rows or by columns; only other
  * layouts are copied), and hands them to gemm.h. A stack of matrices times one matrix is one
- * product of all rows; other stacks share the matrices among threads. f16 and bf16 are widened,
- * multiplied in f32 and rounded once. */
+ * product of all rows; other stacks share the matrices among threads. */
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/kernels.h"
 
@@ -95,25 +94,21 @@ static bb_status prepare(operand *o, const job *j, bool left) {
 /* A column is computed as a row, C^T = B^T A^T: gemm likes long rows. */
 static void multiply(const job *j, const char *a, const char *b, char *c, int64_t m) {
     const bool turn = j->n == 1 && m > 1;
-    const bool ta = turn ? !j->b.trans : j->a.trans, tb = turn ? !j->a.trans : j->b.trans;
-    const int64_t lda = turn ? j->b.ld : j->a.ld, ldb = turn ? j->a.ld : j->b.ld,
-                  rows = turn ? 1 : m, n = turn ? m : j->n;
+    bb_product p = {.ta = j->a.trans, .tb = j->b.trans, .m = m, .n = j->n, .k = j->k};
+    p.a = a, p.lda = j->a.ld, p.b = b, p.ldb = j->b.ld;
+    if (turn) {
+        p.ta = !j->b.trans, p.tb = !j->a.trans, p.m = 1, p.n = m;
+        p.a = b, p.lda = j->b.ld, p.b = a, p.ldb = j->a.ld;
+    }
+    p.c = c, p.ldc = p.n;
     const bb_gemm *gemm = j->cpu->gemm;
     const bb_gemm_loops *loops = j->cpu->loops->gemm;
-    const void *x = turn ? b : a, *y = turn ? a : b;
-    void *z = c;
     switch (j->dtype) {
-    case BB_F64:
-        (j->serial ? gemm->f64_serial : gemm->f64)(j->cpu, ta, tb, rows, n, j->k, 1, x, lda, y, ldb,
-                                                   0, z, n);
-        break;
-    case BB_F32:
-        (j->serial ? gemm->f32_serial : gemm->f32)(j->cpu, ta, tb, rows, n, j->k, 1, x, lda, y, ldb,
-                                                   0, z, n);
-        break;
-    case BB_I64: loops->i64(ta, tb, rows, n, j->k, x, lda, y, ldb, z, n); break;
-    case BB_I32: loops->i32(ta, tb, rows, n, j->k, x, lda, y, ldb, z, n); break;
-    default: loops->u8(ta, tb, rows, n, j->k, x, lda, y, ldb, z, n); break;
+    case BB_I64: loops->i64(&p); break;
+    case BB_I32: loops->i32(&p); break;
+    case BB_U8:
+    case BB_BOOL: loops->u8(&p); break;
+    default: (j->serial ? gemm->serial : gemm->run)(j->cpu, j->dtype, &p);
     }
 }
 
@@ -162,9 +157,9 @@ static void run(job *j) {
 bb_status bb_cpu_matmul(bb_call *call) {
     bb_tensor *a = call->in[0], *b = call->in[1], *out = call->out[0];
     if (out->count == 0) return BB_OK;
-    const bb_dtype dtype = (bb_dtype)a->dtype;
-    const bool half = dtype == BB_F16 || dtype == BB_BF16;
-    job j = {.cpu = bb_cpu_of(call->ctx), .dtype = half ? BB_F32 : dtype, .c = out, .batches = 1};
+    job j = {.cpu = bb_cpu_of(call->ctx), .c = out, .batches = 1};
+    j.dtype = bb_gemm_dtype(j.cpu, (bb_dtype)a->dtype);
+    const bool widened = (bb_dtype)a->dtype != j.dtype;
     j.m = a->rank > 1 ? a->size[a->rank - 2] : 1;
     j.k = a->size[a->rank - 1];
     j.n = b->rank > 1 ? b->size[b->rank - 1] : 1;
@@ -174,14 +169,14 @@ bb_status bb_cpu_matmul(bb_call *call) {
     j.b = (operand){.t = b, .rows = j.k, .columns = j.n};
     bb_status status = prepare(&j.a, &j, true);
     if (!status) status = prepare(&j.b, &j, false);
-    if (!status && half) {
+    if (!status && widened) {
         const bb_shape shape = bb_shape_of_tensor(out);
         j.c = bb_tensor_new(call->ctx, BB_CPU, BB_F32, &shape);
         if (!j.c) status = bb_error(call->ctx);
     }
     if (!status) run(&j);
-    if (!status && half) status = bb_copy_into(j.c, out);
-    if (half) bb_drop(j.c == out ? NULL : j.c);
+    if (!status && widened) status = bb_copy_into(j.c, out);
+    if (widened) bb_drop(j.c == out ? NULL : j.c);
     if (j.a.copied) bb_drop(j.a.t);
     if (j.b.copied) bb_drop(j.b.t);
     return status;

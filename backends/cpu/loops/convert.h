@@ -7,11 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
-
 #include "backends/cpu/loops/elementwise.h"
+#include "backends/cpu/loops/half_runs.h"
 #include "core/core.h"
 
 /* ---- One value */
@@ -53,26 +50,6 @@ static inline uint8_t f64_to_u8(double x) {
 
 /* ---- Runs */
 
-static inline void f16_to_f32_run(int64_t n, const uint16_t *x, float *y) {
-    int64_t i = 0;
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i,
-                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + i))));
-#endif
-    for (; i < n; i++) y[i] = bb_f16_to_f32(x[i]);
-}
-
-static inline void f32_to_f16_run(int64_t n, const float *x, uint16_t *y) {
-    int64_t i = 0;
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(y + i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
-#endif
-    for (; i < n; i++) y[i] = bb_f32_to_f16(x[i]);
-}
-
 /* Strided elements of `bytes` each, packed: a load converts only contiguous runs. */
 static inline void pack_run(size_t bytes, int64_t n, const void *x, int64_t stride, void *y) {
     switch (bytes) {
@@ -97,9 +74,7 @@ static void load_f32_run(int dtype, int64_t n, const void *x, float *y) {
         break;
     case BB_F32: memcpy(y, x, (size_t)n * sizeof *y); break;
     case BB_F16: f16_to_f32_run(n, x, y); break;
-    case BB_BF16:
-        for (int64_t i = 0; i < n; i++) y[i] = bb_bf16_to_f32(((const uint16_t *)x)[i]);
-        break;
+    case BB_BF16: bf16_to_f32_run(n, x, y); break;
     case BB_I64:
         for (int64_t i = 0; i < n; i++) y[i] = (float)((const int64_t *)x)[i];
         break;
@@ -166,9 +141,7 @@ static void store_f32(int dtype, int64_t n, const float *x, void *y) {
         break;
     case BB_F32: memcpy(y, x, (size_t)n * sizeof *x); break;
     case BB_F16: f32_to_f16_run(n, x, y); break;
-    case BB_BF16:
-        for (int64_t i = 0; i < n; i++) ((uint16_t *)y)[i] = bb_f32_to_bf16(x[i]);
-        break;
+    case BB_BF16: f32_to_bf16_run(n, x, y); break;
     case BB_I64:
         for (int64_t i = 0; i < n; i++) ((int64_t *)y)[i] = f64_to_i64((double)x[i]);
         break;

@@ -1,15 +1,19 @@
-/* The blocked product for one element type. The including file defines REAL (float or double) and
- * gets the static function `product`; this is a header so that the two precisions are one text.
+/* The blocked product of one element type. The including file defines
+ *
+ *     ELEMENT          what A, B and C are made of
+ *     REAL             what it adds in: float or double
+ *     HALF             1: ELEMENT is 16 bits; WIDEN and NARROW convert runs of it
+ *     PAIRS            1: the processor multiplies pairs of bf16
+ *     KERNEL           the bb_gemm_kernel to define
  *
  * The plan, after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
  * (2008): a block of B, KC x NC, is copied into slivers of NR columns that fill the L2 cache; the
  * micro-kernel multiplies MR rows of A with a sliver, MR x NR sums in registers. Rows of A stay
- * where they are or, stored by columns, are copied to the L1 cache. Each element of C adds its
- * products in the order of k, whatever the position of the element, so any cut of C into tiles of
- * more than THIN rows gives the same bytes. */
-#include <stdbool.h>
-#include <stdint.h>
+ * where they are or are copied to the L1 cache. Each element of C adds its products in the order
+ * of k, whatever the position of the element, so any cut of C into tiles gives the same bytes. */
 #include <string.h>
+
+#include "backends/cpu/loops/loops.h"
 
 #if defined(__AVX512F__)
 enum { VECTOR_BYTES = 64, MR = 12 };
@@ -18,19 +22,20 @@ enum { VECTOR_BYTES = 32, MR = 6 };
 #else
 enum { VECTOR_BYTES = 16, MR = 6 };
 #endif
-/* 256 KiB of B and about 26 KiB of A at most, on the stack. A_STEP keeps rows of A off each other's
- * cache sets. */
+/* On the stack: 256 KiB of B and about 26 KiB of A at most; of 16 bits, 128 KiB, and 96 of sums.
+ * A_STEP keeps rows of A off each other's cache sets. */
 enum {
     LANES = VECTOR_BYTES / sizeof(REAL),
     NR = 2 * LANES,
     KC = 256,
-    NC = 1024 / sizeof(REAL),
-    A_STEP = KC + 16
+    NC = (HALF ? 512 : 1024) / sizeof(REAL),
+    A_STEP = KC + 16,
+    TILE_ROWS = 192
 };
 
 typedef REAL vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef REAL vector_loose
-    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(ELEMENT)), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -39,212 +44,286 @@ typedef REAL vector_loose
 #endif
 #include "backends/cpu/loops/transpose_8x8.h"
 
-typedef struct tile {
-    REAL alpha, beta;
-    REAL *c;
-    int64_t ldc, columns; /* columns of C that are there: 1..NR */
-} tile;
+/* Elements as REALs. A call of memcpy costs as much as a short row. */
+INLINE void copy_row(int64_t n, const ELEMENT *x, REAL *out) {
+#if HALF
+    WIDEN(n, x, out);
+#else
+    int64_t p = 0;
+    for (; p + LANES <= n; p += LANES) *(vector_loose *)(out + p) = *(const vector_loose *)(x + p);
+    for (; p < n; p++) out[p] = x[p];
+#endif
+}
 
-/* C row = beta * C row + alpha * sums. beta 0 does not read C. */
-INLINE void store_row(const tile *t, REAL *c, const vector sum[2]) {
-    const vector s[2] = {t->alpha * sum[0], t->alpha * sum[1]};
+#if PAIRS
+#include "backends/cpu/loops/gemm_pairs.h"
+#else
+#include "backends/cpu/loops/gemm_pack.h"
+#endif
+
+typedef packed packed_loose __attribute__((aligned(sizeof(ELEMENT)), may_alias));
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t steps_of(int64_t k) { return (k + STEP - 1) / STEP; }
+
+/* Where sums go. C = from + sums; from NULL: C = sums. */
+typedef struct target {
+    REAL *c;
+    int64_t ldc;
+    const REAL *from;
+    int64_t from_ld;
+    int64_t columns; /* that are there: 1..NR */
+} target;
+
+INLINE void store_row(const target *t, int i, const vector sum[2]) {
+    REAL *c = t->c + i * t->ldc;
+    const REAL *from = t->from ? t->from + i * t->from_ld : NULL;
     if (t->columns == NR) {
-        vector_loose *v = (vector_loose *)c;
-        if (t->beta == 0) {
-            v[0] = s[0];
-            v[1] = s[1];
-        } else {
-            v[0] = t->beta * v[0] + s[0];
-            v[1] = t->beta * v[1] + s[1];
+        vector_loose *to = (vector_loose *)c;
+        const vector_loose *f = (const vector_loose *)from;
+        for (int v = 0; v < 2; v++) {
+            if (f)
+                to[v] = f[v] + sum[v];
+            else
+                to[v] = sum[v];
         }
         return;
     }
     REAL part[NR];
-    memcpy(part, s, sizeof part);
-    for (int64_t j = 0; j < t->columns; j++)
-        c[j] = t->beta == 0 ? part[j] : t->beta * c[j] + part[j];
+    memcpy(part, sum, sizeof part);
+    for (int64_t j = 0; j < t->columns; j++) c[j] = from ? from[j] + part[j] : part[j];
 }
 
-/* `rows` (a constant after inlining) rows of C; element (i, p) of A is at a[i * i_step + p *
+/* `rows` (a constant after inlining) rows of C; packed element (i, p) of A is at a[i * i_step + p *
  * p_step]. */
-INLINE void micro(int rows, int64_t k, const REAL *a, int64_t i_step, int64_t p_step, const REAL *b,
-                  const tile *t) {
+INLINE void micro(int rows, int64_t steps, const packed_loose *a, int64_t i_step, int64_t p_step,
+                  const packed *b, const target *t) {
     vector sum[MR][2];
     UNROLL
     for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = (vector){0};
-    for (int64_t p = 0; p < k; p++, a += p_step, b += NR) {
+    for (int64_t p = 0; p < steps; p++, a += p_step, b += NR) {
         const vector b0 = *(const vector_loose *)b, b1 = *(const vector_loose *)(b + LANES);
         UNROLL
         for (int i = 0; i < rows; i++) {
-            const REAL x = a[i * i_step];
-            sum[i][0] += x * b0;
-            sum[i][1] += x * b1;
+            const packed x = a[i * i_step];
+            sum[i][0] = multiply_add(sum[i][0], x, b0);
+            sum[i][1] = multiply_add(sum[i][1], x, b1);
         }
     }
     UNROLL
-    for (int i = 0; i < rows; i++) store_row(t, t->c + i * t->ldc, sum[i]);
+    for (int i = 0; i < rows; i++) store_row(t, i, sum[i]);
 }
 
 /* The heights that are unrolled, for A by rows (`step` apart) and packed by columns (1 apart). */
-typedef void (*micro_fn)(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t);
-static void rows_all(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
-    micro(MR, k, a, step, 1, b, t);
+typedef void (*micro_fn)(int64_t steps, const packed_loose *a, int64_t step, const packed *b,
+                         const target *t);
+static void rows_all(int64_t steps, const packed_loose *a, int64_t step, const packed *b,
+                     const target *t) {
+    micro(MR, steps, a, step, 1, b, t);
 }
-static void rows_4(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
-    micro(4, k, a, step, 1, b, t);
+static void rows_4(int64_t steps, const packed_loose *a, int64_t step, const packed *b,
+                   const target *t) {
+    micro(4, steps, a, step, 1, b, t);
 }
-static void rows_1(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
-    micro(1, k, a, step, 1, b, t);
+static void rows_1(int64_t steps, const packed_loose *a, int64_t step, const packed *b,
+                   const target *t) {
+    micro(1, steps, a, step, 1, b, t);
 }
-static void columns_all(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+static void columns_all(int64_t steps, const packed_loose *a, int64_t step, const packed *b,
+                        const target *t) {
     (void)step;
-    micro(MR, k, a, 1, MR, b, t);
+    micro(MR, steps, a, 1, MR, b, t);
 }
-static void columns_4(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+static void columns_4(int64_t steps, const packed_loose *a, int64_t step, const packed *b,
+                      const target *t) {
     (void)step;
-    micro(4, k, a, 1, MR, b, t);
+    micro(4, steps, a, 1, MR, b, t);
 }
-static void columns_1(int64_t k, const REAL *a, int64_t step, const REAL *b, const tile *t) {
+static void columns_1(int64_t steps, const packed_loose *a, int64_t step, const packed *b,
+                      const target *t) {
     (void)step;
-    micro(1, k, a, 1, MR, b, t);
+    micro(1, steps, a, 1, MR, b, t);
 }
 static const micro_fn micro_by_rows[] = {rows_all, rows_4, rows_1},
                       micro_by_columns[] = {columns_all, columns_4, columns_1};
 
-/* A call of memcpy costs as much as a short row. */
-INLINE void copy_row(int64_t n, const REAL *x, REAL *out) {
-    int64_t p = 0;
-    for (; p + LANES <= n; p += LANES) *(vector_loose *)(out + p) = *(const vector_loose *)(x + p);
-    for (; p < n; p++) out[p] = x[p];
-}
-
-/* MR (or fewer) rows of op(A): stored rows stay rows, stored columns stay columns. */
-static void pack_a(bool ta, int64_t rows, int64_t k, const REAL *a, int64_t lda, REAL *out) {
-    if (!ta) {
-        for (int64_t i = 0; i < rows; i++) copy_row(k, a + i * lda, out + i * A_STEP);
-    } else if (rows == MR) {
-        for (int64_t p = 0; p < k; p++) memcpy(out + p * MR, a + p * lda, MR * sizeof *out);
-    } else {
-        for (int64_t p = 0; p < k; p++)
-            for (int64_t i = 0; i < rows; i++) out[p * MR + i] = a[p * lda + i];
-    }
-}
-
-/* A sliver of op(B): k rows of NR columns, missing columns zero. */
-static void pack_b(bool tb, int64_t columns, int64_t k, const REAL *b, int64_t ldb, REAL *out) {
-    if (columns < NR) memset(out, 0, (size_t)(k * NR) * sizeof *out);
-    if (!tb) {
-        if (columns == NR) {
-            for (int64_t p = 0; p < k; p++) memcpy(out + p * NR, b + p * ldb, NR * sizeof *out);
-        } else {
-            for (int64_t p = 0; p < k; p++)
-                for (int64_t j = 0; j < columns; j++) out[p * NR + j] = b[p * ldb + j];
-        }
-        return;
-    }
-    int64_t p = 0, whole = columns / 8 * 8;
-    for (; NR % 8 == 0 && p + 8 <= k; p += 8) {
-        for (int64_t j = 0; j < whole; j += 8)
-            transpose_8x8(b + j * ldb + p, ldb, out + p * NR + j, NR);
-        for (int64_t j = whole; j < columns; j++)
-            for (int64_t q = p; q < p + 8; q++) out[q * NR + j] = b[j * ldb + q];
-    }
-    for (; p < k; p++)
-        for (int64_t j = 0; j < columns; j++) out[p * NR + j] = b[j * ldb + p];
-}
-
 /* MR (or fewer) rows of A times the packed block of B. */
-static void sliver(bool ta, int64_t rows, int64_t columns, int64_t k, const REAL *a, int64_t step,
-                   const REAL *b, tile t) {
+static void band(bool ta, int64_t rows, int64_t columns, int64_t steps, const packed_loose *a,
+                 int64_t a_step, const packed *b, target t) {
     const micro_fn *run = ta ? micro_by_columns : micro_by_rows;
-    REAL *const c = t.c;
+    const target corner = t;
     for (int64_t j = 0; j < columns; j += NR) {
-        t.columns = columns - j < NR ? columns - j : NR;
-        t.c = c + j;
-        if (rows == MR) {
-            run[0](k, a, step, b + j * k, &t);
-            continue;
-        }
-        int64_t i = 0;
-        for (; i + 4 <= rows; i += 4, t.c += 4 * t.ldc)
-            run[1](k, a + i * step, step, b + j * k, &t);
-        for (; i < rows; i++, t.c += t.ldc) run[2](k, a + i * step, step, b + j * k, &t);
+        t = corner;
+        t.columns = least(columns - j, NR);
+        t.c += j;
+        if (t.from) t.from += j;
+        int64_t i = 0, height = rows == MR ? MR : 4;
+        for (int which = rows == MR ? 0 : 1; which < 3; which++, height = 1)
+            for (; i + height <= rows; i += height) {
+                run[which](steps, a + i * a_step, a_step, b + j * steps, &t);
+                t.c += height * t.ldc;
+                if (t.from) t.from += height * t.from_ld;
+            }
     }
 }
 
-/* A few rows: B is read once where it lies, because packing it would cost as much as the product.
- */
-enum { THIN = 3 };
-static void product_thin(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alpha,
-                         const REAL *a, int64_t lda, const REAL *b, int64_t ldb, REAL beta, REAL *c,
-                         int64_t ldc) {
-    for (int64_t i = 0; i < m; i++) {
-        REAL *ci = c + i * ldc;
+/* Packs one sliver of a block: rows p0 and on, columns j and on. */
+static void pack_sliver(const bb_product *p, int64_t p0, int64_t j, packed *out) {
+    const ELEMENT *b = (const ELEMENT *)p->b + (p->tb ? j * p->ldb + p0 : p0 * p->ldb + j);
+    pack_b(p->tb, least(p->n - j, NR), least(p->k - p0, KC), b, p->ldb, out);
+}
+
+static packed *in_panel(const bb_panel *panel, int64_t p0, int64_t j, int64_t steps) {
+    return (packed *)panel->at + p0 / STEP * panel->columns + (j - panel->first) * steps;
+}
+
+static void pack_panel(const bb_product *p, int64_t p0, int64_t j, const bb_panel *panel) {
+    pack_sliver(p, p0, j, in_panel(panel, p0, j, steps_of(least(p->k - p0, KC))));
+}
+
+static int64_t sliver_bytes(int64_t k) { return steps_of(k) * NR * (int64_t)sizeof(packed); }
+
+/* sums = start + bias, for rows [i0, i0 + height) and columns [j0, j0 + width). */
+static void prime(const bb_product *p, int64_t i0, int64_t height, int64_t j0, int64_t width,
+                  REAL *sums, int64_t ld) {
+    const ELEMENT *bias = p->bias;
+    REAL row[NC];
+    if (bias) copy_row(width, bias + j0, row);
+    for (int64_t i = 0; i < height; i++, sums += ld) {
+        const ELEMENT *start = p->start;
+        if (start) copy_row(width, start + (i0 + i) * p->start_ld + j0, sums);
+        for (int64_t j = 0; j < width; j++)
+            sums[j] = start && bias ? sums[j] + row[j] : start ? sums[j] : bias ? row[j] : 0;
+    }
+}
+
+/* Where the sums of a tile go: to C itself, or of 16 bits to `wide`; and what they begin from. */
+static target begin(const bb_product *p, int64_t i0, int64_t height, int64_t j0, int64_t width,
+                    REAL *wide) {
+#if HALF
+    target t = {wide, NC, NULL, NC, 0};
+    const bool in_memory = false;
+#else
+    (void)wide;
+    target t = {(REAL *)p->c + i0 * p->ldc + j0, p->ldc, NULL, 0, 0};
+    const bool in_memory = p->k > 0 && !(p->start && p->bias);
+    if (in_memory && p->start) {
+        t.from = (const REAL *)p->start + i0 * p->start_ld + j0;
+        t.from_ld = p->start_ld;
+    } else if (in_memory && p->bias) {
+        t.from = (const REAL *)p->bias + j0;
+    }
+#endif
+    if (!in_memory && (p->start || p->bias || p->k <= 0)) {
+        prime(p, i0, height, j0, width, t.c, t.ldc);
+        t.from = t.c;
+        t.from_ld = t.ldc;
+    }
+    return t;
+}
+
+/* rows [i0, i0 + height) and columns [j0, j0 + width) of C: at most NC columns, of 16 bits at most
+ * TILE_ROWS rows. */
+static void tile(const bb_product *p, int64_t i0, int64_t height, int64_t j0, int64_t width,
+                 const bb_panel *panel) {
+    packed block[KC / STEP * NC] __attribute__((aligned(64)));
+    packed rows[MR * A_STEP] __attribute__((aligned(64)));
+    REAL wide[HALF ? TILE_ROWS * NC : 1] __attribute__((aligned(64)));
+    target t = begin(p, i0, height, j0, width, wide);
+    const bool direct = in_place(p);
+    for (int64_t p0 = 0; p0 < p->k; p0 += KC) {
+        const int64_t depth = least(p->k - p0, KC), steps = steps_of(depth);
+        for (int64_t j = 0; !panel && j < width; j += NR)
+            pack_sliver(p, p0, j0 + j, block + j * steps);
+        const packed *b = panel ? in_panel(panel, p0, j0, steps) : block;
+        for (int64_t i = 0; i < height; i += MR) {
+            const int64_t band_rows = least(height - i, MR);
+            const ELEMENT *a = p->a;
+            a += p->ta ? p0 * p->lda + i0 + i : (i0 + i) * p->lda + p0;
+            target to = t;
+            to.c += i * t.ldc;
+            if (t.from) to.from += i * t.from_ld;
+            if (!direct) pack_a(p->ta, band_rows, depth, a, p->lda, rows);
+            band(p->ta, band_rows, width, steps, direct ? (const packed_loose *)a : rows,
+                 direct  ? p->lda / STEP
+                 : p->ta ? 1
+                         : A_STEP,
+                 b, to);
+        }
+        t.from = t.c;
+        t.from_ld = t.ldc;
+    }
+#if HALF
+    for (int64_t i = 0; i < height; i++)
+        NARROW(width, wide + i * NC, (ELEMENT *)p->c + (i0 + i) * p->ldc + j0);
+#endif
+}
+
+/* A few rows of 32 or 64 bits: B is read once where it lies, because packing it would cost as much
+ * as the product. */
+enum { THIN = HALF ? 0 : 3 };
+#if !HALF
+static void product_thin(const bb_product *p) {
+    const int64_t n = p->n, k = p->k, lda = p->lda, ldb = p->ldb;
+    const REAL *start = p->start, *bias = p->bias;
+    for (int64_t i = 0; i < p->m; i++) {
+        REAL *c = (REAL *)p->c + i * p->ldc;
+        const REAL *a = (const REAL *)p->a + (p->ta ? i : i * lda);
         for (int64_t j0 = 0; j0 < n; j0 += 4 * NR) {
-            const int64_t width = n - j0 < 4 * NR ? n - j0 : 4 * NR;
+            const REAL *b = (const REAL *)p->b + (p->tb ? j0 * ldb : j0);
+            const int64_t width = least(n - j0, 4 * NR);
             REAL sum[4 * NR] = {0};
-            for (int64_t j = 0; tb && j < width; j++) {
-                const REAL *x = a + (ta ? i : i * lda), *y = b + (j0 + j) * ldb;
+            for (int64_t j = 0; p->tb && j < width; j++) {
+                const REAL *y = b + j * ldb;
                 REAL s = 0;
-                if (ta) {
-                    for (int64_t p = 0; p < k; p++) s += x[p * lda] * y[p];
+                if (p->ta) {
+                    for (int64_t q = 0; q < k; q++) s += a[q * lda] * y[q];
                 } else {
 #pragma omp simd reduction(+ : s)
-                    for (int64_t p = 0; p < k; p++) s += x[p] * y[p];
+                    for (int64_t q = 0; q < k; q++) s += a[q] * y[q];
                 }
                 sum[j] = s;
             }
-            for (int64_t p = 0; !tb && p < k; p++) {
-                const REAL x = a[ta ? p * lda + i : i * lda + p], *y = b + p * ldb + j0;
+            for (int64_t q = 0; !p->tb && q < k; q++) {
+                const REAL x = a[p->ta ? q * lda : q], *y = b + q * ldb;
                 if (width == 4 * NR) {
                     for (int64_t j = 0; j < 4 * NR; j++) sum[j] += x * y[j];
                 } else {
                     for (int64_t j = 0; j < width; j++) sum[j] += x * y[j];
                 }
             }
-            for (int64_t j = 0; j < width; j++)
-                ci[j0 + j] = alpha * sum[j] + (beta == 0 ? 0 : beta * ci[j0 + j]);
+            for (int64_t j = j0; j < j0 + width; j++)
+                c[j] =
+                    (start ? start[i * p->start_ld + j] : 0) + (bias ? bias[j] : 0) + sum[j - j0];
         }
     }
 }
+#endif
 
-static void scale(int64_t m, int64_t n, REAL beta, REAL *c, int64_t ldc) {
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
-}
-
-static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, REAL alpha, const REAL *a,
-                    int64_t lda, const REAL *b, int64_t ldb, REAL beta, REAL *c, int64_t ldc) {
-    if (k <= 0) {
-        scale(m, n, beta, c, ldc);
+static void product(const bb_product *p) {
+#if !HALF
+    if (p->m <= THIN) {
+        product_thin(p);
         return;
     }
-    if (m <= THIN) {
-        product_thin(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-        return;
-    }
-    /* Rows a multiple of 4 KiB apart would share one set of the L1 cache. */
-    const bool direct = !ta && (lda * (int64_t)sizeof(REAL) % 4096 != 0 || n <= 2 * NR);
-    REAL block[KC * NC] __attribute__((aligned(64)));
-    REAL rows[MR * A_STEP] __attribute__((aligned(64)));
-    for (int64_t j0 = 0; j0 < n; j0 += NC) {
-        const int64_t columns = n - j0 < NC ? n - j0 : NC;
-        for (int64_t p0 = 0; p0 < k; p0 += KC) {
-            const int64_t depth = k - p0 < KC ? k - p0 : KC;
-            for (int64_t j = 0; j < columns; j += NR)
-                pack_b(tb, columns - j < NR ? columns - j : NR, depth,
-                       b + (tb ? (j0 + j) * ldb + p0 : p0 * ldb + j0 + j), ldb, block + j * depth);
-            for (int64_t i = 0; i < m; i += MR) {
-                const int64_t height = m - i < MR ? m - i : MR;
-                const REAL *corner = a + (ta ? p0 * lda + i : i * lda + p0);
-                const tile t = {alpha, p0 ? 1 : beta, c + i * ldc + j0, ldc, 0};
-                if (!direct) pack_a(ta, height, depth, corner, lda, rows);
-                sliver(ta, height, columns, depth, direct ? corner : rows,
-                       direct ? lda
-                       : ta   ? 1
-                              : A_STEP,
-                       block, t);
-            }
-        }
-    }
+#endif
+    const int64_t rows = HALF ? TILE_ROWS : p->m;
+    for (int64_t j = 0; j < p->n; j += NC)
+        for (int64_t i = 0; i < p->m; i += rows)
+            tile(p, i, least(p->m - i, rows), j, least(p->n - j, NC), NULL);
 }
+
+extern const bb_gemm_kernel BB_ISA_NAME(KERNEL);
+const bb_gemm_kernel BB_ISA_NAME(KERNEL) = {
+    .lanes = LANES,
+    .element = sizeof(ELEMENT),
+    .sliver = NR,
+    .depth = KC,
+    .tile_columns = NC,
+    .tile_rows = TILE_ROWS,
+    .thin = THIN,
+    .sliver_bytes = sliver_bytes,
+    .pack = pack_panel,
+    .tile = tile,
+    .product = product,
+};

@@ -1,11 +1,10 @@
 /* A block that gemm_kernel.h and sdpa_product.h transpose by. Included where REAL, INLINE and
- * UNROLL are defined. */
+ * UNROLL are defined. It only moves bits: a REAL may be a pair of bf16, at any even address. */
 
 /* to[p * ldt + j] = from[j * ldf + p] for 8 x 8 elements, in registers. */
 INLINE void transpose_8x8(const REAL *from, int64_t ldf, REAL *to, int64_t ldt) {
     typedef REAL row __attribute__((vector_size(8 * sizeof(REAL))));
-    typedef REAL row_loose
-        __attribute__((vector_size(8 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+    typedef REAL row_loose __attribute__((vector_size(8 * sizeof(REAL)), aligned(2), may_alias));
     row x[8], y[8];
     UNROLL
     for (int j = 0; j < 8; j++) x[j] = *(const row_loose *)(from + j * ldf);
