@@ -16,11 +16,11 @@ typedef struct bb_gemm bb_gemm; /* gemm.h */
 typedef struct bb_cpu {
     bb_backend base;
     const bb_loops *loops;      /* of the chosen ISA level */
+    const bb_gemm_kernel *bf16; /* in place of the loops' product of bf16; NULL: theirs */
     const bb_gemm *gemm;        /* OpenBLAS's or ours */
-    const bb_gemm_kernel *bf16; /* instead of the level's own product of bf16; NULL: none */
     const char *isa;
     int threads;
-    void *panel; /* where products pack what their threads share */
+    void *panel; /* where our products pack what their threads share */
     size_t panel_bytes;
 } bb_cpu;
 

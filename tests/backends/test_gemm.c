@@ -255,8 +255,26 @@ static void test_contraction(test *t) {
     }
 }
 
+/* The smallest bf16 numbers count, but where the processor's own product takes them for zero. */
+static void test_subnormal(test *t) {
+    bb_context *ctx = test_open();
+    uint16_t a[4 * 2], b[2], c[4];
+    for (int i = 0; i < 4; i++) a[2 * i] = bb_f32_to_bf16(0x1p-130f), a[2 * i + 1] = 0;
+    b[0] = b[1] = bb_f32_to_bf16(0x1p+100f);
+    for (int level = 0; bb_isa_at(level); level++) {
+        if (!bb_isa_at(level)->usable()) continue;
+        const bb_cpu cpu = at_level(ctx, bb_isa_at(level));
+        const bb_product p = {
+            .m = 4, .n = 1, .k = 2, .a = a, .b = b, .lda = 2, .ldb = 1, .c = c, .ldc = 1};
+        bb_gemm_own.serial(&cpu, BB_BF16, &p);
+        const float want = cpu.bf16 ? 0 : 0x1p-30f, got = bb_bf16_to_f32(c[3]);
+        CHECK_MSG(t, got == want, "%s: expected %g, got %g", cpu.isa, (double)want, (double)got);
+    }
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"own", test_own},       {"openblas", test_openblas},       {"threads", test_threads},
-    {"choice", test_choice}, {"contraction", test_contraction},
+    {"choice", test_choice}, {"contraction", test_contraction}, {"subnormal", test_subnormal},
 };
 TEST_MAIN(rows)
