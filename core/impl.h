@@ -257,8 +257,10 @@ bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t 
                           int64_t offset);
 void bb_tensor_attach(bb_tensor *t, bb_storage *s,
                       size_t byte_offset); /* takes over one reference */
-void bb_tensor_changed(bb_tensor *t);      /* counts a change in place */
-void bb_tensor_free(bb_tensor *t);         /* context tensors: unlink and release the header */
+/* A leaf's gradient that was dropped serves again, over these bytes (takes over one reference). */
+void bb_tensor_revive(bb_tensor *t, bb_storage *s, size_t byte_offset);
+void bb_tensor_changed(bb_tensor *t); /* counts a change in place */
+void bb_tensor_free(bb_tensor *t);    /* context tensors: unlink and release the header */
 bool bb_tensor_usable(
     const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
 enum { BB_LOST_TEXT = 128 };

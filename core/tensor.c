@@ -334,7 +334,9 @@ bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on) {
     return t;
 }
 bool bb_requires_grad(const bb_tensor *t) { return t && t->requires_grad; }
-bb_tensor *bb_grad(bb_tensor *t) { return t && t->grad && !t->grad_empty ? t->grad : NULL; }
+bb_tensor *bb_grad(bb_tensor *t) {
+    return t && t->grad && t->grad->storage && !t->grad_empty ? t->grad : NULL;
+}
 bool bb_grad_enabled(const bb_context *ctx) { return ctx && ctx->grad_enabled; }
 bool bb_set_grad_enabled(bb_context *ctx, bool on) {
     if (!ctx) return false;

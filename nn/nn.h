@@ -67,7 +67,8 @@ BB_API const bb_named *bb_params_list(const bb_params *params, int *count);
 BB_API bb_tensor *bb_params_values(const bb_params *params);
 BB_API bb_tensor *bb_params_grads(const bb_params *params);
 BB_API int64_t bb_params_decayed(const bb_params *params);
-/* The next backward writes gradients instead of adding to them. Costs nothing per element. */
+/* The next backward writes gradients instead of adding to them. Costs nothing per element. A
+ * gradient that was dropped (bb_drop) stands in its block again. */
 BB_API void bb_params_zero_grad(bb_params *params);
 
 /* ---- Layers --------------------------------------------------------------------------------

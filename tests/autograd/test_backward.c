@@ -81,6 +81,36 @@ static void test_dropped(test *t) {
     bb_close(ctx);
 }
 
+/* A gradient that was given back is none: the next backward makes it anew, whoever the leaf is, and
+ * whichever way it writes (added, into a window, by a fused kernel). */
+static void test_dropped_gradient(test *t) {
+    bb_context *ctx = test_open();
+    for (int kept = 0; kept < 2; kept++)
+        for (int way = 0; way < 3; way++) {
+            bb_tensor *w = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+            if (kept) w = bb_set_requires_grad(bb_keep(w), true);
+            for (int round = 0; round < 3; round++) {
+                bb_tensor *y = way == 0   ? bb_mul_scalar(w, 3)
+                               : way == 1 ? bb_slice(w, 0, 1, 2, 1)
+                                          : bb_rms_norm(w, bb_ones(ctx, BB_F64, BB_SHAPE(2)), 0);
+                CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+                bb_tensor *g = bb_grad(w);
+                double s = 1 / sqrt(2.5), c = 3 * s * s * s / 2;
+                check_grad(t, g, 2,
+                           way == 0   ? (double[]){3, 3}
+                           : way == 1 ? (double[]){0, 1}
+                                      : (double[]){s - c, s - 2 * c});
+                if (round == 1) bb_zero_grad(w); /* g is empty, and still a handle */
+                bb_drop(g);
+                CHECK(t, !bb_grad(w));
+                bb_zero_grad(w);
+            }
+            bb_drop(w);
+        }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_refusals(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *y = bb_square(x);
@@ -238,6 +268,7 @@ static const test_row rows[] = {
     {"seed is shared", test_seed_is_shared},
     {"leaf is loss", test_leaf_is_loss},
     {"dropped", test_dropped},
+    {"dropped gradient", test_dropped_gradient},
     {"refusals", test_refusals},
     {"retain", test_retain},
     {"half walked", test_half_walked},
