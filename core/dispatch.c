@@ -53,8 +53,9 @@ static int words(const char *choices) {
     return n;
 }
 
-/* Attributes that take one of a few values, so that no rule and no kernel meets another. */
-static bb_status check_choices(const bb_call *call) {
+/* Attributes that take one of a few values, and the lengths of lists (their upper bound is the
+ * rule's: a rank), so that no rule and no kernel meets another. */
+static bb_status check_attrs(const bb_call *call) {
     for (const bb_attr *a = call->op->attrs; a->name; a++) {
         const char *field = (const char *)call->attrs + a->offset;
         int value = 0;
@@ -67,13 +68,15 @@ static bb_status check_choices(const bb_call *call) {
                                 value);
         if (a->type == BB_ATTR_BOOL && value > 1)
             return bb_fail_attr(call, a->name, "expected false or true, got byte %d", value);
+        if (a->type == BB_ATTR_INTS && (value = ((const bb_ints *)(const void *)field)->n) < 0)
+            return bb_fail_attr(call, a->name, "expected a list of 0 or more, got %d", value);
     }
     return BB_OK;
 }
 
 static bb_status infer(bb_call *call, const bb_entry *entry) {
     bb_status status = check_inputs(call, entry);
-    if (!status && entry->has_choices) status = check_choices(call);
+    if (!status && entry->checks_attrs) status = check_attrs(call);
     return status ? status : call->op->infer(call);
 }
 

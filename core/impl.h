@@ -141,7 +141,7 @@ typedef struct bb_entry {
     const bb_op *op;
     bb_kernel kernel[BB_DEVICE_COUNT]; /* forward NULL: none */
     uint8_t n_inputs, n_outputs;
-    bool has_choices; /* attributes of few values, checked at each call */
+    bool checks_attrs; /* it has choices or lists, which dispatch checks at each call */
 } bb_entry;
 
 enum { BB_MAX_RECORDERS = 4, BB_MESSAGE_BYTES = 1024, BB_SIZE_CLASSES = 344 };
