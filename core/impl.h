@@ -136,6 +136,13 @@ typedef struct bb_recorder {
     bool gradients_only;                        /* wants only calls with needs_grad */
 } bb_recorder;
 
+/* Told of each tensor before its values are read, by an op or for the host; watches further out are
+ * told too (autograd/recompute.c). `who` reads. */
+typedef struct bb_watch {
+    struct bb_watch *outer;
+    bb_status (*read)(struct bb_watch *self, const char *who, const bb_tensor *t);
+} bb_watch;
+
 /* Registry row: an op and its kernels by device. */
 typedef struct bb_entry {
     const bb_op *op;
@@ -190,6 +197,7 @@ struct bb_context {
     bb_recorder *recorder[BB_MAX_RECORDERS];
     int recorder_count;
     void *tape;              /* autograd's; also in recorder[] */
+    bb_watch *watch;         /* the innermost; NULL: nobody asks */
     const bb_module *module; /* the innermost layer that runs; NULL: none */
     uint64_t module_calls;
 
@@ -301,6 +309,7 @@ bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder);
 void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder);
 bool bb_is_recorded(const bb_context *ctx);   /* by somebody who keeps all ops: not just the tape */
 bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complete */
+bb_status bb_tell_watch(bb_context *ctx, const char *who, const bb_tensor *t);
 
 /* ---- core/op.c */
 const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op);
