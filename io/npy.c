@@ -228,7 +228,7 @@ static bb_tensor *move(bb_tensor *t, bb_device device) {
 }
 
 static bb_tensor *make_tensor(const header *h, const char *data, bb_device device) {
-    bb_tensor *t = bb_empty(h->ctx, h->dtype, h->shape);
+    bb_tensor *t = bb_empty_on(h->ctx, BB_CPU, h->dtype, h->shape);
     if (!t || t->count == 0) return t ? move(t, device) : NULL;
     size_t element = bb_dtype_bytes(h->dtype), bytes = (size_t)t->count * element;
     if (h->fortran)
