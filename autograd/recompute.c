@@ -114,8 +114,9 @@ const bb_op bb_op_recompute = {
 bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
                         int n) {
     if (!ctx || ctx->status) return NULL;
-    if (!fn || n < 0) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_recompute: fn: expected a function and n >= 0 inputs");
+    if (!fn || n < 0 || (n > 0 && !inputs)) {
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_recompute: fn: expected a function and a list of n >= 0 inputs");
         return NULL;
     }
     for (int i = 0; i < n; i++)

@@ -138,7 +138,7 @@ bb_status bb_tell_watch(bb_context *ctx, const char *who, const bb_tensor *t) {
 
 void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
                      int64_t index) {
-    if (!ctx) return;
+    if (!ctx || !here) return;
     *here = (bb_module){ctx->module, type, name, index, ++ctx->module_calls};
     ctx->module = here;
 }

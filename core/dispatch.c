@@ -252,7 +252,11 @@ bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n
                    : BB_ERR_ARGUMENT;
     const bb_entry *entry = ctx ? bb_find_entry(ctx, op) : NULL;
     int visible = (entry ? entry->n_outputs : bb_op_output_count(op)) - op->hidden;
-    for (int i = 0; i < visible; i++) out[i] = NULL;
+    for (int i = 0; out && i < visible; i++) out[i] = NULL;
+    if ((visible > 0 && !out) || (n_in > 0 && !in))
+        return ctx ? bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected a list, got NULL", op->name,
+                             n_in > 0 && !in ? "in" : "out")
+                   : BB_ERR_ARGUMENT;
     if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
     if (!entry)
@@ -281,7 +285,7 @@ bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n
 bb_tensor *bb_apply1(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
                      const void *attrs) {
     bb_tensor *out[BB_MAX_OUTPUTS] = {NULL};
-    for (int i = 0; !ctx && i < n_in; i++) ctx = bb_context_of(in[i]);
+    for (int i = 0; !ctx && in && i < n_in; i++) ctx = bb_context_of(in[i]);
     bb_apply(ctx, op, in, n_in, attrs, out);
     return out[0];
 }

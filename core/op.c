@@ -10,12 +10,12 @@ bb_status bb_no_gradient(const bb_grad_call *grad) {
 
 int bb_op_input_count(const bb_op *op) {
     int n = 0;
-    while (n < BB_MAX_INPUTS && op->inputs[n]) n++;
+    while (op && n < BB_MAX_INPUTS && op->inputs[n]) n++;
     return n;
 }
 int bb_op_output_count(const bb_op *op) {
     int n = 0;
-    while (n < BB_MAX_OUTPUTS && op->outputs[n]) n++;
+    while (op && n < BB_MAX_OUTPUTS && op->outputs[n]) n++;
     return n;
 }
 
@@ -168,6 +168,7 @@ bb_status bb_registry_check(bb_context *ctx) {
 }
 
 void bb_op_default_attrs(const bb_op *op, void *attrs) {
+    if (!op || !attrs) return;
     if (op->attrs_bytes) memset(attrs, 0, op->attrs_bytes);
     for (const bb_attr *a = op->attrs; a->name; a++) {
         char *field = (char *)attrs + a->offset;

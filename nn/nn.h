@@ -21,8 +21,8 @@
  * free nothing. Functions that return a pointer return NULL after an error (see core/core.h); a
  * layer made after an error holds NULL handles.
  *
- * A handle may be NULL, as a failed call gives it: then a call does nothing. What describes (a
- * config, a schedule, a layer's struct) must not be, nor may what a call fills in. */
+ * A handle may be NULL, as a failed call gives it: then a call does nothing. Where what describes
+ * (a config, a layer's struct) is NULL, that is an error. */
 #ifndef BOBBIN_NN_H
 #define BOBBIN_NN_H
 

@@ -59,6 +59,12 @@ bb_status bb_nn_write_lr(bb_tensor *t, double lr, const char *who) {
 
 bb_context *bb_nn_context(const bb_params *params) { return params ? params->ctx : NULL; }
 
+bool bb_nn_given(bb_context *ctx, const void *given, const char *who, const char *argument) {
+    if (!given && ctx)
+        bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected one, got NULL", who, argument);
+    return given != NULL;
+}
+
 bb_params *bb_params_new(bb_context *ctx, bb_device device, bb_dtype dtype) {
     if (!ctx || ctx->status) return NULL;
     if (!bb_dtype_is_float(dtype)) {

@@ -189,6 +189,39 @@ static void test_gradients(test *t) {
     bb_close(ctx);
 }
 
+static bb_tensor *first(void *user, bb_tensor *const *in, int n) {
+    (void)user, (void)n;
+    return in[0];
+}
+
+/* Lists that are not there. */
+static void test_not_given(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SCALAR, (double[]){5}), *y = bb_square(x), *g;
+    static const bb_function function = {.name = "f"};
+    CHECK_INT(t, bb_gradients(y, NULL, NULL, 1, false, &g), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradients: inputs: expected a list, got NULL");
+    CHECK_INT(t, bb_gradients(y, NULL, &x, 1, false, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradients: gradients: expected a list, got NULL");
+    CHECK_INT(t, bb_gradients(y, NULL, &x, -1, false, &g), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradients: n: expected 0 or more");
+    CHECK(t, !bb_recompute(ctx, first, NULL, NULL, 1));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_recompute: fn: expected a function and a list");
+    CHECK_INT(t, bb_gradcheck(ctx, first, NULL, NULL, 1, NULL, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradcheck: inputs: expected a list, got NULL");
+    CHECK(t, !bb_function_wanted(ctx, NULL, 1));
+    CHECK_INT(t, bb_function_record(ctx, &function, NULL, &x, 1, NULL, 1), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "f: outputs: expected a list, got NULL");
+    CHECK_INT(t, bb_save(x, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_save: saved: expected one, got NULL");
+    CHECK(t, !bb_saved_read(NULL, ctx, "f"));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "f: expected what its forward saved, got nothing");
+    bb_unsave(NULL);
+    CHECK_INT(t, bb_backward(y, NULL), BB_OK);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 /* A result that keeps its gradient gets one of bb_backward, none of bb_gradients. */
 static void test_retained(test *t) {
     bb_context *ctx = test_open();
@@ -273,6 +306,7 @@ static const test_row rows[] = {
     {"retain", test_retain},
     {"half walked", test_half_walked},
     {"gradients", test_gradients},
+    {"not given", test_not_given},
     {"retained", test_retained},
     {"higher order", test_higher_order},
     {"scope of higher order", test_scope_of_higher_order},
