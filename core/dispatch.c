@@ -32,7 +32,7 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
         if (t->ctx != ctx)
             return bb_fail_input(call, i, "expected a tensor of this context, got one of another");
         if (!t->storage) return bb_fail_lost_input(call, i);
-        if (ctx->watch && bb_tell_watch(ctx, op->name, t)) return ctx->status;
+        if (ctx->watch && !op->view && bb_tell_watch(ctx, op->name, t)) return ctx->status;
         if (!first)
             first = t;
         else if (t->device != first->device)

@@ -136,8 +136,8 @@ typedef struct bb_recorder {
     bool gradients_only;                        /* wants only calls with needs_grad */
 } bb_recorder;
 
-/* Told of each tensor before its values are read, by an op or for the host; watches further out are
- * told too (autograd/recompute.c). `who` reads. */
+/* Told of each tensor before its values are read, by an op that is no view or for the host; watches
+ * further out are told too (autograd/recompute.c). `who` reads. */
 typedef struct bb_watch {
     struct bb_watch *outer;
     bb_status (*read)(struct bb_watch *self, const char *who, const bb_tensor *t);

@@ -197,6 +197,22 @@ static void test_step_tensors(test *t) {
     bb_close(ctx);
 }
 
+/* Writes what it saw into a row of someone's table, and reads nothing of it. */
+static bb_tensor *logs(void *user, bb_tensor *const *in, int n) {
+    (void)n;
+    bb_tensor *y = bb_square(in[0]);
+    return bb_assign(bb_select(user, 0, 1), bb_detach(y)) ? NULL : y;
+}
+static void test_written(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *table = bb_zeros(ctx, BB_F32, BB_SHAPE(3, 2)), *x = leaf(ctx, 3);
+    CHECK_INT(t, bb_backward(bb_sum_all(bb_recompute(ctx, logs, table, &x, 1)), NULL), BB_OK);
+    check_values(t, bb_grad(x), 6);
+    check_values(t, bb_select(table, 0, 1), 9);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 /* The names of the segment and of the op that reads; and no gradient was touched. */
 static void test_message(test *t) {
     bb_context *ctx = test_open();
@@ -248,12 +264,9 @@ static void test_many_inputs(test *t) {
 }
 
 static const test_row rows[] = {
-    {"graph", test_graph},
-    {"trace", test_trace},
-    {"changed", test_changed},
-    {"step tensors", test_step_tensors},
-    {"graph of a gradient", test_graph_of_a_gradient},
-    {"message", test_message},
-    {"many inputs", test_many_inputs},
+    {"graph", test_graph},     {"trace", test_trace},
+    {"changed", test_changed}, {"step tensors", test_step_tensors},
+    {"written", test_written}, {"graph of a gradient", test_graph_of_a_gradient},
+    {"message", test_message}, {"many inputs", test_many_inputs},
 };
 TEST_MAIN(rows)
