@@ -32,11 +32,12 @@ BB_API int bb_tape_length(const bb_context *ctx); /* nodes recorded in this step
 BB_API const bb_op *bb_tape_op(const bb_context *ctx, int node); /* what node i is, oldest first */
 
 /* Activation checkpointing: runs fn without a tape and keeps only its inputs; backward runs it
- * again (with the same random numbers) to get the gradients. fn may also read tensors of the
- * context, parameters for one; if one that takes part in a gradient is changed in place before the
- * second run, that is an error of the walk. Step tensors that fn reads belong among the inputs: of
- * others nobody notes whether they change. Gives fn's result, which is NULL on failure. While a
- * graph is recorded (io/io.h) fn runs like any other function. */
+ * again (with the same random numbers) to get the gradients. fn may also read tensors that are not
+ * among its inputs, parameters for one: what the first run read, by ops, bb_read, bb_item or
+ * bb_assign, is noted, and if it was changed in place (by fn, too) or dropped when the second run
+ * reads it, that is an error of the walk (an input may be dropped: it is held). Nobody sees what fn
+ * reads through bb_data. Gives fn's result, which is NULL on failure. While a graph is recorded
+ * (io/io.h) fn runs like any other function. */
 typedef bb_tensor *(*bb_segment_fn)(void *user, bb_tensor *const *inputs, int n);
 BB_API bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user,
                                bb_tensor *const *inputs, int n);

@@ -128,10 +128,16 @@ static bb_status captured_walk(bb_tape *tape, const walk *w, bb_tensor *output, 
 
 bb_status bb_gradients(bb_tensor *output, bb_tensor *seed, bb_tensor *const *inputs, int n,
                        bool create_graph, bb_tensor **gradients) {
-    for (int i = 0; i < n; i++) gradients[i] = NULL;
+    for (int i = 0; gradients && i < n; i++) gradients[i] = NULL;
     if (!output) return BB_ERR_ARGUMENT;
     if (!startable(output)) return output->ctx->status;
     bb_context *ctx = output->ctx;
+    if (n < 0 || (n > 0 && (!inputs || !gradients)))
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_gradients: %s: expected %s",
+                       n < 0    ? "n"
+                       : inputs ? "gradients"
+                                : "inputs",
+                       n < 0 ? "0 or more, got a negative number" : "a list, got NULL");
     for (int i = 0; i < n; i++)
         if (!inputs[i] || !inputs[i]->requires_grad)
             return bb_fail(ctx, BB_ERR_ARGUMENT,

@@ -40,7 +40,7 @@ void bb_function_release(bb_context *ctx, const void *attrs) {
 
 bool bb_function_wanted(const bb_context *ctx, bb_tensor *const *in, int n) {
     bool wanted = false;
-    for (int i = 0; i < n; i++) wanted |= in[i] && in[i]->requires_grad;
+    for (int i = 0; in && i < n; i++) wanted |= in[i] && in[i]->requires_grad;
     return ctx && wanted && ctx->grad_enabled && !ctx->status;
 }
 
@@ -51,6 +51,9 @@ static bb_status check(bb_context *ctx, const bb_function *function, bb_tensor *
         return bb_fail(ctx, BB_ERR_STATE,
                        "%s: a graph is being recorded: expected ops, got a function with a "
                        "backward of its own",
+                       function->name);
+    if (!out)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: outputs: expected a list, got NULL",
                        function->name);
     if (n_out < 1 || n_out > BB_MAX_OUTPUTS)
         return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: outputs: expected 1 to %d, got %d",
@@ -121,6 +124,9 @@ bb_tensor *bb_function_target(const bb_function_call *call, int i) {
 /* ---- Saved tensors -------------------------------------------------------------------------- */
 
 bb_status bb_save(bb_tensor *t, bb_saved *saved) {
+    if (!saved)
+        return t ? bb_fail(t->ctx, BB_ERR_ARGUMENT, "bb_save: saved: expected one, got NULL")
+                 : BB_ERR_ARGUMENT;
     memset(saved, 0, sizeof *saved);
     if (!t || t->ctx->status) return t ? t->ctx->status : BB_OK;
     if (!bb_tensor_usable(t)) return t->ctx->status;
@@ -134,7 +140,8 @@ bb_status bb_save(bb_tensor *t, bb_saved *saved) {
 }
 
 bb_tensor *bb_saved_read(const bb_saved *saved, bb_context *ctx, const char *who) {
-    if (!saved->ctx)
+    if (!ctx) return NULL;
+    if (!saved || !saved->ctx)
         bb_fail(ctx, BB_ERR_STATE, "%s: expected what its forward saved, got nothing: %s", who,
                 "it was already read, or never saved");
     else if (saved->ctx != ctx || saved->step != ctx->step)
@@ -147,6 +154,7 @@ bb_tensor *bb_saved_read(const bb_saved *saved, bb_context *ctx, const char *who
 }
 
 void bb_unsave(bb_saved *saved) {
+    if (!saved) return;
     bool alive = saved->ctx && saved->step == saved->ctx->step;
     if (alive && saved->packed) bb_release_packed(bb_tape_of(saved->ctx), saved->packed);
     if (alive && saved->tensor) {

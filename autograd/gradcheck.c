@@ -171,8 +171,11 @@ static bb_status first_order(bb_context *ctx, const char *who, bb_segment_fn fn,
     return status;
 }
 
-static bb_status check_arguments(bb_context *ctx, const char *who, bb_segment_fn fn, int n) {
-    if (ctx->status || (fn && n >= 1 && n <= INPUTS_MAX)) return ctx->status;
+static bb_status check_arguments(bb_context *ctx, const char *who, bb_segment_fn fn,
+                                 bb_tensor *const *inputs, int n) {
+    if (ctx->status || (fn && inputs && n >= 1 && n <= INPUTS_MAX)) return ctx->status;
+    if (fn && !inputs)
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "%s: inputs: expected a list, got NULL", who);
     return fn ? bb_fail(ctx, BB_ERR_ARGUMENT, "%s: inputs: expected 1 to %d, got %d", who,
                         INPUTS_MAX, n)
               : bb_fail(ctx, BB_ERR_ARGUMENT, "%s: fn: expected a function, got NULL", who);
@@ -184,7 +187,7 @@ bb_status bb_gradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor 
     if (!report) report = &unused;
     *report = (bb_gradcheck_report){.passed = false};
     if (!ctx) return BB_ERR_ARGUMENT;
-    if (check_arguments(ctx, "bb_gradcheck", fn, n)) return ctx->status;
+    if (check_arguments(ctx, "bb_gradcheck", fn, inputs, n)) return ctx->status;
     return first_order(ctx, "bb_gradcheck", fn, user, inputs, n, options, report);
 }
 
@@ -274,7 +277,7 @@ bb_status bb_gradgradcheck(bb_context *ctx, bb_segment_fn fn, void *user, bb_ten
     if (!report) report = &unused;
     *report = (bb_gradcheck_report){.passed = false};
     if (!ctx) return BB_ERR_ARGUMENT;
-    if (check_arguments(ctx, who, fn, n)) return ctx->status;
+    if (check_arguments(ctx, who, fn, inputs, n)) return ctx->status;
     bb_status status = first_order(ctx, who, fn, user, inputs, n, options, report);
     if (status || !report->passed) return status;
     for (int i = 0; i < n; i++) want[i] = inputs[i] && inputs[i]->requires_grad;

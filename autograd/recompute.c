@@ -2,16 +2,16 @@
  * segment again, with the random numbers of the first time, and takes the gradients of that run.
  *
  * The second run must read what the first one read. Its inputs are saved values like any op's. What
- * else it read nobody told us: so the node notes the versions of all tensors of the context (one
- * pass over their list, no device work), and the second run, which is on the tape, shows which of
- * them it used. */
+ * else it read nobody told us: so a watch (core/impl.h) notes the version of each storage that was
+ * there before the first run and that it read, and another one compares in the second run. No
+ * device work, and a few entries: the parameters of a set share one storage. */
 #include "autograd/tape.h"
 
 typedef struct recompute_attrs {
     bb_segment_fn fn;
     void *user;
     bb_rng rng;
-    const bb_versions *outside;
+    const struct noted *outside;
 } recompute_attrs;
 
 static bb_status infer(bb_call *call) {
@@ -21,49 +21,55 @@ static bb_status infer(bb_call *call) {
 
 /* ---- What a segment reads from outside ------------------------------------------------------ */
 
-struct bb_versions {
-    int count;
-    struct version {
-        uint64_t serial; /* of the storage */
-        uint32_t version;
-    } of[];
-};
+typedef struct noted {
+    const struct noted *next;
+    uint64_t serial; /* of the storage */
+    uint32_t version;
+} noted;
 
-static const bb_versions *note_versions(bb_context *ctx) {
-    int count = 0;
-    for (const bb_tensor *t = ctx->context_tensors; t; t = t->next) count++;
-    size_t bytes = sizeof(bb_versions) + (size_t)count * sizeof(struct version);
-    bb_versions *v = bb_arena_allocate(ctx, &ctx->arena, bytes);
-    if (!v) return NULL;
-    v->count = 0;
-    for (const bb_tensor *t = ctx->context_tensors; t; t = t->next) {
-        if (!t->storage) continue;
-        v->of[v->count].serial = t->storage->serial;
-        v->of[v->count++].version = t->storage->version;
-    }
-    return v;
+typedef struct outside_watch {
+    bb_watch watch; /* first: the watch is this */
+    bb_context *ctx;
+    uint64_t made; /* storages with higher serials are the segment's own */
+    const noted *list;
+} outside_watch;
+
+static const noted *find(const noted *list, uint64_t serial) {
+    while (list && list->serial != serial) list = list->next;
+    return list;
 }
 
-static bool changed(const bb_versions *v, const bb_storage *s) {
-    for (int i = 0; s && i < v->count; i++)
-        if (v->of[i].serial == s->serial) return v->of[i].version != s->version;
-    return false;
-}
-
-/* Whether the nodes from `mark` on read what was there the first time. */
-static bb_status check_outside(bb_tape *tape, const bb_versions *v, int mark) {
-    for (int k = mark; k < tape->count; k++)
-        for (int i = 0; i < tape->nodes[k]->n_in; i++) {
-            const tape_node *node = tape->nodes[k];
-            const bb_storage *s = node->saved[i].storage; /* the handle may be dropped by now */
-            if (!s && node->in[i]) s = node->in[i]->storage;
-            if (!changed(v, s)) continue;
-            return bb_fail(tape->ctx, BB_ERR_STATE,
-                           "bb_backward: recompute: a tensor that its segment reads (in %s) was "
-                           "changed in place after the forward pass",
-                           bb_node_name(node));
-        }
+static bb_status note(bb_watch *self, const char *who, const bb_tensor *t) {
+    outside_watch *w = (outside_watch *)self;
+    const bb_storage *s = t->storage;
+    (void)who;
+    if (s->serial > w->made || find(w->list, s->serial)) return BB_OK;
+    noted *n = bb_arena_allocate(w->ctx, &w->ctx->arena, sizeof *n);
+    if (!n) return w->ctx->status;
+    *n = (noted){w->list, s->serial, s->version};
+    w->list = n;
     return BB_OK;
+}
+
+static bb_status compare(bb_watch *self, const char *who, const bb_tensor *t) {
+    const outside_watch *w = (outside_watch *)self;
+    const noted *n = find(w->list, t->storage->serial);
+    if (!n || n->version == t->storage->version) return BB_OK;
+    return bb_fail(w->ctx, BB_ERR_STATE,
+                   "bb_backward: recompute: a tensor that its segment reads (in %s) was changed in "
+                   "place after the forward pass",
+                   who);
+}
+
+/* fn, while w is told what it reads. */
+static bb_tensor *watched(outside_watch *w, const recompute_attrs *a, bb_tensor *const *inputs,
+                          int n) {
+    bb_context *ctx = w->ctx;
+    w->watch.outer = ctx->watch;
+    ctx->watch = &w->watch;
+    bb_tensor *result = a->fn(a->user, inputs, n);
+    ctx->watch = w->watch.outer;
+    return result;
 }
 
 /* ---- The second run ------------------------------------------------------------------------- */
@@ -76,12 +82,9 @@ typedef struct second_run {
 static bb_status run_again(void *user, bb_tensor *const *inputs, int n,
                            bb_tensor *outputs[BB_MAX_OUTPUTS]) {
     const second_run *r = user;
-    const bb_versions *before = r->tape->outside;
-    int mark = r->tape->count;
-    r->tape->outside = r->attrs.outside; /* also for the segments within */
-    outputs[0] = r->attrs.fn(r->attrs.user, inputs, n);
-    r->tape->outside = before;
-    return check_outside(r->tape, r->attrs.outside, mark);
+    outside_watch w = {{NULL, compare}, r->tape->ctx, 0, r->attrs.outside};
+    outputs[0] = watched(&w, &r->attrs, inputs, n);
+    return w.ctx->status;
 }
 
 static bb_status gradient(const bb_grad_call *grad) {
@@ -111,8 +114,9 @@ const bb_op bb_op_recompute = {
 bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor *const *inputs,
                         int n) {
     if (!ctx || ctx->status) return NULL;
-    if (!fn || n < 0) {
-        bb_fail(ctx, BB_ERR_ARGUMENT, "bb_recompute: fn: expected a function and n >= 0 inputs");
+    if (!fn || n < 0 || (n > 0 && !inputs)) {
+        bb_fail(ctx, BB_ERR_ARGUMENT,
+                "bb_recompute: fn: expected a function and a list of n >= 0 inputs");
         return NULL;
     }
     for (int i = 0; i < n; i++)
@@ -126,10 +130,11 @@ bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor
         if (!result) bb_fail(ctx, BB_ERR_STATE, "bb_recompute: fn: returned NULL");
         return result;
     }
-    bb_rng rng = bb_get_rng(ctx);
+    recompute_attrs a = {fn, user, bb_get_rng(ctx), NULL};
+    outside_watch w = {{NULL, note}, ctx, ctx->storages, NULL};
     bool before = bb_set_grad_enabled(ctx, false);
     bb_scope scope = bb_scope_begin(ctx);
-    bb_tensor *result = fn(user, inputs, n);
+    bb_tensor *result = before ? watched(&w, &a, inputs, n) : fn(user, inputs, n);
     bb_set_grad_enabled(ctx, before);
     if (!result) {
         bb_scope_end(ctx, scope, NULL);
@@ -139,8 +144,7 @@ bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user, bb_tensor
     bb_tensor *out = bb_scope_end(ctx, scope, bb_detach_header(result));
     if (!out || !before || !bb_dtype_is_float((bb_dtype)out->dtype)) return out;
     bb_tape *tape = bb_tape_of(ctx);
-    recompute_attrs a = {fn, user, rng, tape->outside ? tape->outside : note_versions(ctx)};
-    if (!a.outside) return NULL;
+    a.outside = w.list;
     bb_call call = {.ctx = ctx,
                     .op = &bb_op_recompute,
                     .attrs = &a,

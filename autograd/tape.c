@@ -121,6 +121,7 @@ static void close_tape(bb_recorder *self) {
 }
 
 bb_status bb_attach_tape(bb_context *ctx) {
+    if (!ctx) return BB_ERR_ARGUMENT;
     bb_tape *tape = bb_host_allocate(ctx, sizeof *tape);
     if (!tape) return ctx->status;
     memset(tape, 0, sizeof *tape);

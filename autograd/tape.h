@@ -32,9 +32,6 @@ typedef struct tape_node {
     unsigned alone; /* bit i: when its turn came, nobody else held what it saved of input i */
 } tape_node;
 
-/* Versions of the tensors that live longer than the step, at a moment (recompute.c). */
-typedef struct bb_versions bb_versions;
-
 typedef struct bb_tape {
     bb_recorder recorder; /* first: the recorder is the tape */
     bb_context *ctx;
@@ -50,7 +47,6 @@ typedef struct bb_tape {
     struct packed_value *packed[64]; /* by the serial of the storage, so that each is packed once */
     int relaid;                      /* handles on loan with other strides than their own */
     struct offload *offload;         /* offload.c; NULL: never asked for */
-    const bb_versions *outside;      /* of the segment that runs again; NULL: none does */
 } bb_tape;
 
 static inline bb_tape *bb_tape_of(const bb_context *ctx) { return (bb_tape *)ctx->tape; }

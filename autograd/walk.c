@@ -65,11 +65,27 @@ static bb_status add_to_slot(bb_context *ctx, bool create_graph, bb_tensor **slo
     return *slot ? BB_OK : ctx->status;
 }
 
+/* New bytes for a gradient that its user gave back. That of a parameter stands in a block, whose
+ * owner must say that it begins anew. */
+static bb_status revive_grad(bb_context *ctx, bb_tensor *leaf) {
+    if (leaf->life == BB_LIFE_CONTEXT && !leaf->kept)
+        return bb_fail(ctx, BB_ERR_STATE,
+                       "bb_backward: the gradient of a parameter was dropped (bb_drop): expected "
+                       "bb_params_zero_grad before the next backward");
+    size_t bytes = (size_t)leaf->count * bb_dtype_bytes((bb_dtype)leaf->dtype);
+    bb_storage *s = bb_storage_new(ctx, (bb_device)leaf->device, bytes);
+    if (s) bb_tensor_revive(leaf->grad, s, 0);
+    return ctx->status;
+}
+
 /* The gradient of a leaf, made on first use with the leaf's own lifetime. */
 static bb_status leaf_grad(bb_context *ctx, bb_tensor *leaf) {
-    if (leaf->grad) return BB_OK;
-    leaf->grad = new_like(ctx, leaf, leaf->life == BB_LIFE_CONTEXT);
+    if (leaf->grad && leaf->grad->storage) return BB_OK;
     leaf->grad_empty = true;
+    if (!leaf->grad)
+        leaf->grad = new_like(ctx, leaf, leaf->life == BB_LIFE_CONTEXT);
+    else if (revive_grad(ctx, leaf))
+        return ctx->status;
     if (!leaf->grad) return ctx->status;
     leaf->grad->pinned = leaf->grad->storage->gradient = true;
     return BB_OK;
@@ -169,8 +185,8 @@ bb_status bb_rerun_composite(void *user, bb_tensor *const *inputs, int n,
 
 /* The empty gradient of a leaf that the walk adds to: where it may be written. NULL: none. */
 static bb_tensor *empty_gradient(bb_tape *tape, bool leaves, bb_tensor *t) {
-    if (slot_of(tape, t) || !leaves || !t->grad || !t->grad_empty || !t->grad->contiguous)
-        return NULL;
+    if (slot_of(tape, t) || !leaves || !t->grad || !t->grad_empty) return NULL;
+    if (!t->grad->storage || !t->grad->contiguous) return NULL;
     t->grad_empty = false; /* also keeps a second use of this leaf from writing over it */
     bb_tensor_changed(t->grad);
     return t->grad;

@@ -130,9 +130,15 @@ bool bb_is_recorded(const bb_context *ctx) {
     return false;
 }
 
+bb_status bb_tell_watch(bb_context *ctx, const char *who, const bb_tensor *t) {
+    bb_status status = BB_OK;
+    for (bb_watch *w = ctx->watch; w && !status; w = w->outer) status = w->read(w, who, t);
+    return status;
+}
+
 void bb_module_enter(bb_context *ctx, bb_module *here, const char *type, const char *name,
                      int64_t index) {
-    if (!ctx) return;
+    if (!ctx || !here) return;
     *here = (bb_module){ctx->module, type, name, index, ++ctx->module_calls};
     ctx->module = here;
 }

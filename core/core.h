@@ -320,8 +320,8 @@ typedef struct bb_named {
 
 BB_API bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on); /* leaves only; returns t */
 BB_API bool bb_requires_grad(const bb_tensor *t);              /* or depends on a leaf that does */
-BB_API bb_tensor *bb_grad(bb_tensor *t);            /* the accumulated gradient; NULL: none yet */
-BB_API bool bb_grad_enabled(const bb_context *ctx); /* true in a new context */
+BB_API bb_tensor *bb_grad(bb_tensor *t); /* the accumulated gradient; NULL: none yet, or dropped */
+BB_API bool bb_grad_enabled(const bb_context *ctx);        /* true in a new context */
 BB_API bool bb_set_grad_enabled(bb_context *ctx, bool on); /* returns the former setting */
 
 /* ---- Where a call stands --------------------------------------------------------------------- */

@@ -32,6 +32,7 @@ static bb_status check_inputs(bb_call *call, const bb_entry *entry) {
         if (t->ctx != ctx)
             return bb_fail_input(call, i, "expected a tensor of this context, got one of another");
         if (!t->storage) return bb_fail_lost_input(call, i);
+        if (ctx->watch && !op->view && bb_tell_watch(ctx, op->name, t)) return ctx->status;
         if (!first)
             first = t;
         else if (t->device != first->device)
@@ -53,8 +54,9 @@ static int words(const char *choices) {
     return n;
 }
 
-/* Attributes that take one of a few values, so that no rule and no kernel meets another. */
-static bb_status check_choices(const bb_call *call) {
+/* Attributes that take one of a few values, and the lengths of lists (their upper bound is the
+ * rule's: a rank), so that no rule and no kernel meets another. */
+static bb_status check_attrs(const bb_call *call) {
     for (const bb_attr *a = call->op->attrs; a->name; a++) {
         const char *field = (const char *)call->attrs + a->offset;
         int value = 0;
@@ -67,13 +69,15 @@ static bb_status check_choices(const bb_call *call) {
                                 value);
         if (a->type == BB_ATTR_BOOL && value > 1)
             return bb_fail_attr(call, a->name, "expected false or true, got byte %d", value);
+        if (a->type == BB_ATTR_INTS && (value = ((const bb_ints *)(const void *)field)->n) < 0)
+            return bb_fail_attr(call, a->name, "expected a list of 0 or more, got %d", value);
     }
     return BB_OK;
 }
 
 static bb_status infer(bb_call *call, const bb_entry *entry) {
     bb_status status = check_inputs(call, entry);
-    if (!status && entry->has_choices) status = check_choices(call);
+    if (!status && entry->checks_attrs) status = check_attrs(call);
     return status ? status : call->op->infer(call);
 }
 
@@ -248,7 +252,11 @@ bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n
                    : BB_ERR_ARGUMENT;
     const bb_entry *entry = ctx ? bb_find_entry(ctx, op) : NULL;
     int visible = (entry ? entry->n_outputs : bb_op_output_count(op)) - op->hidden;
-    for (int i = 0; i < visible; i++) out[i] = NULL;
+    for (int i = 0; out && i < visible; i++) out[i] = NULL;
+    if ((visible > 0 && !out) || (n_in > 0 && !in))
+        return ctx ? bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected a list, got NULL", op->name,
+                             n_in > 0 && !in ? "in" : "out")
+                   : BB_ERR_ARGUMENT;
     if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
     if (!entry)
@@ -277,7 +285,7 @@ bb_status bb_apply(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n
 bb_tensor *bb_apply1(bb_context *ctx, const bb_op *op, bb_tensor *const *in, int n_in,
                      const void *attrs) {
     bb_tensor *out[BB_MAX_OUTPUTS] = {NULL};
-    for (int i = 0; !ctx && i < n_in; i++) ctx = bb_context_of(in[i]);
+    for (int i = 0; !ctx && in && i < n_in; i++) ctx = bb_context_of(in[i]);
     bb_apply(ctx, op, in, n_in, attrs, out);
     return out[0];
 }

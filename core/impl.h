@@ -136,12 +136,19 @@ typedef struct bb_recorder {
     bool gradients_only;                        /* wants only calls with needs_grad */
 } bb_recorder;
 
+/* Told of each tensor before its values are read, by an op that is no view or for the host; watches
+ * further out are told too (autograd/recompute.c). `who` reads. */
+typedef struct bb_watch {
+    struct bb_watch *outer;
+    bb_status (*read)(struct bb_watch *self, const char *who, const bb_tensor *t);
+} bb_watch;
+
 /* Registry row: an op and its kernels by device. */
 typedef struct bb_entry {
     const bb_op *op;
     bb_kernel kernel[BB_DEVICE_COUNT]; /* forward NULL: none */
     uint8_t n_inputs, n_outputs;
-    bool has_choices; /* attributes of few values, checked at each call */
+    bool checks_attrs; /* it has choices or lists, which dispatch checks at each call */
 } bb_entry;
 
 enum { BB_MAX_RECORDERS = 4, BB_MESSAGE_BYTES = 1024, BB_SIZE_CLASSES = 344 };
@@ -190,6 +197,7 @@ struct bb_context {
     bb_recorder *recorder[BB_MAX_RECORDERS];
     int recorder_count;
     void *tape;              /* autograd's; also in recorder[] */
+    bb_watch *watch;         /* the innermost; NULL: nobody asks */
     const bb_module *module; /* the innermost layer that runs; NULL: none */
     uint64_t module_calls;
 
@@ -257,8 +265,10 @@ bb_tensor *bb_tensor_view(bb_tensor *base, const bb_shape *shape, const int64_t 
                           int64_t offset);
 void bb_tensor_attach(bb_tensor *t, bb_storage *s,
                       size_t byte_offset); /* takes over one reference */
-void bb_tensor_changed(bb_tensor *t);      /* counts a change in place */
-void bb_tensor_free(bb_tensor *t);         /* context tensors: unlink and release the header */
+/* A leaf's gradient that was dropped serves again, over these bytes (takes over one reference). */
+void bb_tensor_revive(bb_tensor *t, bb_storage *s, size_t byte_offset);
+void bb_tensor_changed(bb_tensor *t); /* counts a change in place */
+void bb_tensor_free(bb_tensor *t);    /* context tensors: unlink and release the header */
 bool bb_tensor_usable(
     const bb_tensor *t); /* alive, with storage; otherwise the sticky error names why */
 enum { BB_LOST_TEXT = 128 };
@@ -299,6 +309,7 @@ bb_status bb_attach_recorder(bb_context *ctx, bb_recorder *recorder);
 void bb_detach_recorder(bb_context *ctx, const bb_recorder *recorder);
 bool bb_is_recorded(const bb_context *ctx);   /* by somebody who keeps all ops: not just the tape */
 bb_status bb_registry_check(bb_context *ctx); /* the built-in tables are complete */
+bb_status bb_tell_watch(bb_context *ctx, const char *who, const bb_tensor *t);
 
 /* ---- core/op.c */
 const bb_entry *bb_find_entry(const bb_context *ctx, const bb_op *op);

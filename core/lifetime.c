@@ -113,12 +113,18 @@ void bb_drop(bb_tensor *t) {
         give_storage_back(t, BB_LIFE_DROPPED);
         return;
     }
-    if (t->grad && t->grad->life == BB_LIFE_CONTEXT) {
+    if (t->grad) { /* dropped before or not */
         t->grad->kept = true;
-        bb_drop(t->grad);
+        retire(t->grad);
     }
     t->grad = NULL;
     retire(t);
+}
+
+void bb_tensor_revive(bb_tensor *t, bb_storage *s, size_t byte_offset) {
+    t->life = t->step ? BB_LIFE_STEP : BB_LIFE_CONTEXT;
+    t->ctx->memory.live_tensors++;
+    bb_tensor_attach(t, s, byte_offset);
 }
 
 static void reuse_retired(bb_context *ctx, bb_tensor **list) {

@@ -10,12 +10,12 @@ bb_status bb_no_gradient(const bb_grad_call *grad) {
 
 int bb_op_input_count(const bb_op *op) {
     int n = 0;
-    while (n < BB_MAX_INPUTS && op->inputs[n]) n++;
+    while (op && n < BB_MAX_INPUTS && op->inputs[n]) n++;
     return n;
 }
 int bb_op_output_count(const bb_op *op) {
     int n = 0;
-    while (n < BB_MAX_OUTPUTS && op->outputs[n]) n++;
+    while (op && n < BB_MAX_OUTPUTS && op->outputs[n]) n++;
     return n;
 }
 
@@ -108,11 +108,12 @@ bb_status bb_register_op(bb_context *ctx, const bb_op *op) {
                        "op %s: name: expected a new one, got one already registered", op->name);
     if (ctx->entry_count == ctx->entry_capacity && grow(ctx)) return ctx->status;
     bb_entry *e = &ctx->entries[ctx->entry_count];
-    bool has_choices = false;
+    bool checks_attrs = false;
     for (const bb_attr *a = op->attrs; a->name; a++)
-        has_choices |= a->type == BB_ATTR_CHOICE || a->type == BB_ATTR_BOOL;
+        checks_attrs |=
+            a->type == BB_ATTR_CHOICE || a->type == BB_ATTR_BOOL || a->type == BB_ATTR_INTS;
     *e = (bb_entry){.op = op,
-                    .has_choices = has_choices,
+                    .checks_attrs = checks_attrs,
                     .n_inputs = (uint8_t)bb_op_input_count(op),
                     .n_outputs = (uint8_t)bb_op_output_count(op)};
     index_entry(ctx, ctx->entry_count++);
@@ -167,6 +168,7 @@ bb_status bb_registry_check(bb_context *ctx) {
 }
 
 void bb_op_default_attrs(const bb_op *op, void *attrs) {
+    if (!op || !attrs) return;
     if (op->attrs_bytes) memset(attrs, 0, op->attrs_bytes);
     for (const bb_attr *a = op->attrs; a->name; a++) {
         char *field = (char *)attrs + a->offset;

@@ -206,6 +206,7 @@ static bb_status transfer_check(bb_tensor *t, const char *call, const void *valu
 static bb_status read_as(bb_tensor *t, bb_dtype dtype, void *values) {
     bb_shape shape = bb_shape_of_tensor(t);
     bb_tensor h = host_header(t->ctx, dtype, &shape, values);
+    if (bb_tell_watch(t->ctx, "bb_read", t)) return t->ctx->status;
     bb_status status = bb_copy_into(t, &h);
     if (status == BB_OK && t->device != BB_CPU) {
         bb_backend *backend = t->ctx->backend[t->device];
@@ -285,6 +286,7 @@ bb_status bb_assign(bb_tensor *target, bb_tensor *source) {
             return bb_fail(ctx, BB_ERR_STATE,
                            "bb_assign: a graph is being recorded: expected ops, which it can run "
                            "again");
+    if (bb_tell_watch(ctx, "bb_assign", source)) return ctx->status;
     bb_tensor *from = source;
     if (overlap(source, target)) {
         from = bb_tensor_new(ctx, (bb_device)source->device, (bb_dtype)source->dtype, &got);
@@ -334,7 +336,9 @@ bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on) {
     return t;
 }
 bool bb_requires_grad(const bb_tensor *t) { return t && t->requires_grad; }
-bb_tensor *bb_grad(bb_tensor *t) { return t && t->grad && !t->grad_empty ? t->grad : NULL; }
+bb_tensor *bb_grad(bb_tensor *t) {
+    return t && t->grad && t->grad->storage && !t->grad_empty ? t->grad : NULL;
+}
 bool bb_grad_enabled(const bb_context *ctx) { return ctx && ctx->grad_enabled; }
 bool bb_set_grad_enabled(bb_context *ctx, bool on) {
     if (!ctx) return false;

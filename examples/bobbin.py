@@ -7,10 +7,11 @@
     y.sum().backward()
     x.grad.numpy()                                                     # a view, not a copy
 
-Every op of `bobbin ops` is a method of Context: inputs in order, attributes by name. Tensors share their
-memory with NumPy, PyTorch and whoever else speaks DLPack, in both directions. A wrong call raises bobbin.Error
-with the library's message. Results live until the end of the step, as in C: `with b.step():` around a training
-step gives its memory back; tensor() and keep() make tensors that outlive it.
+Every op of `bobbin ops` is a method of Context: inputs in order, attributes by name. The operators + - * / promote
+dtypes as PyTorch's do, an op by its name does not. Tensors share their memory with NumPy, PyTorch and whoever else
+speaks DLPack, in both directions. A wrong call raises bobbin.Error with the library's message. Results live until
+the end of the step, as in C: `with b.step():` around a training step gives its memory back; tensor() and keep() make
+tensors that outlive it.
 
 The library is looked for at BOBBIN_LIBRARY, beside this file, in ../build and ../../lib of it, and on the system.
 Run this file itself to see it compared with NumPy, and with PyTorch where that is installed.
@@ -82,6 +83,7 @@ _FUNCTIONS = {  # name: result, arguments
     "bb_keep": (_t, [_t]),
     "bb_drop": (None, [_t]),
     "bb_dtype_of": (c_int, [_t]),
+    "bb_promote": (c_int, [_t, _t]),
     "bb_device_of": (c_int, [_t]),
     "bb_shape_of": (Shape, [_t]),
     "bb_stride": (c_int64, [_t, c_int]),
@@ -471,14 +473,18 @@ class Context:
         return op
 
     def _binary(self, name, a, b):
-        """One of the two may be a number, which takes the dtype of the other."""
+        """Promotes as PyTorch does. One of the two may be a number, which takes the dtype of the other."""
         if name == "sub" and isinstance(b, numbers.Real):
             name, b = "add", -_number("sub", b)
         if name in ("add", "mul") and isinstance(b, numbers.Real):
             return self.apply(name + "_scalar", a, value=b)
-        dtype = (a if isinstance(a, Tensor) else b).dtype  # for a quotient, which is of floating numbers
-        a, b = (self.full(shape=[], value=v, dtype=dtype) if isinstance(v, numbers.Real) else v for v in (a, b))
-        return self.apply(name, a, b)
+        dtype = (a if isinstance(a, Tensor) else b).dtype
+        a, b = (self.full(shape=[], value=v, dtype=dtype) if isinstance(v, numbers.Real) else self._input(v)
+                for v in (a, b))
+        dtype = DTYPES[_c.bb_promote(*(t and t.handle for t in (a, b)))]
+        if name == "div" and dtype in DTYPES[4:]:  # a quotient is of floating numbers
+            dtype = "f32"
+        return self.apply(name, *(self.cast(t, dtype=dtype) if t and t.dtype != dtype else t for t in (a, b)))
 
     def apply(self, name, *inputs, **attrs):
         """One op: its result, or a tuple where it has several."""

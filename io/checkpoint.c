@@ -30,6 +30,9 @@ static bb_status check_save(bb_context *ctx, const bb_checkpoint *state, const b
         return bb_fail(ctx, BB_ERR_ARGUMENT,
                        "bb_checkpoint_save: state: expected step and data_position >= 0, got %s",
                        state ? "a negative one" : "NULL");
+    if (!extra && extra_count > 0)
+        return bb_fail(ctx, BB_ERR_ARGUMENT,
+                       "bb_checkpoint_save: extra: expected a list, got NULL");
     for (int64_t i = 0; i < extra_count; i++)
         for (int k = 0; k < KEYS; k++)
             if (extra[i].key && strcmp(extra[i].key, keys[k]) == 0)

@@ -70,8 +70,8 @@ static void put_attrs(line *l, const bb_external_attr *list, int n) {
 }
 
 size_t bb_external_declaration(const bb_external *e, char *text, size_t bytes) {
-    line l = {text, bytes, 0};
-    if (bytes) text[0] = 0;
+    line l = {text, text ? bytes : 0, 0};
+    if (l.bytes) text[0] = 0;
     if (!e || !e->composite) return 0;
     put(&l, "composite_declaration<\"%s\" = {", e->composite);
     put_names(&l, "input_names", e->input_names, e->n_inputs);

@@ -39,8 +39,9 @@ static bb_status fail_system(bb_context *ctx, const char *path, const char *doin
 static const char empty_file[1] = "";
 
 bb_status bb_file_map(bb_context *ctx, const char *path, bb_file *file) {
-    *file = (bb_file){empty_file, 0};
+    if (file) *file = (bb_file){empty_file, 0};
     if (bb_error(ctx)) return bb_error(ctx);
+    if (!file) return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_file_map: file: expected one, got NULL");
     if (!path) return bb_fail(ctx, BB_ERR_ARGUMENT, "open a file: path: expected a name, got NULL");
     /* Without O_NONBLOCK, opening a pipe would wait for its other end. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

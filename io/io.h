@@ -146,7 +146,8 @@ BB_API bb_status bb_json_save(bb_json_writer *w, const char *path);
 
 /* The format of https://github.com/huggingface/safetensors, by all rules of its reference
  * implementation. Of its types we read F64 F32 F16 BF16 I64 I32 U8 BOOL, of its shapes those of up
- * to 8 axes. */
+ * to 8 axes. In a BOOL tensor any byte but 0 is read as 1: NumPy and PyTorch take such bytes for
+ * true, and bb_from and bb_write do. */
 
 typedef struct bb_text {
     const char *key, *value;
@@ -195,7 +196,8 @@ BB_API bb_status bb_safetensors_save(bb_context *ctx, const char *path, const bb
 
 /* A new tensor of the current step from a file as numpy.save writes it: versions 1.0 to 3.0, either
  * order of elements, little-endian, the types f8 f4 f2 i8 i4 u1 b1, and V2, which is how bfloat16
- * of ml_dtypes is stored. Other types, Python objects above all, are refused. */
+ * of ml_dtypes is stored. Of b1 any byte but 0 is read as 1, as NumPy takes it. Other types, Python
+ * objects above all, are refused. */
 BB_API bb_tensor *bb_npy_load(bb_context *ctx, const char *path, bb_device device);
 
 /* The bytes that numpy.save would write. bf16 becomes '<V2':

@@ -211,8 +211,11 @@ static bb_status check_keys(bb_context *ctx, const char *name, const scan *s) {
 
 bb_status bb_json_parse(bb_context *ctx, const char *name, const char *text, size_t bytes,
                         bb_json *root) {
-    *root = (bb_json){text, text};
+    if (root) *root = (bb_json){text, text};
     if (bb_error(ctx)) return bb_error(ctx);
+    if (!root || (!text && bytes))
+        return bb_fail(ctx, BB_ERR_ARGUMENT, "bb_json_parse: %s: expected one, got NULL",
+                       root ? "text" : "root");
     if (bytes > UINT32_MAX)
         return bb_fail(ctx, BB_ERR_UNSUPPORTED, "%s: expected at most 4 GiB of JSON, got %zu bytes",
                        name, bytes);

@@ -139,6 +139,7 @@ static int put_utf8(uint32_t code, char out[4]) {
 
 size_t bb_json_string(bb_json value, char *text, size_t capacity) {
     size_t n = 0;
+    if (!text) capacity = 0;
     if (bb_json_kind_of(value) == BB_JSON_STRING) {
         const char *end = value.end - 1;
         for (const char *p = value.at + 1; p < end;) {
@@ -155,7 +156,7 @@ size_t bb_json_string(bb_json value, char *text, size_t capacity) {
 }
 
 bool bb_json_equals(bb_json value, const char *text) {
-    if (bb_json_kind_of(value) != BB_JSON_STRING) return false;
+    if (!text || bb_json_kind_of(value) != BB_JSON_STRING) return false;
     const char *end = value.end - 1, *p = value.at + 1;
     size_t n = (size_t)(end - p);
     if (!memchr(p, '\\', n)) return strlen(text) == n && memcmp(p, text, n) == 0;
@@ -221,7 +222,7 @@ bool bb_json_get(bb_json object, const char *key, bb_json *value) {
     if (bb_json_kind_of(object) != BB_JSON_OBJECT) return false;
     for (bb_json_walk w = bb_json_begin(object); bb_json_next(&w);) {
         if (!bb_json_equals(w.key, key)) continue;
-        *value = w.value;
+        if (value) *value = w.value;
         return true;
     }
     return false;

@@ -91,6 +91,8 @@ void bb_json_end_array(bb_json_writer *w) { end(w, "]"); }
 
 static void put_quoted(bb_json_writer *w, const char *text) {
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
+    if (!text && !w->failed) fail(w, "a string, got NULL");
+    if (w->failed) return;
     const char *stop = text + strlen(text);
     put(w, "\"", 1);
     for (const char *p = text; p < stop && !w->failed;) {

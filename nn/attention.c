@@ -7,6 +7,8 @@
 bb_nn_attention bb_nn_attention_new(bb_params *params, const char *name,
                                     const bb_nn_config *config) {
     char prefix[BB_NAME_BYTES];
+    if (!bb_nn_given(bb_nn_context(params), config, "bb_nn_attention_new", "config"))
+        return (bb_nn_attention){.name = NULL};
     int64_t heads = config->heads, kv_heads = config->kv_heads, head_dim = config->head_dim;
     bb_nn_attention layer = {.heads = heads,
                              .kv_heads = kv_heads,
@@ -84,6 +86,7 @@ bb_tensor *bb_nn_attention_forward(const bb_nn_attention *layer, bb_tensor *x,
                                    bb_nn_layer_cache *cache, int64_t position) {
     bb_context *ctx = bb_context_of(x);
     if (!x || ctx->status) return NULL;
+    if (!bb_nn_given(ctx, layer, "bb_nn_attention_forward", "layer")) return NULL;
     if (x->rank != 3) {
         bb_fail(ctx, BB_ERR_ARGUMENT, "attention: x: expected (B, T, dim), got rank %d", x->rank);
         return NULL;

@@ -11,7 +11,8 @@ bb_nn_rms_norm bb_nn_stream_norm_new(bb_params *params, const char *name,
 
 bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb_nn_config *config) {
     char prefix[BB_NAME_BYTES];
-    bb_nn_block layer;
+    bb_nn_block layer = {.name = NULL};
+    if (!bb_nn_given(bb_nn_context(params), config, "bb_nn_block_new", "config")) return layer;
     layer.attn_norm =
         bb_nn_stream_norm_new(params, bb_nn_join(params, prefix, name, "attn_norm"), config);
     layer.attn = bb_nn_attention_new(params, bb_nn_join(params, prefix, name, "attn"), config);
@@ -25,6 +26,7 @@ bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb_nn_con
 bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x, bb_nn_layer_cache *cache,
                                int64_t position) {
     bb_context *ctx = bb_context_of(x);
+    if (!bb_nn_given(ctx, layer, "bb_nn_block_forward", "layer")) return NULL;
     bb_scope outer = bb_scope_begin(ctx), scope = outer;
     bb_module here;
     bb_nn_enter(ctx, &here, "TransformerBlock", layer->name);

@@ -69,6 +69,7 @@ static bool check_count(bb_context *ctx, const char *field, int64_t value) {
 bb_status bb_nn_config_check(bb_context *ctx, bb_nn_config *config) {
     if (!ctx) return BB_ERR_ARGUMENT;
     if (ctx->status) return ctx->status;
+    if (!bb_nn_given(ctx, config, "bb_nn_config_check", "config")) return ctx->status;
     bb_nn_config c = *config;
     if (!check_count(ctx, "vocab", c.vocab) || !check_count(ctx, "dim", c.dim) ||
         !check_count(ctx, "layers", c.layers) || !check_count(ctx, "heads", c.heads) ||

@@ -11,6 +11,7 @@ bb_nn_embedding bb_nn_embedding_new(bb_params *params, const char *name, int64_t
 
 bb_tensor *bb_nn_embedding_forward(const bb_nn_embedding *layer, bb_tensor *ids) {
     bb_context *ctx = bb_context_of(ids);
+    if (!bb_nn_given(ctx, layer, "bb_nn_embedding_forward", "layer")) return NULL;
     bb_module here;
     bb_nn_enter(ctx, &here, "Embedding", layer->name);
     bb_tensor *rows = bb_embedding(layer->weight, ids);

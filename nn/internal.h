@@ -79,6 +79,9 @@ bb_tensor *bb_nn_add(bb_params *params, const char *prefix, const char *leaf, bb
 /* Gives a parameter of a set that is built its initial values again. */
 bb_status bb_nn_reset(bb_params *params, bb_tensor *t);
 bb_context *bb_nn_context(const bb_params *params); /* NULL for NULL */
+/* Whether what a caller must give is there; if not, an error that names the call and the argument.
+ */
+bool bb_nn_given(bb_context *ctx, const void *given, const char *who, const char *argument);
 
 /* What a layer is called inside its owner, from the path of its parameters: "attn_norm" of
  * "blocks.0.attn_norm", "blocks.0" of "blocks.0". NULL for "". It lives as long as the context. */

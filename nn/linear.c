@@ -14,6 +14,7 @@ bb_nn_linear bb_nn_linear_new(bb_params *params, const char *name, int64_t in, i
 
 bb_tensor *bb_nn_linear_forward(const bb_nn_linear *layer, bb_tensor *x) {
     bb_context *ctx = bb_context_of(x);
+    if (!bb_nn_given(ctx, layer, "bb_nn_linear_forward", "layer")) return NULL;
     bb_module here;
     bb_nn_enter(ctx, &here, "Linear", layer->name);
     bb_tensor *y = bb_linear(x, layer->weight, layer->bias);

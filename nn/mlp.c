@@ -4,7 +4,9 @@
 
 bb_nn_mlp bb_nn_mlp_new(bb_params *params, const char *name, const bb_nn_config *config) {
     char prefix[BB_NAME_BYTES];
-    bb_nn_mlp layer = {.activation = config->activation};
+    bb_nn_mlp layer = {.name = NULL};
+    if (!bb_nn_given(bb_nn_context(params), config, "bb_nn_mlp_new", "config")) return layer;
+    layer.activation = config->activation;
     bool bias = config->mlp_bias;
     int64_t dim = config->dim, hidden = config->hidden;
     double std = BB_NN_STD;
@@ -27,6 +29,7 @@ bb_tensor *bb_nn_mlp_gate(const bb_nn_mlp *layer, bb_tensor *x) {
 
 bb_tensor *bb_nn_mlp_forward(const bb_nn_mlp *layer, bb_tensor *x) {
     bb_context *ctx = bb_context_of(x);
+    if (!bb_nn_given(ctx, layer, "bb_nn_mlp_forward", "layer")) return NULL;
     bb_scope scope = bb_scope_begin(ctx);
     bb_module here;
     bb_nn_enter(ctx, &here, "MLP", layer->name);

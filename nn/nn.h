@@ -21,8 +21,8 @@
  * free nothing. Functions that return a pointer return NULL after an error (see core/core.h); a
  * layer made after an error holds NULL handles.
  *
- * A handle may be NULL, as a failed call gives it: then a call does nothing. What describes (a
- * config, a schedule, a layer's struct) must not be, nor may what a call fills in. */
+ * A handle may be NULL, as a failed call gives it: then a call does nothing. Where what describes
+ * (a config, a layer's struct) is NULL, that is an error. */
 #ifndef BOBBIN_NN_H
 #define BOBBIN_NN_H
 
@@ -67,7 +67,8 @@ BB_API const bb_named *bb_params_list(const bb_params *params, int *count);
 BB_API bb_tensor *bb_params_values(const bb_params *params);
 BB_API bb_tensor *bb_params_grads(const bb_params *params);
 BB_API int64_t bb_params_decayed(const bb_params *params);
-/* The next backward writes gradients instead of adding to them. Costs nothing per element. */
+/* The next backward writes gradients instead of adding to them. Costs nothing per element. A
+ * gradient that was dropped (bb_drop) stands in its block again. */
 BB_API void bb_params_zero_grad(bb_params *params);
 
 /* ---- Layers --------------------------------------------------------------------------------

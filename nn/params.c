@@ -59,6 +59,12 @@ bb_status bb_nn_write_lr(bb_tensor *t, double lr, const char *who) {
 
 bb_context *bb_nn_context(const bb_params *params) { return params ? params->ctx : NULL; }
 
+bool bb_nn_given(bb_context *ctx, const void *given, const char *who, const char *argument) {
+    if (!given && ctx)
+        bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected one, got NULL", who, argument);
+    return given != NULL;
+}
+
 bb_params *bb_params_new(bb_context *ctx, bb_device device, bb_dtype dtype) {
     if (!ctx || ctx->status) return NULL;
     if (!bb_dtype_is_float(dtype)) {
@@ -302,22 +308,37 @@ const bb_named *bb_params_list(const bb_params *params, int *count) {
 
 /* ---- Gradients ------------------------------------------------------------------------------ */
 
+/* A gradient that was dropped (bb_drop) has its place in the block again, and holds nothing. */
+static void replace_dropped(bb_params *params) {
+    for (int i = 0; i < params->count && params->built; i++) {
+        bb_tensor *t = params->row[i].tensor;
+        if (t->grad->storage || !t->storage || !params->grads->storage) continue;
+        size_t offset = (size_t)(t->data - params->values->data);
+        bb_tensor_revive(t->grad, bb_storage_ref(params->grads->storage), offset);
+        t->grad_empty = true;
+    }
+}
+
 void bb_params_zero_grad(bb_params *params) {
     for (int i = 0; i < bb_params_count(params); i++) params->row[i].tensor->grad_empty = true;
-    if (params) params->clipped = false;
+    if (!params) return;
+    params->clipped = false;
+    replace_dropped(params);
 }
 
 bb_status bb_params_settle(bb_params *params, const char *who) {
     bb_context *ctx = params->ctx;
     int written = 0;
     if (ctx->status) return ctx->status;
-    for (int i = 0; i < params->count; i++) written += !params->row[i].tensor->grad_empty;
+    replace_dropped(params);
+    for (int i = 0; i < params->count; i++) written += bb_grad(params->row[i].tensor) != NULL;
     if (written == 0 || !params->built)
         return bb_fail(ctx, BB_ERR_STATE, "%s: gradients: expected a bb_backward before, got none",
                        who);
     bb_backend *backend = ctx->backend[params->device];
     for (int i = 0; i < params->count && written < params->count; i++) {
         bb_tensor *t = params->row[i].tensor;
+        if (!bb_tensor_usable(t->grad)) return ctx->status; /* its parameter was dropped too */
         if (t->grad_empty && t->count && backend->fill(backend, t->grad, 0)) return ctx->status;
     }
     return BB_OK;

@@ -46,10 +46,14 @@ static bb_quantized *quantized_of(bb_quantizer *q, const bb_tensor *x,
 }
 
 /* Several tensors may pass one quantizer in a step: it remembers the largest. A recorded graph does
- * not learn: it quantizes by the scale as it is. */
+ * not learn: it quantizes by the scale as it is. Nor is it a part of the result: a segment that is
+ * run again (bb_recompute) need not find what it found. */
 static bb_status measure(bb_quantizer *q, bb_tensor *amax) {
     if (!q->scale || bb_is_recorded(q->ctx)) return BB_OK;
+    bb_watch *watch = q->ctx->watch;
+    q->ctx->watch = NULL;
     bb_status status = bb_assign(q->amax, q->measured ? bb_maximum(q->amax, amax) : amax);
+    q->ctx->watch = watch;
     q->measured = true;
     return status;
 }

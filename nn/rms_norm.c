@@ -29,6 +29,7 @@ bb_nn_rms_norm bb_nn_rms_norm_zero_centered_new(bb_params *params, const char *n
 
 bb_tensor *bb_nn_rms_norm_forward(const bb_nn_rms_norm *layer, bb_tensor *x) {
     bb_context *ctx = bb_context_of(x);
+    if (!bb_nn_given(ctx, layer, "bb_nn_rms_norm_forward", "layer")) return NULL;
     bb_tensor *weight = layer->weight;
     bb_module here;
     bb_nn_enter(ctx, &here, "RMSNorm", layer->name);

@@ -4,6 +4,7 @@
 #include "nn/nn.h"
 
 double bb_schedule_lr(const bb_schedule *s, int64_t step) {
+    if (!s) return NAN; /* which an optimizer refuses */
     if (step < 0) step = 0;
     if (step < s->warmup) return s->lr_max * (double)(step + 1) / (double)s->warmup;
     if (s->total <= 0) return s->lr_max;

@@ -53,6 +53,8 @@ bb_status bb_axis(const bb_call *call, const char *name, int64_t axis, int rank,
 bb_status bb_axes(const bb_call *call, const char *name, const bb_ints *axes, int rank,
                   unsigned *mask) {
     *mask = axes->n == 0 ? (1u << rank) - 1u : 0u;
+    if (rank > 0 && axes->n > rank)
+        return bb_fail_attr(call, name, "expected at most %d, got %d", rank, axes->n);
     for (int i = 0; i < axes->n; i++) {
         int axis = 0;
         bb_status status = bb_axis(call, name, axes->v[i], rank, &axis);

@@ -3,6 +3,7 @@
 #define BOBBIN_OPS_NORM_H
 
 #include "core/core.h"
+#include "ops/infer.h"
 #include "ops/ops.h"
 
 /* The type in which statistics of x are computed: narrower floats would overflow when squared. */
@@ -28,21 +29,11 @@ static inline bb_status bb_norm_infer(bb_call *call, const bb_ints *axes, double
 
     statistic->dtype = bb_statistic_dtype(dtype);
     statistic->shape = bb_shape_of(call->in[0]);
-    unsigned seen = 0;
-    for (int i = 0; i < axes->n; i++) {
-        int64_t axis = axes->v[i] < 0 ? axes->v[i] + rank : axes->v[i];
-        if (axis < 0 || axis >= rank) {
-            return bb_fail_attr(call, "axes", "expected axes in [%d, %d], got %lld", -rank,
-                                rank - 1, (long long)axes->v[i]);
-        }
-        if (seen >> axis & 1) {
-            return bb_fail_attr(call, "axes", "expected distinct axes, got %lld twice",
-                                (long long)axis);
-        }
-        seen |= 1u << axis;
-        statistic->shape.size[axis] = 1;
-    }
-    return BB_OK;
+    unsigned mask;
+    bb_status status = bb_axes(call, "axes", axes, rank, &mask);
+    for (int i = 0; i < rank; i++)
+        if (mask >> i & 1) statistic->shape.size[i] = 1;
+    return status;
 }
 
 /* The rule for "auto" is in ops/rms_norm.c. */

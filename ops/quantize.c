@@ -145,6 +145,15 @@ bb_status bb_quantize_infer(bb_call *call, const bb_quantize_attrs *a, int scale
     return status;
 }
 
+bb_status bb_want_parts(bb_context *ctx, const char *op, const void *attrs,
+                        bb_quantized_parts *parts) {
+    if (parts) *parts = (bb_quantized_parts){NULL, NULL, NULL, NULL, NULL};
+    if (attrs && parts) return BB_OK;
+    return ctx ? bb_fail(ctx, BB_ERR_ARGUMENT, "%s: %s: expected one, got NULL", op,
+                         parts ? "attrs" : "parts")
+               : BB_ERR_ARGUMENT;
+}
+
 bb_quantized_parts bb_parts_of(bb_tensor *const *out, const bb_quantize_attrs *a) {
     bb_quantized_parts parts = {NULL, NULL, NULL, NULL, NULL};
     if (a->rows) {
@@ -176,7 +185,9 @@ const bb_op bb_op_quantize = {
 bb_status bb_quantize_parts(bb_t x, bb_t scale, const bb_quantize_attrs *attrs,
                             bb_quantized_parts *parts) {
     bb_tensor *in[] = {x, scale}, *out[BB_MAX_OUTPUTS] = {NULL};
-    bb_status status = bb_apply(bb_context_of(x), &bb_op_quantize, in, 2, attrs, out);
+    bb_status status = bb_want_parts(bb_context_of(x), "Quantize", attrs, parts);
+    if (status) return status;
+    status = bb_apply(bb_context_of(x), &bb_op_quantize, in, 2, attrs, out);
     *parts = status ? (bb_quantized_parts){NULL, NULL, NULL, NULL, NULL} : bb_parts_of(out, attrs);
     return status;
 }

@@ -34,6 +34,10 @@ enum { BB_QUANTIZED_OUTPUTS = 5 }; /* data to amax, outputs 0 to 4 */
 bb_status bb_quantize_infer(bb_call *call, const bb_quantize_attrs *a, int scale);
 
 /* Outputs 0 to 4 as parts: what was not asked for is NULL. */
+/* What the functions that fill `parts` must be given; the error begins with `op`. Empties *parts.
+ */
+bb_status bb_want_parts(bb_context *ctx, const char *op, const void *attrs,
+                        bb_quantized_parts *parts);
 bb_quantized_parts bb_parts_of(bb_tensor *const *out, const bb_quantize_attrs *a);
 
 #endif

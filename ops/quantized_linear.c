@@ -92,6 +92,16 @@ const bb_op bb_op_quantized_linear = {
 
 bb_t bb_quantized_linear(const bb_quantized_parts *x, const bb_quantized_parts *weight, bb_t bias,
                          const bb_quantized_linear_attrs *attrs) {
+    if (!x || !weight || !attrs) {
+        const bb_quantized_parts *one = x ? x : weight;
+        if (one && one->data)
+            bb_fail(bb_context_of(one->data), BB_ERR_ARGUMENT,
+                    "QuantizedLinear: %s: expected one, got NULL",
+                    !x        ? "x"
+                    : !weight ? "weight"
+                              : "attrs");
+        return NULL;
+    }
     bb_tensor *in[] = {
         x->data,      x->scale_inv,      attrs->recipe == BB_NVFP4 ? x->amax : NULL,
         weight->data, weight->scale_inv, attrs->weight_recipe == BB_NVFP4 ? weight->amax : NULL,

@@ -62,7 +62,10 @@ bb_status bb_rms_norm_quantize_parts(bb_t x, bb_t weight, bb_t scale,
                                      bb_quantized_parts *parts, bb_t *rstd) {
     bb_tensor *in[] = {x, weight, scale}, *out[BB_MAX_OUTPUTS] = {NULL};
     bb_context *ctx = bb_context_of(x ? x : weight);
-    bb_status status = bb_apply(ctx, &bb_op_rms_norm_quantize, in, 3, attrs, out);
+    if (rstd) *rstd = NULL;
+    bb_status status = bb_want_parts(ctx, "RMSNormQuantize", attrs, parts);
+    if (status) return status;
+    status = bb_apply(ctx, &bb_op_rms_norm_quantize, in, 3, attrs, out);
     *parts = status ? (bb_quantized_parts){NULL, NULL, NULL, NULL, NULL}
                     : bb_parts_of(out, &attrs->quantize);
     if (rstd) *rstd = status ? NULL : out[RSTD];

@@ -81,6 +81,36 @@ static void test_dropped(test *t) {
     bb_close(ctx);
 }
 
+/* A gradient that was given back is none: the next backward makes it anew, whoever the leaf is, and
+ * whichever way it writes (added, into a window, by a fused kernel). */
+static void test_dropped_gradient(test *t) {
+    bb_context *ctx = test_open();
+    for (int kept = 0; kept < 2; kept++)
+        for (int way = 0; way < 3; way++) {
+            bb_tensor *w = leaf(ctx, BB_SHAPE(2), (double[]){1, 2});
+            if (kept) w = bb_set_requires_grad(bb_keep(w), true);
+            for (int round = 0; round < 3; round++) {
+                bb_tensor *y = way == 0   ? bb_mul_scalar(w, 3)
+                               : way == 1 ? bb_slice(w, 0, 1, 2, 1)
+                                          : bb_rms_norm(w, bb_ones(ctx, BB_F64, BB_SHAPE(2)), 0);
+                CHECK_INT(t, bb_backward(bb_sum_all(y), NULL), BB_OK);
+                bb_tensor *g = bb_grad(w);
+                double s = 1 / sqrt(2.5), c = 3 * s * s * s / 2;
+                check_grad(t, g, 2,
+                           way == 0   ? (double[]){3, 3}
+                           : way == 1 ? (double[]){0, 1}
+                                      : (double[]){s - c, s - 2 * c});
+                if (round == 1) bb_zero_grad(w); /* g is empty, and still a handle */
+                bb_drop(g);
+                CHECK(t, !bb_grad(w));
+                bb_zero_grad(w);
+            }
+            bb_drop(w);
+        }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void test_refusals(test *t) {
     bb_context *ctx = test_open();
     bb_tensor *x = leaf(ctx, BB_SHAPE(2), (double[]){1, 2}), *y = bb_square(x);
@@ -156,6 +186,39 @@ static void test_gradients(test *t) {
     plain = NULL;
     CHECK_INT(t, bb_gradients(y, NULL, &plain, 1, false, g), BB_ERR_ARGUMENT);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "inputs[0]: expected a tensor with gradient, got NULL");
+    bb_close(ctx);
+}
+
+static bb_tensor *first(void *user, bb_tensor *const *in, int n) {
+    (void)user, (void)n;
+    return in[0];
+}
+
+/* Lists that are not there. */
+static void test_not_given(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = leaf(ctx, BB_SCALAR, (double[]){5}), *y = bb_square(x), *g;
+    static const bb_function function = {.name = "f"};
+    CHECK_INT(t, bb_gradients(y, NULL, NULL, 1, false, &g), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradients: inputs: expected a list, got NULL");
+    CHECK_INT(t, bb_gradients(y, NULL, &x, 1, false, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradients: gradients: expected a list, got NULL");
+    CHECK_INT(t, bb_gradients(y, NULL, &x, -1, false, &g), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradients: n: expected 0 or more");
+    CHECK(t, !bb_recompute(ctx, first, NULL, NULL, 1));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_recompute: fn: expected a function and a list");
+    CHECK_INT(t, bb_gradcheck(ctx, first, NULL, NULL, 1, NULL, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_gradcheck: inputs: expected a list, got NULL");
+    CHECK(t, !bb_function_wanted(ctx, NULL, 1));
+    CHECK_INT(t, bb_function_record(ctx, &function, NULL, &x, 1, NULL, 1), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "f: outputs: expected a list, got NULL");
+    CHECK_INT(t, bb_save(x, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_save: saved: expected one, got NULL");
+    CHECK(t, !bb_saved_read(NULL, ctx, "f"));
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "f: expected what its forward saved, got nothing");
+    bb_unsave(NULL);
+    CHECK_INT(t, bb_backward(y, NULL), BB_OK);
+    CHECK_OK(t, ctx);
     bb_close(ctx);
 }
 
@@ -238,10 +301,12 @@ static const test_row rows[] = {
     {"seed is shared", test_seed_is_shared},
     {"leaf is loss", test_leaf_is_loss},
     {"dropped", test_dropped},
+    {"dropped gradient", test_dropped_gradient},
     {"refusals", test_refusals},
     {"retain", test_retain},
     {"half walked", test_half_walked},
     {"gradients", test_gradients},
+    {"not given", test_not_given},
     {"retained", test_retained},
     {"higher order", test_higher_order},
     {"scope of higher order", test_scope_of_higher_order},

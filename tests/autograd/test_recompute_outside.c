@@ -112,6 +112,22 @@ static bb_tensor *beside(void *user, bb_tensor *const *in, int n) {
     return bb_mul_scalar(in[0], 2);
 }
 
+/* By ops without a gradient, and from the host. */
+static bb_tensor *masked(void *user, bb_tensor *const *in, int n) {
+    (void)n;
+    return bb_mul(in[0], bb_cast(bb_gt(user, bb_zeros_like(user)), BB_F32));
+}
+static bb_tensor *times_item(void *user, bb_tensor *const *in, int n) {
+    (void)n;
+    double values[2] = {0};
+    return bb_read_f64(user, values, 2) ? NULL : bb_mul_scalar(in[0], values[0]);
+}
+static bb_tensor *copied(void *user, bb_tensor *const *in, int n) {
+    (void)n;
+    bb_tensor *own = bb_zeros_like(user);
+    return bb_assign(own, user) ? NULL : bb_mul(in[0], own);
+}
+
 static void test_changed(test *t) {
     static const struct {
         bb_segment_fn fn;
@@ -130,6 +146,8 @@ static void test_changed(test *t) {
         {within, false, false, false, false, 8},
         {within, false, true, false, true, 0},
         {beside, false, true, false, false, 2},
+        {masked, true, true, false, true, 0},
+        {times_item, true, true, false, true, 0},
     };
     bb_context *ctx = test_open();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -147,6 +165,50 @@ static void test_changed(test *t) {
         bb_end_step(ctx);
         bb_drop(w);
     }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Tensors of the step that fn reads without being handed them: what was changed or dropped before
+ * the second run is an error, also where only an op without a gradient reads it, or the host. */
+static void test_step_tensors(test *t) {
+    static const bb_segment_fn fn[] = {scaled, scaled_by_view, moved,      within,
+                                       beside, masked,         times_item, copied};
+    static const double dx[] = {2, 2, 6, 8, 2, 1, 2, 2};
+    enum { UNTOUCHED, CHANGED, DROPPED };
+    bb_context *ctx = test_open();
+    for (int i = 0; i < 8; i++)
+        for (int then = UNTOUCHED; then <= DROPPED; then++)
+            for (int trained = 0; trained < 2; trained++) {
+                bb_tensor *z = bb_set_requires_grad(full(ctx, 2), trained);
+                bb_tensor *x = leaf(ctx, 1), *g = NULL;
+                bb_tensor *y = bb_recompute(ctx, fn[i], z, &x, 1);
+                if (then == CHANGED) CHECK_INT(t, bb_assign(z, full(ctx, -10)), BB_OK);
+                if (then == DROPPED) bb_drop(z);
+                bb_status status = bb_gradients(bb_sum_all(y), NULL, &x, 1, false, &g);
+                if (then == UNTOUCHED || fn[i] == beside) {
+                    check_values(t, g, dx[i]);
+                    continue;
+                }
+                CHECK_MSG(t, status == BB_ERR_STATE, "case %d: %d", i, then);
+                CHECK_ERROR(t, ctx, BB_ERR_STATE, then == DROPPED ? "dropped" : "was changed");
+            }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+/* Writes what it saw into a row of someone's table, and reads nothing of it. */
+static bb_tensor *logs(void *user, bb_tensor *const *in, int n) {
+    (void)n;
+    bb_tensor *y = bb_square(in[0]);
+    return bb_assign(bb_select(user, 0, 1), bb_detach(y)) ? NULL : y;
+}
+static void test_written(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *table = bb_zeros(ctx, BB_F32, BB_SHAPE(3, 2)), *x = leaf(ctx, 3);
+    CHECK_INT(t, bb_backward(bb_sum_all(bb_recompute(ctx, logs, table, &x, 1)), NULL), BB_OK);
+    check_values(t, bb_grad(x), 6);
+    check_values(t, bb_select(table, 0, 1), 9);
     CHECK_OK(t, ctx);
     bb_close(ctx);
 }
@@ -203,7 +265,8 @@ static void test_many_inputs(test *t) {
 
 static const test_row rows[] = {
     {"graph", test_graph},     {"trace", test_trace},
-    {"changed", test_changed}, {"graph of a gradient", test_graph_of_a_gradient},
+    {"changed", test_changed}, {"step tensors", test_step_tensors},
+    {"written", test_written}, {"graph of a gradient", test_graph_of_a_gradient},
     {"message", test_message}, {"many inputs", test_many_inputs},
 };
 TEST_MAIN(rows)

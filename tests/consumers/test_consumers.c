@@ -131,30 +131,42 @@ static void test_add_subdirectory(test *t) {
     scratch_close(&f);
 }
 
+/* Builds the programs of `module`: with either library by CMake, with the static one by pkg-config.
+ */
+static bool build_module(test *t, const scratch_folder *f) {
+    return runs(t, "Generating done",
+                "cmake -S '%s/tests/consumers/module' -B '%s/build' "
+                "-DCMAKE_PREFIX_PATH='%s/prefix' 2>&1",
+                BOBBIN_SOURCE_DIR, f->path, f->path) &&
+           runs(t, "Built target", "cmake --build '%s/build' 2>&1", f->path) &&
+           (!has("pkg-config --version") ||
+            runs(t, "",
+                 "cd '%s' && export PKG_CONFIG_PATH='%s/prefix/" BOBBIN_LIBDIR "/pkgconfig' && "
+                 "%s -std=c11 $(pkg-config --cflags bobbin) -o build/static-too "
+                 "'%s/tests/consumers/module/main.c' $(pkg-config --libs --static bobbin | sed "
+                 "'s/-lbobbin/-l:libbobbin.a/') 2>&1",
+                 f->path, f->path, BOBBIN_C_COMPILER, BOBBIN_SOURCE_DIR));
+}
+
 /* A device's module is installed beside the library, and both the program and the library look for
- * it there. The simulated one stands in for the real one, which has the same name. */
+ * it there. The simulated one stands in for the real one, which has the same name. A program with
+ * the static library in it is told where that is, but only if there is a module: CMake looks when
+ * the program is configured, bobbin.pc knows whether this build has one. */
 static void test_module(test *t) {
     scratch_folder f;
     if (!install(t, &f)) return;
     char path[512];
     snprintf(path, sizeof path, "%s/prefix/" BOBBIN_LIBDIR "/libbobbin_cuda.so", f.path);
     bool real = access(path, R_OK) == 0; /* of a build with BOBBIN_CUDA */
-    bool built =
-        runs(t, "Generating done",
-             "cmake -S '%s/tests/consumers/module' -B '%s/build' "
-             "-DCMAKE_PREFIX_PATH='%s/prefix' 2>&1",
-             BOBBIN_SOURCE_DIR, f.path, f.path) &&
-        runs(t, "Built target", "cmake --build '%s/build' 2>&1", f.path) &&
-        (!has("pkg-config --version") ||
-         runs(t, "",
-              "cd '%s' && export PKG_CONFIG_PATH='%s/prefix/" BOBBIN_LIBDIR "/pkgconfig' && "
-              "%s -std=c11 $(pkg-config --cflags bobbin) -o build/static-too "
-              "'%s/tests/consumers/module/main.c' $(pkg-config --libs --static bobbin | sed "
-              "'s/-lbobbin/-l:libbobbin.a/') 2>&1",
-              f.path, f.path, BOBBIN_C_COMPILER, BOBBIN_SOURCE_DIR));
-    for (int there = real; built && there < 2; there++) {
+    for (int there = real; there < 2; there++) {
         if (there)
             runs(t, "", "cp '" BOBBIN_BINARY_DIR "/cuda-sim/libbobbin_cuda.so' '%s' 2>&1", path);
+        if (!build_module(t, &f)) break;
+        for (int pc = 0; pc < (has("pkg-config --version") ? 2 : 1); pc++)
+            runs(t, (pc ? real : there) ? "told" : "untold",
+                 "if readelf -d '%s/build/%s' | grep -q 'R.*PATH.*%s/prefix'; then echo told; else "
+                 "echo untold; fi",
+                 f.path, pc ? "static-too" : "static", f.path);
         runs(t, there ? "arange cuda primitive" : "its module could not be loaded",
              "cd '%s' && env -u BOBBIN_BACKEND_PATH -u LD_LIBRARY_PATH BOBBIN_TRACE=1 "
              "prefix/bin/bobbin op "
@@ -162,7 +174,7 @@ static void test_module(test *t) {
              "2>&1; "
              "true",
              f.path);
-        for (int i = 0; i < (has("pkg-config --version") ? 3 : 2); i++)
+        for (int i = 0; i < (real && has("pkg-config --version") ? 3 : 2); i++)
             runs(t, there ? "available 1" : "available 0: its module could not be loaded",
                  "cd '%s/build' && env -u BOBBIN_BACKEND_PATH -u LD_LIBRARY_PATH ./%s 2>&1", f.path,
                  ((const char *[]){"shared", "static", "static-too"})[i]);

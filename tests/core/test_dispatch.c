@@ -220,6 +220,33 @@ static void test_choices(test *t) {
     bb_close(ctx);
 }
 
+/* So are lists, whose length a caller may have got from anywhere. */
+static void test_lists(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(4));
+    int refused = 0;
+    for (int i = 0; i < bb_op_count(ctx); i++) {
+        const bb_op *op = bb_op_at(ctx, i);
+        bb_tensor *in[BB_MAX_INPUTS] = {x, x, x, x, x, x, x, x}, *out[BB_MAX_OUTPUTS];
+        for (const bb_attr *a = op->attrs; a->name; a++) {
+            double attrs[128];
+            char expected[256];
+            const int wrong = -1;
+            if (a->type != BB_ATTR_INTS) continue;
+            bb_op_default_attrs(op, attrs);
+            memcpy((char *)attrs + a->offset + offsetof(bb_ints, n), &wrong, sizeof wrong);
+            snprintf(expected, sizeof expected, "%s: %s: expected a list of 0 or more, got -1",
+                     op->name, a->name);
+            CHECK_MSG(t, bb_apply(ctx, op, in, bb_op_input_count(op), attrs, out) != BB_OK,
+                      "%s: %s", op->name, a->name);
+            CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, expected);
+            refused++;
+        }
+    }
+    CHECK(t, refused > 8);
+    bb_close(ctx);
+}
+
 static void test_trace(test *t) {
     bb_context *ctx = open_half((bb_kernel){"half", half_forward, NULL, NULL});
     char text[512] = "";
@@ -258,6 +285,7 @@ static const test_row rows[] = {
     {"input as output", test_input_as_output},
     {"lost inputs", test_lost_inputs},
     {"choices", test_choices},
+    {"lists", test_lists},
     {"trace", test_trace},
 };
 TEST_MAIN(rows)

@@ -233,6 +233,34 @@ static void test_many(test *t) {
     bb_close(ctx);
 }
 
+static void test_not_given(test *t) {
+    bb_context *ctx = test_open();
+    const bb_op *cat = bb_find_op(ctx, "cat");
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(2)), *out[BB_MAX_OUTPUTS] = {x};
+    CHECK_INT(t, bb_apply(ctx, cat, NULL, 2, NULL, out), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "cat: in: expected a list, got NULL");
+    CHECK(t, !out[0]);
+    CHECK_INT(t, bb_apply(ctx, cat, &x, 1, NULL, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "cat: out: expected a list, got NULL");
+    CHECK(t, !bb_apply1(NULL, cat, NULL, 1, NULL) && !bb_cat(NULL, 1, 0));
+    CHECK(t, bb_op_input_count(NULL) == 0 && bb_op_output_count(NULL) == 0);
+    bb_op_default_attrs(NULL, NULL);
+    bb_op_default_attrs(cat, NULL);
+    CHECK_INT(t, bb_quantize_parts(x, NULL, &(bb_quantize_attrs){.rows = true}, NULL),
+              BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "Quantize: parts: expected one, got NULL");
+    bb_quantized_parts parts = {.data = x};
+    CHECK(t, !bb_quantized_linear(&parts, NULL, NULL, NULL));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "QuantizedLinear: weight: expected one, got NULL");
+    CHECK_INT(t, bb_quantize_parts(x, NULL, NULL, &parts), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "Quantize: attrs: expected one, got NULL");
+    CHECK(t, !parts.data);
+    CHECK_INT(t, bb_rms_norm_quantize_parts(x, x, NULL, NULL, &parts, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "RMSNormQuantize: attrs: expected one, got NULL");
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"defaults", test_defaults},
     {"own op", test_own_op},
@@ -240,5 +268,6 @@ static const test_row rows[] = {
     {"bad records", test_bad_records},
     {"bad kernels", test_bad_kernels},
     {"many ops", test_many},
+    {"not given", test_not_given},
 };
 TEST_MAIN(rows)

@@ -153,8 +153,42 @@ static void missing_lists(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {
-    {"no safetensors", no_safetensors}, {"no such tensor", no_such_tensor},
-    {"no writer", no_writer},           {"foreign tensor", foreign_tensor},
-    {"failed graphs", failed_graphs},   {"missing lists", missing_lists}};
+/* Where a result goes, or comes from, and is not there. */
+static void not_given(test *t) {
+    bb_context *ctx = test_open();
+    scratch s = scratch_open();
+    bb_json root;
+    bb_json_writer w;
+    CHECK_INT(t, bb_file_map(ctx, "/dev/null", NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_file_map: file: expected one, got NULL");
+    CHECK_INT(t, bb_json_parse(ctx, "j", "1", 1, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_json_parse: root: expected one, got NULL");
+    CHECK_INT(t, bb_json_parse(ctx, "j", NULL, 1, &root), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_json_parse: text: expected one, got NULL");
+    CHECK_INT(t, bb_json_parse(ctx, "j", "{\"a\": \"bc\"}", 11, &root), BB_OK);
+    CHECK(t, bb_json_get(root, "a", NULL) && !bb_json_get(root, NULL, &root));
+    CHECK(t, bb_json_get(root, "a", &root) && bb_json_string(root, NULL, 2) == 2);
+    for (int key = 0; key < 2; key++) {
+        bb_json_open(&w, ctx, 0);
+        bb_json_begin_object(&w);
+        key ? bb_json_key(&w, NULL) : bb_json_put_string(&w, NULL);
+        CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "JSON: expected a string, got NULL");
+        bb_json_close(&w);
+    }
+    const char *path = scratch_path(&s, "c");
+    CHECK_INT(t, bb_checkpoint_save(ctx, path, &(bb_checkpoint){0}, NULL, 0, NULL, 1, NULL),
+              BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_checkpoint_save: extra: expected a list, got NULL");
+    CHECK_OK(t, ctx);
+    scratch_close(&s);
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {{"no safetensors", no_safetensors},
+                                {"no such tensor", no_such_tensor},
+                                {"no writer", no_writer},
+                                {"foreign tensor", foreign_tensor},
+                                {"failed graphs", failed_graphs},
+                                {"missing lists", missing_lists},
+                                {"not given", not_given}};
 TEST_MAIN(rows)

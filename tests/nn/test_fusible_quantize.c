@@ -373,6 +373,33 @@ static void training(test *t) {
     }
 }
 
+static bb_tensor *run_chain(void *user, bb_tensor *const *in, int n) {
+    (void)n;
+    return bb_chain_forward(user, in[0]);
+}
+
+/* A segment that is run again measures again; that is no part of its result. */
+static void recomputed(test *t) {
+    bb_context *ctx = test_open();
+    uint64_t state = 5;
+    bb_params *params = set_of(ctx, BB_F32);
+    bb_chain *chain = bb_chain_new(ctx, "c");
+    bb_chain_append(chain, bb_fusible_rms_norm(params, "n", BB_SHAPE(16), NULL));
+    bb_chain_append(chain, bb_fusible_linear(params, "l", 16, 16, 0));
+    bb_params_build(params);
+    bb_chain_set_recipe(chain, bb_get_device(ctx), &(bb_chain_recipe){.recipe = BB_FP8_DELAYED});
+    bb_tensor *values = uniform(ctx, BB_F32, BB_SHAPE(16, 16), -1, 1, &state), *x[2];
+    for (int again = 0; again < 2; again++) {
+        bb_tensor *y = x[again] = bb_set_requires_grad(bb_mul_scalar(values, 1), true);
+        for (int i = 0; i < 2; i++)
+            y = again ? bb_recompute(ctx, run_chain, chain, &y, 1) : bb_chain_forward(chain, y);
+        CHECK_INT(t, bb_backward(bb_sum_all(bb_square(y)), NULL), BB_OK);
+    }
+    CHECK(t, same_bytes(bb_grad(x[0]), bb_grad(x[1])));
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"T16 the gradient's quantizer", t16},
     {"T17 which quantizers the norm writes", t17},
@@ -383,6 +410,7 @@ static const test_row rows[] = {
     {"T-5 Quantize", quantize_op},
     {"T-6 scale update", scale_update},
     {"Linear with quantizers", quantized_linear},
+    {"a segment that is run again", recomputed},
     {"a toy transformer in fp8", training},
 };
 TEST_MAIN(rows)

@@ -162,8 +162,41 @@ static void gradients(test *t) {
     bb_close(ctx);
 }
 
+/* What describes, and is not there. */
+static void not_given(test *t) {
+    bb_context *ctx = test_open();
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F32);
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(1, 2, 2)),
+              *ids = bb_zeros(ctx, BB_I64, BB_SHAPE(2));
+    CHECK_INT(t, bb_nn_config_check(ctx, NULL), BB_ERR_ARGUMENT);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_config_check: config: expected one, got NULL");
+    CHECK(t, !bb_nn_attention_new(params, "a", NULL).qkv.weight);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_attention_new: config: expected one, got NULL");
+    CHECK(t, !bb_nn_mlp_new(params, "a", NULL).gate.weight);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_mlp_new: config: expected one, got NULL");
+    CHECK(t, !bb_nn_block_new(params, "a", NULL).mlp.gate.weight);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_block_new: config: expected one, got NULL");
+    CHECK(t, !bb_nn_linear_forward(NULL, x));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_linear_forward: layer: expected one, got NULL");
+    CHECK(t, !bb_nn_rms_norm_forward(NULL, x));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_rms_norm_forward: layer: expected one, got NULL");
+    CHECK(t, !bb_nn_embedding_forward(NULL, ids));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_embedding_forward: layer: expected one");
+    CHECK(t, !bb_nn_attention_forward(NULL, x, NULL, 0));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_attention_forward: layer: expected one");
+    CHECK(t, !bb_nn_mlp_forward(NULL, x));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_mlp_forward: layer: expected one, got NULL");
+    CHECK(t, !bb_nn_block_forward(NULL, x, NULL, 0));
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "bb_nn_block_forward: layer: expected one, got NULL");
+    CHECK(t, !bb_nn_block_new(NULL, "a", NULL).name && !bb_nn_linear_forward(NULL, NULL));
+    CHECK(t, isnan(bb_schedule_lr(NULL, 0)));
+    CHECK_INT(t, bb_params_count(params), 0);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {{"learning rates", rates}, {"names of calls", names},
                                 {"schedule", schedule},    {"parameters", parameters},
                                 {"kinds", kinds},          {"chains", chains},
-                                {"gradients", gradients}};
+                                {"gradients", gradients},  {"not given", not_given}};
 TEST_MAIN(rows)

@@ -120,6 +120,50 @@ static void gradients(test *t) {
     bb_close(ctx);
 }
 
+/* A parameter's gradient stands in the block of its set: one that was dropped has its place again
+ * after bb_params_zero_grad, and counts as zero until then. */
+static void dropped_gradient(test *t) {
+    bb_context *ctx = test_open_host();
+    bb_params *params = bb_params_new(ctx, bb_get_device(ctx), BB_F64);
+    bb_tensor *a = bb_params_add(params, "a", BB_SHAPE(3), BB_INIT_ONES, 0);
+    bb_tensor *b = bb_params_add(params, "b", BB_SHAPE(3), BB_INIT_ONES, 0);
+    bb_sgd *sgd = bb_sgd_new(params, NULL);
+    for (int round = 0; round < 3; round++) {
+        bb_backward(bb_sum_all(bb_add(bb_mul_scalar(a, 5), b)), NULL);
+        bb_drop(bb_grad(a));
+        CHECK(t, !bb_grad(a) && bb_grad(b));
+        if (round == 0) {
+            CHECK_INT(t, bb_backward(bb_sum_all(a), NULL), BB_ERR_STATE);
+            CHECK_ERROR(t, ctx, BB_ERR_STATE,
+                        "the gradient of a parameter was dropped (bb_drop): expected "
+                        "bb_params_zero_grad");
+            CHECK_INT(t, bb_backward(bb_sum_all(bb_slice(a, 0, 0, 1, 1)), NULL), BB_ERR_STATE);
+            CHECK_ERROR(t, ctx, BB_ERR_STATE, "was dropped");
+        } else {
+            CHECK_NEAR(t, bb_clip_grad_norm(params, 100), sqrt(3), 1e-12);
+        }
+        if (round == 2) CHECK_INT(t, bb_sgd_step(sgd, 0.5), BB_OK);
+        bb_params_zero_grad(params);
+        CHECK(t, !bb_grad(a) && !bb_grad(b));
+        bb_backward(bb_sum_all(bb_mul_scalar(a, 7)), NULL);
+        CHECK(t, bb_data(bb_grad(a)) == bb_data(bb_params_grads(params)));
+        double *g = values_of(t, bb_grad(a)), *values = values_of(t, b);
+        CHECK_NEAR(t, g[2], 7, 0);
+        CHECK_NEAR(t, values[2], round == 2 ? 0.5 : 1, 0);
+        free(g);
+        free(values);
+        bb_params_zero_grad(params);
+    }
+    CHECK_NEAR(t, bb_item(bb_select(a, 0, 0)), 1, 0);
+    bb_backward(bb_sum_all(bb_add(a, b)), NULL);
+    bb_drop(bb_grad(a));
+    bb_drop(a);
+    CHECK_INT(t, bb_sgd_step(sgd, 0.5), BB_ERR_STATE);
+    CHECK_ERROR(t, ctx, BB_ERR_STATE, "dropped");
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static void errors(test *t) {
     bb_context *ctx = test_open();
     char longest[BB_NAME_BYTES + 1];
@@ -197,6 +241,7 @@ static const test_row rows[] = {
     {"blocks", blocks},
     {"initial_values", initial_values},
     {"gradients", gradients},
+    {"dropped_gradient", dropped_gradient},
     {"errors", errors},
     {"empty", empty},
     {"layer_names", layer_names},

@@ -89,6 +89,12 @@ static void test_empty_and_errors(test *t) {
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sum: axes: expected -2 to 1, got 2");
     CHECK(t, bb_sum(x, BB_INTS(0, -2), false) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sum: axes: expected different axes, got axis 0 twice");
+    CHECK(t, bb_sum(x, BB_INTS(0, 1, 0), false) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sum: axes: expected at most 2, got 3");
+    CHECK(t, bb_sum(x, (bb_ints){.n = 1 << 20}, false) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sum: axes: expected at most 2, got 1048576");
+    CHECK(t, bb_sum(x, (bb_ints){.n = -1}, false) == NULL);
+    CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "sum: axes: expected a list of 0 or more, got -1");
     CHECK(t, bb_mean_all(bb_cast(x, BB_I32)) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, "mean: input: expected a float dtype, got i32");
     CHECK(t, bb_cumsum(x, -3) == NULL);

@@ -7,6 +7,8 @@ structs laid out as in C, and files that NumPy reads. Ends with "Python fine"; P
 import copy
 import ctypes
 import gc
+import itertools
+import operator
 import os
 import pickle
 import subprocess
@@ -178,8 +180,16 @@ def test_numbers(b):
     assert (7 - b.tensor([1, 2])).numpy().tolist() == [6, 5] and (b.tensor([1, 2]) - 7).numpy().tolist() == [-6, -5]
     small = b.tensor([0, 1], dtype="u8")  # goes around, as NumPy's
     assert (small - np.uint8(1)).numpy().tolist() == [255, 0] and (small - -1).numpy().tolist() == [1, 2]
-    for call in (lambda: b.tensor([4]) - 0.5, lambda: 0.5 - b.tensor([4]), lambda: b.tensor([4]) / 2):
+    for call in (lambda: b.tensor([4]) - 0.5, lambda: 0.5 - b.tensor([4])):
         refused("expected", call)  # no integers
+    whole, single, wide = b.tensor([4, 6]), b.tensor(np.ones(2, np.float32)), b.tensor(np.ones(2), requires_grad=True)
+    assert (whole / 2).dtype == (whole / whole).dtype == "f32" and (whole / 4).numpy().tolist() == [1, 1.5]
+    assert (whole + single).dtype == "f32" and (single * wide).dtype == (np.ones(2) - single).dtype == "f64"
+    assert (single + b.tensor(2.0)).dtype == "f32"  # without axes it does not widen
+    (single * wide).sum().backward()
+    assert wide.grad.dtype == "f64"
+    refused("other: expected dtype f64, got f32", lambda: b.add(wide, single))  # ops by name promote nothing
+    refused("expected a tensor, got NULL", lambda: single + None)
 
 
 def test_errors(b):
@@ -235,6 +245,15 @@ def test_torch(b):
     x[1, 2] = 40
     back = torch.from_dlpack(t + 0.5)
     assert back[1, 2] == 40.5 and torch.from_dlpack(t).data_ptr() == x.data_ptr()
+    types = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+    for x, y in itertools.product([torch.ones(s, dtype=d) for s in ((), (2,)) for d in types], repeat=2):
+        for op in (operator.add, operator.sub, operator.mul, operator.truediv):
+            try:
+                theirs = op(x, y)
+            except RuntimeError:  # a difference with bool
+                continue
+            got = torch.from_dlpack(op(b.tensor(x), b.tensor(y)))
+            assert got.dtype == theirs.dtype and (got == theirs).all(), (op, x, y, got, theirs)
     half = torch.ones(3, dtype=torch.bfloat16)
     assert b.tensor(half, copy=False).dtype == "bf16"
     assert torch.from_dlpack(b.tensor(half, copy=False)).dtype == torch.bfloat16
