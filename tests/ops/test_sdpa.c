@@ -240,6 +240,32 @@ static void test_memory(test *t) {
     bb_close(ctx);
 }
 
+/* Half precision takes what its results take, and scratch for each thread: no f32 tensors. */
+static void test_narrow_memory(test *t) {
+    enum { HEADS = 32, T = 256, D = 32, BYTES = HEADS * T * D * 2 };
+    for (int half = 0; half < 2; half++) {
+        bb_context *ctx = bb_open(&(bb_options){.threads = 2});
+        const bb_dtype dtype = half ? BB_F16 : BB_BF16;
+        const bb_shape shape = BB_SHAPE(HEADS, T, D);
+        bb_t q = bb_set_requires_grad(bb_ones(ctx, dtype, shape), true);
+        bb_t k = bb_set_requires_grad(bb_ones(ctx, dtype, shape), true);
+        bb_t v = bb_set_requires_grad(bb_ones(ctx, dtype, shape), true);
+        bb_t dy = bb_ones(ctx, dtype, shape);
+        size_t before = bb_memory_stats(ctx).bytes_held;
+        bb_t y = bb_sdpa(q, k, v, NULL, &causal);
+        const size_t forward = bb_memory_stats(ctx).bytes_peak - before;
+        before = bb_memory_stats(ctx).bytes_held;
+        bb_backward(y, dy);
+        const size_t backward = bb_memory_stats(ctx).bytes_peak - before;
+        CHECK_OK(t, ctx);
+        CHECK_MSG(t, forward < 1.5 * BYTES, "forward used %zu bytes for %d of output", forward,
+                  BYTES);
+        CHECK_MSG(t, backward < 3.75 * BYTES, "backward used %zu bytes for %d of gradients",
+                  backward, 3 * BYTES);
+        bb_close(ctx);
+    }
+}
+
 static void step(int threads, float *result, size_t bytes) {
     bb_context *ctx = bb_open(&(bb_options){.seed = 3, .threads = threads});
     bb_t q = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(2, 4, 130, 16)), true);
@@ -300,7 +326,8 @@ static void test_errors(test *t) {
 static const test_row rows[] = {
     {"cases", test_cases},           {"lowest_mask", test_lowest_mask},
     {"blind_rows", test_blind_rows}, {"nan_spreads", test_nan_spreads},
-    {"memory", test_memory},         {"threads", test_threads},
-    {"allocation", test_allocation}, {"errors", test_errors},
+    {"memory", test_memory},         {"narrow_memory", test_narrow_memory},
+    {"threads", test_threads},       {"allocation", test_allocation},
+    {"errors", test_errors},
 };
 TEST_MAIN(rows)
