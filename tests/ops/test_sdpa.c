@@ -266,29 +266,36 @@ static void test_narrow_memory(test *t) {
     }
 }
 
-static void step(int threads, float *result, size_t bytes) {
+/* Output and the gradients of q and k, which have half of q's heads: 2.5 `bytes`. */
+static void step(int threads, bb_dtype dtype, char *result, size_t bytes) {
     bb_context *ctx = bb_open(&(bb_options){.seed = 3, .threads = threads});
-    bb_t q = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(2, 4, 130, 16)), true);
-    bb_t k = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(2, 2, 130, 16)), true);
+    bb_t q = bb_set_requires_grad(bb_randn(ctx, dtype, BB_SHAPE(2, 4, 130, 16)), true);
+    bb_t k = bb_set_requires_grad(bb_randn(ctx, dtype, BB_SHAPE(2, 2, 130, 16)), true);
     bb_t y = bb_sdpa(q, k, k, NULL, &causal);
-    bb_backward(y, bb_randn(ctx, BB_F32, bb_shape_of(y)));
+    bb_backward(y, bb_randn(ctx, dtype, bb_shape_of(y)));
     bb_read(y, result, bytes);
-    bb_read(bb_grad(q), result + bytes / 4, bytes);
-    bb_read(bb_grad(k), result + bytes / 2, bytes / 2);
+    bb_read(bb_grad(q), result + bytes, bytes);
+    bb_read(bb_grad(k), result + 2 * bytes, bytes / 2);
     bb_close(ctx);
 }
 
 static void test_threads(test *t) {
     enum { N = 2 * 4 * 130 * 16 };
-    float *one = calloc(3 * N, sizeof *one), *two = calloc(3 * N, sizeof *two);
-    if (CHECK(t, one && two)) {
-        step(1, one, N * sizeof *one);
-        step(2, two, N * sizeof *two);
-        CHECK(t, one[0] != 0 && one[N + 16] != 0 && one[2 * N] != 0);
-        CHECK(t, memcmp(one, two, 3 * N * sizeof *one) == 0);
+    for (int narrow = 0; narrow < 2; narrow++) {
+        const bb_dtype dtype = narrow ? BB_BF16 : BB_F32;
+        const size_t bytes = N * bb_dtype_bytes(dtype);
+        char *one = calloc(3, bytes), *more = calloc(3, bytes);
+        if (CHECK(t, one && more)) {
+            step(1, dtype, one, bytes);
+            for (size_t part = 0; part < 3; part++) CHECK(t, one[part * bytes + 65] != 0);
+            for (int threads = 2; threads < 4; threads++) {
+                step(threads, dtype, more, bytes);
+                CHECK(t, memcmp(one, more, 3 * bytes) == 0);
+            }
+        }
+        free(one);
+        free(more);
     }
-    free(one);
-    free(two);
 }
 
 static void short_of_memory(bb_context *ctx) {

@@ -131,12 +131,12 @@ static void add_mask(const bb_sdpa_head *h, const tile *t, REAL *scores) {
                 s[i] = m[i * h->mask_t] ? s[i] : -(REAL)INFINITY;
         } else {
             REAL wide[BLOCK];
-            const void *from = element(h, h->mask, at);
-            const REAL *m = h->dtype == DTYPE ? from : wide;
-            const int64_t step = h->dtype == DTYPE ? h->mask_t : 1;
-            if (h->dtype != DTYPE)
-                BB_ISA_NAME(bb_elementwise_loops).LOAD(h->dtype, t->rows, from, h->mask_t, wide);
-            for (int64_t i = first_lane(t, j); i < t->rows; i++) s[i] += m[i * step];
+            rows m = {(const REAL *)(const void *)element(h, h->mask, at), h->mask_t};
+            if (h->dtype != DTYPE) {
+                BB_ISA_NAME(bb_elementwise_loops).LOAD(h->dtype, t->rows, m.at, m.stride, wide);
+                m = (rows){wide, 1};
+            }
+            for (int64_t i = first_lane(t, j); i < t->rows; i++) s[i] += m.at[i * m.stride];
         }
     }
 }
