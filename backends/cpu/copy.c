@@ -189,14 +189,21 @@ bb_status bb_cpu_accumulate(bb_backend *self, const bb_tensor *source, bb_tensor
     return BB_OK;
 }
 
+static void zero_piece(void *user, int64_t begin, int64_t end) {
+    const job *j = user;
+    memset(j->target + begin * j->target_bytes, 0, (size_t)((end - begin) * j->target_bytes));
+}
+
 /* A fill is a copy of one element at stride 0. */
 bb_status bb_cpu_fill(bb_backend *self, bb_tensor *target, double value) {
     const bb_cpu *cpu = (const bb_cpu *)(const void *)self;
     uint64_t element = 0;
     if (target->count == 0) return BB_OK;
     cpu->loops->elementwise->store_f64(target->dtype, 1, &value, &element);
-    if (element == 0 && target->contiguous && target->count <= GRAIN) {
-        memset(target->data, 0, (size_t)target->count * bb_dtype_bytes((bb_dtype)target->dtype));
+    if (element == 0 && target->contiguous) {
+        job j = {.target = target->data,
+                 .target_bytes = (int64_t)bb_dtype_bytes((bb_dtype)target->dtype)};
+        bb_cpu_for(cpu, target->count, GRAIN, zero_piece, &j);
         return BB_OK;
     }
     bb_tensor one = {.data = (char *)&element, .count = 1, .dtype = target->dtype};

@@ -8,9 +8,10 @@
 enum { ROPE_STEP = 16 };
 
 typedef struct rope_job {
-    bb_rope_rows rows; /* of the whole input: rows.rows is T */
-    const bb_tensor *x;
+    bb_rope_rows rows;  /* of the whole input: rows.rows is T */
+    const bb_tensor *x; /* its last axis has no gaps */
     bb_tensor *y;
+    int64_t bytes; /* of an element of either */
     const void *cosine, *sine;
     const bb_rope_loops *loops;
 } rope_job;
@@ -55,23 +56,26 @@ static void rope_piece(void *user, int64_t begin, int64_t end) {
         const int64_t t = begin % length, from = bb_cpu_row_offset(job->x, job->x->rank - 1, begin);
         bb_rope_rows rows = job->rows;
         rows.rows = end - begin < length - t ? end - begin : length - t;
-        if (job->y->dtype == BB_F64)
-            job->loops->f64(
-                &rows, (const double *)job->x->data + from, (double *)job->y->data + begin * width,
-                (const double *)job->cosine + t * half, (const double *)job->sine + t * half);
+        const char *x = (const char *)job->x->data + from * job->bytes;
+        char *y = (char *)job->y->data + begin * width * job->bytes;
+        if (rows.dtype == BB_F64)
+            job->loops->f64(&rows, (const double *)(const void *)x, (double *)(void *)y,
+                            (const double *)job->cosine + t * half,
+                            (const double *)job->sine + t * half);
         else
-            job->loops->f32(
-                &rows, (const float *)job->x->data + from, (float *)job->y->data + begin * width,
-                (const float *)job->cosine + t * half, (const float *)job->sine + t * half);
+            job->loops->f32(&rows, x, y, (const float *)job->cosine + t * half,
+                            (const float *)job->sine + t * half);
         begin += rows.rows;
     }
 }
 
-/* y has x's shape, is contiguous, and of x's dtype or, if that is narrow, f32. */
 static bb_status rotate(const bb_call *call, const bb_tensor *x, int direction, bb_tensor *y) {
     const bb_rope_attrs *a = call->attrs;
     const bb_cpu *cpu = bb_cpu_of(call->ctx);
+    const bb_dtype table_dtype = bb_cpu_compute_dtype(x);
     rope_job job = {.x = x, .y = y, .loops = cpu->loops->rope};
+    job.bytes = (int64_t)bb_dtype_bytes((bb_dtype)x->dtype);
+    job.rows.dtype = x->dtype;
     job.rows.rows = x->size[x->rank - 2];
     job.rows.width = job.rows.y_stride = x->size[x->rank - 1];
     job.rows.x_stride = x->stride[x->rank - 2];
@@ -79,13 +83,13 @@ static bb_status rotate(const bb_call *call, const bb_tensor *x, int direction, 
     job.rows.interleaved = a->interleaved;
     job.rows.direction = direction;
     const int64_t length = job.rows.rows, half = job.rows.dims / 2;
-    const size_t table_bytes = (size_t)(2 * length * half) * bb_dtype_bytes((bb_dtype)y->dtype);
+    const size_t table_bytes = (size_t)(2 * length * half) * bb_dtype_bytes(table_dtype);
     const size_t work_bytes = (size_t)((2 * ROPE_STEP + 3) * half) * sizeof(double);
     bb_storage *scratch = bb_cpu_scratch(call, work_bytes + table_bytes);
     if (!scratch) return call->ctx->status;
     double *work = scratch->data;
     char *table = (char *)scratch->data + work_bytes;
-    fill_table(a, &job, (bb_dtype)y->dtype, work, table);
+    fill_table(a, &job, table_dtype, work, table);
     job.cosine = table;
     job.sine = table + table_bytes / 2;
     bb_cpu_for(cpu, x->count / job.rows.width, bb_cpu_grain(job.rows.width, 16384), rope_piece,
@@ -96,15 +100,11 @@ static bb_status rotate(const bb_call *call, const bb_tensor *x, int direction, 
 
 static bb_status run(const bb_call *call, const bb_tensor *from, int direction, bb_tensor *to) {
     if (to->count == 0) return BB_OK;
-    const bb_dtype dtype = bb_cpu_compute_dtype(to);
-    bb_tensor *copy, *y = to;
+    bb_tensor *copy;
+    const bb_dtype dtype = (bb_dtype)from->dtype;
     const bb_tensor *x = bb_cpu_pack(from, bb_cpu_rows_ready(from, dtype), dtype, &copy);
-    if (x && to->dtype != dtype) y = bb_cpu_like(to, dtype);
-    bb_status status = x && y ? rotate(call, x, direction, y) : call->ctx->status;
+    bb_status status = x ? rotate(call, x, direction, to) : call->ctx->status;
     bb_drop(copy);
-    if (y == to) return status;
-    if (!status) status = bb_copy_into(y, to);
-    bb_drop(y);
     return status;
 }
 

@@ -1,17 +1,18 @@
 /* SDPA on the CPU, fused: memory grows with T, not T^2. The math: ops/sdpa.c; loops:
  * loops/sdpa_kernel.h.
  *
- * query, key and value are read where they lie as long as their last axis has no gaps; f16 and bf16
- * are computed on f32 copies. Forward shares blocks of queries among threads, backward key heads
- * (so that the query heads that read the same key add to its gradient in a fixed order). */
+ * query, key and value are read where they lie as long as their last axis has no gaps. Forward
+ * shares blocks of queries among threads, backward key heads (so that the query heads that read the
+ * same key add to its gradient in a fixed order). */
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/pack.h"
 
 enum { QUERY = 0, KEY, VALUE, MASK, DOUT, TENSORS };
-enum { SLOTS = 64 }; /* pieces that have scratch of their own */
+enum { PIECES = 64 }; /* at most */
 
 typedef struct sdpa_job {
     const bb_tensor *t[TENSORS];
@@ -19,11 +20,13 @@ typedef struct sdpa_job {
     bb_sdpa_head head;    /* sizes, strides and attributes; pointers are to element 0 */
     int64_t heads, group; /* over all batches; query heads to a key head */
     int64_t mask_stride[BB_MAX_RANK];
-    bb_dtype dtype;
+    bb_dtype dtype; /* to compute in */
     const bb_sdpa_loops *loops;
-    int64_t items, slots;
+    const bb_elementwise_loops *convert;
     char *scratch;
-    size_t scratch_bytes; /* of a slot */
+    size_t sum_bytes, scratch_bytes; /* of one place: the sums of dk and dv come first */
+    int places;                      /* as many as pieces run at a time */
+    atomic_flag taken[BB_MAX_THREADS];
 } sdpa_job;
 
 static int64_t leading(const bb_tensor *t) {
@@ -59,12 +62,12 @@ static bb_status begin(const bb_call *call, const bb_tensor *dout, sdpa_job *job
     memset(job, 0, sizeof *job);
     job->dtype = bb_cpu_compute_dtype(call->in[QUERY]);
     job->loops = bb_cpu_of(call->ctx)->loops->sdpa;
+    job->convert = bb_cpu_of(call->ctx)->loops->elementwise;
     for (int i = 0; i < TENSORS; i++) {
         const bb_tensor *t = i == DOUT ? dout : call->in[i];
         if (!t) continue;
-        const bool ready = i == MASK ? t->dtype == BB_BOOL || t->dtype == job->dtype
-                                     : bb_cpu_rows_ready(t, job->dtype);
-        job->t[i] = bb_cpu_pack(t, ready, job->dtype, &job->copy[i]);
+        const bb_dtype dtype = (bb_dtype)t->dtype;
+        job->t[i] = bb_cpu_pack(t, i == MASK || bb_cpu_rows_ready(t, dtype), dtype, &job->copy[i]);
         if (job->t[i]) continue;
         finish(job);
         return call->ctx->status;
@@ -74,6 +77,7 @@ static bb_status begin(const bb_call *call, const bb_tensor *dout, sdpa_job *job
     job->heads = leading(q);
     job->group = leading(k) ? job->heads / leading(k) : 1;
     job->head = (bb_sdpa_head){
+        .dtype = q->dtype,
         .queries = q->size[rank - 2],
         .keys = k->size[rank - 2],
         .width = q->size[rank - 1],
@@ -91,14 +95,14 @@ static bb_status begin(const bb_call *call, const bb_tensor *dout, sdpa_job *job
     return BB_OK;
 }
 
-/* Element `index` of data, in the job's dtype; NULL stays NULL. */
-static void *element(const sdpa_job *job, void *data, int64_t index) {
-    return data ? (char *)data + index * (int64_t)bb_dtype_bytes(job->dtype) : NULL;
+/* Element `index` of data; NULL stays NULL. */
+static void *element(int dtype, void *data, int64_t index) {
+    return data ? (char *)data + index * (int64_t)bb_dtype_bytes((bb_dtype)dtype) : NULL;
 }
 
 static const void *head_rows(const sdpa_job *job, int i, int64_t head) {
     const bb_tensor *t = job->t[i];
-    return t ? element(job, t->data, bb_cpu_row_offset(t, t->rank - 2, head)) : NULL;
+    return t ? element(t->dtype, t->data, bb_cpu_row_offset(t, t->rank - 2, head)) : NULL;
 }
 
 static const void *head_mask(const sdpa_job *job, int64_t head) {
@@ -109,23 +113,21 @@ static const void *head_mask(const sdpa_job *job, int64_t head) {
         offset += head % q->size[a] * job->mask_stride[a];
         head /= q->size[a];
     }
-    return mask->data + offset * (int64_t)bb_dtype_bytes((bb_dtype)mask->dtype);
+    return element(mask->dtype, mask->data, offset);
 }
 
-/* One head of the job; out, lse and gradients are contiguous. */
+/* One query head of the job; out, lse and gradients are contiguous. */
 static bb_sdpa_head head_of(const sdpa_job *job, int64_t head) {
     bb_sdpa_head h = job->head;
-    const int64_t own = head / job->group, d = h.width, e = h.value_width;
+    const int64_t own = head / job->group;
     h.q = head_rows(job, QUERY, head);
     h.k = head_rows(job, KEY, own);
     h.v = head_rows(job, VALUE, own);
     h.dout = head_rows(job, DOUT, head);
     h.mask = head_mask(job, head);
-    h.out = element(job, h.out, head * h.queries * e);
-    h.lse = element(job, h.lse, head * h.queries);
-    h.dq = element(job, h.dq, head * h.queries * d);
-    h.dk = element(job, h.dk, own * h.keys * d);
-    h.dv = element(job, h.dv, own * h.keys * e);
+    h.out = element(h.dtype, h.out, head * h.queries * h.value_width);
+    h.lse = element(job->dtype, h.lse, head * h.queries);
+    h.dq = element(h.dtype, h.dq, head * h.queries * h.width);
     return h;
 }
 
@@ -133,57 +135,84 @@ static int64_t blocks(const sdpa_job *job) {
     return (job->head.queries + BB_SDPA_BLOCK - 1) / BB_SDPA_BLOCK;
 }
 
-/* Slot s does the items from s * items / slots on. */
-static void forward_slots(void *user, int64_t first, int64_t last) {
-    const sdpa_job *job = user;
+/* A place in scratch that no other piece is at. */
+static int take_place(sdpa_job *job) {
+    int place = 0;
+    while (atomic_flag_test_and_set(&job->taken[place])) place = (place + 1) % job->places;
+    return place;
+}
+
+/* Items are blocks of queries, of all heads in order. */
+static void forward_piece(void *user, int64_t begin, int64_t end) {
+    sdpa_job *job = user;
     const int64_t n = blocks(job);
-    for (int64_t slot = first; slot < last; slot++) {
-        void *scratch = job->scratch + (size_t)slot * job->scratch_bytes;
-        for (int64_t i = slot * job->items / job->slots; i < (slot + 1) * job->items / job->slots;
-             i++) {
-            const bb_sdpa_head h = head_of(job, i / n);
-            const int64_t from = i % n * BB_SDPA_BLOCK,
-                          to = from + BB_SDPA_BLOCK < h.queries ? from + BB_SDPA_BLOCK : h.queries;
+    const int place = take_place(job);
+    void *scratch = job->scratch + (size_t)place * job->scratch_bytes;
+    for (int64_t i = begin; i < end; i++) {
+        const bb_sdpa_head h = head_of(job, i / n);
+        const int64_t from = i % n * BB_SDPA_BLOCK,
+                      to = from + BB_SDPA_BLOCK < h.queries ? from + BB_SDPA_BLOCK : h.queries;
+        if (job->dtype == BB_F64)
+            job->loops->forward_f64(&h, from, to, scratch);
+        else
+            job->loops->forward_f32(&h, from, to, scratch);
+    }
+    atomic_flag_clear(&job->taken[place]);
+}
+
+/* Items are key heads. What the query heads of one add to dk and dv is summed where it belongs or,
+ * if that is narrow, in scratch, to be rounded once. */
+static void backward_piece(void *user, int64_t begin, int64_t end) {
+    sdpa_job *job = user;
+    const int dtype = job->head.dtype;
+    const bool narrow = dtype != (int)job->dtype;
+    const int64_t n[2] = {job->head.keys * job->head.width, job->head.keys * job->head.value_width};
+    const int place = take_place(job);
+    char *scratch = job->scratch + (size_t)place * job->scratch_bytes;
+    for (int64_t own = begin; own < end; own++) {
+        void *to[2] = {element(dtype, job->head.dk, own * n[0]),
+                       element(dtype, job->head.dv, own * n[1])};
+        void *sum[2] = {to[0], to[1]};
+        for (int k = 0; k < 2; k++) {
+            if (!to[k]) continue;
+            if (narrow) sum[k] = k == 1 && to[0] ? element(job->dtype, scratch, n[0]) : scratch;
+            memset(sum[k], 0, (size_t)n[k] * bb_dtype_bytes(job->dtype));
+        }
+        for (int64_t g = 0; g < job->group; g++) {
+            bb_sdpa_head h = head_of(job, own * job->group + g);
+            h.dk = sum[0];
+            h.dv = sum[1];
             if (job->dtype == BB_F64)
-                job->loops->forward_f64(&h, from, to, scratch);
+                job->loops->backward_f64(&h, (void *)(scratch + job->sum_bytes));
             else
-                job->loops->forward_f32(&h, from, to, scratch);
+                job->loops->backward_f32(&h, (void *)(scratch + job->sum_bytes));
         }
+        for (int k = 0; k < 2 && narrow; k++)
+            if (to[k]) job->convert->store_f32(dtype, n[k], sum[k], to[k]);
     }
+    atomic_flag_clear(&job->taken[place]);
 }
 
-static void backward_slots(void *user, int64_t first, int64_t last) {
-    const sdpa_job *job = user;
-    for (int64_t slot = first; slot < last; slot++) {
-        void *scratch = job->scratch + (size_t)slot * job->scratch_bytes;
-        for (int64_t i = slot * job->items / job->slots; i < (slot + 1) * job->items / job->slots;
-             i++) {
-            for (int64_t g = 0; g < job->group; g++) {
-                const bb_sdpa_head h = head_of(job, i * job->group + g);
-                if (job->dtype == BB_F64)
-                    job->loops->backward_f64(&h, scratch);
-                else
-                    job->loops->backward_f32(&h, scratch);
-            }
-        }
-    }
-}
-
-static bb_status run_slots(const bb_call *call, sdpa_job *job, int64_t items, bool backward) {
+static bb_status share(const bb_call *call, sdpa_job *job, int64_t items, bool backward) {
+    const bb_cpu *cpu = bb_cpu_of(call->ctx);
+    const bb_sdpa_head *h = &job->head;
     const size_t unit = bb_dtype_bytes(job->dtype);
-    const size_t elements = (job->dtype == BB_F64 ? job->loops->scratch_f64
-                                                  : job->loops->scratch_f32)(&job->head, backward);
-    job->items = items;
-    job->slots = items < SLOTS ? items : SLOTS;
-    job->scratch_bytes = (elements * unit + 63) / 64 * 64;
-    bb_storage *scratch = bb_cpu_scratch(call, job->scratch_bytes * (size_t)job->slots);
+    const size_t elements =
+        (job->dtype == BB_F64 ? job->loops->scratch_f64 : job->loops->scratch_f32)(h, backward);
+    const int64_t sums = h->dtype == (int)job->dtype
+                             ? 0
+                             : h->keys * ((h->dk ? h->width : 0) + (h->dv ? h->value_width : 0));
+    const int64_t work = job->heads * h->queries * (h->keys + 1) * (h->width + h->value_width + 1);
+    const int64_t grain = work < 32768 ? items : (items + PIECES - 1) / PIECES;
+    const int64_t pieces = (items + grain - 1) / grain;
+    job->places = pieces < cpu->threads ? (int)pieces : cpu->threads;
+    for (int i = 0; i < job->places; i++) atomic_flag_clear(&job->taken[i]);
+    job->sum_bytes = ((size_t)sums * unit + 63) / 64 * 64;
+    job->scratch_bytes = job->sum_bytes + (elements * unit + 63) / 64 * 64;
+    bb_storage *scratch = bb_cpu_scratch(call, job->scratch_bytes * (size_t)job->places);
     if (!scratch) return call->ctx->status;
     job->scratch = scratch->data;
-    const int64_t work = job->heads * job->head.queries * (job->head.keys + 1) *
-                         (job->head.width + job->head.value_width + 1);
-    const int64_t grain = work < 32768 ? job->slots : 1;
-    bb_cpu_for(bb_cpu_of(call->ctx), job->slots, grain, backward ? backward_slots : forward_slots,
-               job);
+    bb_cpu_for(cpu, items, grain, backward ? backward_piece : forward_piece, job);
     bb_storage_unref(scratch);
     return BB_OK;
 }
@@ -198,53 +227,30 @@ bb_status bb_cpu_sdpa(bb_call *call) {
     sdpa_job job;
     bb_status status = begin(call, NULL, &job);
     if (status) return status;
-    const bool narrow = call->out[0]->dtype != job.dtype;
-    bb_tensor *out = narrow ? bb_cpu_like(call->out[0], job.dtype) : call->out[0];
-    if (out) {
-        job.head.out = out->data;
-        job.head.lse = call->out[1] ? call->out[1]->data : NULL;
-        status = run_slots(call, &job, job.heads * blocks(&job), false);
-        if (!status && narrow) status = bb_copy_into(out, call->out[0]);
-    }
-    if (narrow) bb_drop(out);
+    job.head.out = call->out[0]->data;
+    job.head.lse = call->out[1] ? call->out[1]->data : NULL;
+    status = share(call, &job, job.heads * blocks(&job), false);
     finish(&job);
-    return out ? status : call->ctx->status;
+    return status;
 }
 
-/* Where gradient i is summed: its tensor, or an f32 one that is rounded into it; zero to begin
- * with. */
-static bb_tensor *gradient_begin(const bb_grad_call *grad, int i, bb_dtype dtype) {
-    bb_tensor *t = grad->grad_in[i];
-    if (!grad->want[i] || !t) return NULL;
-    if (t->dtype != dtype) t = bb_cpu_like(t, dtype);
-    if (t && t->count) memset(t->data, 0, (size_t)t->count * bb_dtype_bytes(dtype));
-    return t;
+static void *gradient(const bb_grad_call *grad, int i) {
+    return grad->want[i] && grad->grad_in[i] ? grad->grad_in[i]->data : NULL;
 }
 
 bb_status bb_cpu_sdpa_backward(const bb_grad_call *grad) {
     const bb_call *call = grad->call;
+    const int64_t items = leading(call->in[KEY]);
+    if (items == 0) return BB_OK;
     sdpa_job job;
-    bb_tensor *to[3] = {NULL, NULL, NULL}, *out_copy;
     bb_status status = begin(call, grad->grad_out[0], &job);
     if (status) return status;
-    const bb_tensor *out =
-        bb_cpu_pack(call->out[0], call->out[0]->dtype == job.dtype, job.dtype, &out_copy);
-    for (int i = 0; i < 3 && out; i++) to[i] = gradient_begin(grad, i, job.dtype);
-    status = call->ctx->status;
-    if (!status && job.heads && job.head.queries) {
-        job.head.out = out->data;
-        job.head.lse = call->out[1]->data;
-        job.head.dq = to[QUERY] ? to[QUERY]->data : NULL;
-        job.head.dk = to[KEY] ? to[KEY]->data : NULL;
-        job.head.dv = to[VALUE] ? to[VALUE]->data : NULL;
-        status = run_slots(call, &job, job.heads / job.group, true);
-    }
-    for (int i = 0; i < 3; i++) {
-        if (!to[i] || to[i] == grad->grad_in[i]) continue;
-        if (!status) status = bb_copy_into(to[i], grad->grad_in[i]);
-        bb_drop(to[i]);
-    }
-    bb_drop(out_copy);
+    job.head.out = call->out[0]->data;
+    job.head.lse = call->out[1]->data;
+    job.head.dq = gradient(grad, QUERY);
+    job.head.dk = gradient(grad, KEY);
+    job.head.dv = gradient(grad, VALUE);
+    status = share(call, &job, items, true);
     finish(&job);
     return status;
 }

@@ -27,6 +27,7 @@ static void test_full(test *t) {
     CHECK_INT(t, bb_count(bb_full(ctx, BB_F32, BB_SHAPE(3, 0), 1)), 0);
     /* Large enough for several pieces, and the last element is written too. */
     CHECK(t, bb_item(bb_select(bb_full(ctx, BB_F32, BB_SHAPE(70001), 2.5), 0, 70000)) == 2.5);
+    CHECK(t, bb_item(bb_sum_all(bb_zeros(ctx, BB_BF16, BB_SHAPE(70001)))) == 0);
     CHECK_OK(t, ctx);
     CHECK(t, bb_full(ctx, BB_F32, BB_SHAPE(2, -1), 0) == NULL);
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,

@@ -36,6 +36,7 @@ static const bb_rope_attrs partial = {.base = 500, .scale = 1, .dims = 6, .offse
 static const bb_rope_attrs partial_interleaved = {
     .base = 100, .scale = 0.5, .dims = 4, .offset = 1000, .interleaved = true};
 static const bb_rope_attrs backwards = {.base = 1e4, .scale = -2, .offset = 7};
+static const bb_rope_attrs long_rows = {.base = 1e4, .scale = 1, .dims = 1100};
 
 static const op_case cases[] = {
     {.name = "defaults", .in = {{.shape = {4, {2, 3, 5, 8}}}}, .n_in = 1},
@@ -50,6 +51,18 @@ static const op_case cases[] = {
     {.name = "one position", .attrs = &backwards, .in = {{.shape = {3, {3, 1, 2}}}}, .n_in = 1},
     {.name = "no positions", .in = {{.shape = {3, {2, 0, 4}}}}, .n_in = 1},
     {.name = "no width", .in = {{.shape = {3, {2, 3, 0}}}}, .n_in = 1},
+    {.name = "long rows, odd",
+     .attrs = &long_rows,
+     .in = {{.shape = {3, {1, 2, 1101}}}},
+     .n_in = 1,
+     .no_second = true,
+     .why = "slow"},
+    {.name = "long rows, interleaved",
+     .attrs = &interleaved,
+     .in = {{.shape = {3, {1, 2, 1026}}}},
+     .n_in = 1,
+     .no_second = true,
+     .why = "slow"},
     {.name = "eight axes",
      .attrs = &interleaved,
      .in = {{.shape = {8, {1, 2, 1, 1, 2, 1, 3, 4}}}},
@@ -81,6 +94,30 @@ static void test_far(test *t) {
     bb_close(ctx);
 }
 
+/* Half precision takes what its result takes and the table of one matrix: no tensor becomes f32. */
+static void test_narrow_memory(test *t) {
+    enum { HEADS = 16, T = 128, D = 64, BYTES = HEADS * T * D * 2 };
+    for (int half = 0; half < 2; half++) {
+        bb_context *ctx = bb_open(NULL);
+        const bb_dtype dtype = half ? BB_F16 : BB_BF16;
+        bb_t x = bb_transpose(bb_ones(ctx, dtype, BB_SHAPE(T, HEADS, D)), 0, 1);
+        bb_set_requires_grad(x, true);
+        bb_t dy = bb_ones(ctx, dtype, BB_SHAPE(HEADS, T, D));
+        size_t before = bb_memory_stats(ctx).bytes_held;
+        bb_t y = bb_rope(x, NULL);
+        const size_t forward = bb_memory_stats(ctx).bytes_peak - before;
+        before = bb_memory_stats(ctx).bytes_held;
+        bb_backward(y, dy);
+        const size_t backward = bb_memory_stats(ctx).bytes_peak - before;
+        CHECK_OK(t, ctx);
+        CHECK_MSG(t, forward < 1.5 * BYTES, "forward used %zu bytes for %d of output", forward,
+                  BYTES);
+        CHECK_MSG(t, backward < 1.5 * BYTES, "backward used %zu bytes for %d of gradient", backward,
+                  BYTES);
+        bb_close(ctx);
+    }
+}
+
 static void short_of_memory(bb_context *ctx) {
     bb_t x = bb_set_requires_grad(bb_randn(ctx, BB_BF16, BB_SHAPE(3, 4)), true);
     bb_backward(bb_sum_all(bb_rope(x, NULL)), NULL);
@@ -109,6 +146,7 @@ static void test_errors(test *t) {
 
 static const test_row rows[] = {{"cases", test_cases},
                                 {"far", test_far},
+                                {"narrow_memory", test_narrow_memory},
                                 {"allocation", test_allocation},
                                 {"errors", test_errors}};
 TEST_MAIN(rows)

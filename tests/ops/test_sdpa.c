@@ -240,29 +240,62 @@ static void test_memory(test *t) {
     bb_close(ctx);
 }
 
-static void step(int threads, float *result, size_t bytes) {
+/* Half precision takes what its results take, and scratch for each thread: no f32 tensors. */
+static void test_narrow_memory(test *t) {
+    enum { HEADS = 32, T = 256, D = 32, BYTES = HEADS * T * D * 2 };
+    for (int half = 0; half < 2; half++) {
+        bb_context *ctx = bb_open(&(bb_options){.threads = 2});
+        const bb_dtype dtype = half ? BB_F16 : BB_BF16;
+        const bb_shape shape = BB_SHAPE(HEADS, T, D);
+        bb_t q = bb_set_requires_grad(bb_ones(ctx, dtype, shape), true);
+        bb_t k = bb_set_requires_grad(bb_ones(ctx, dtype, shape), true);
+        bb_t v = bb_set_requires_grad(bb_ones(ctx, dtype, shape), true);
+        bb_t dy = bb_ones(ctx, dtype, shape);
+        size_t before = bb_memory_stats(ctx).bytes_held;
+        bb_t y = bb_sdpa(q, k, v, NULL, &causal);
+        const size_t forward = bb_memory_stats(ctx).bytes_peak - before;
+        before = bb_memory_stats(ctx).bytes_held;
+        bb_backward(y, dy);
+        const size_t backward = bb_memory_stats(ctx).bytes_peak - before;
+        CHECK_OK(t, ctx);
+        CHECK_MSG(t, forward < 1.5 * BYTES, "forward used %zu bytes for %d of output", forward,
+                  BYTES);
+        CHECK_MSG(t, backward < 3.75 * BYTES, "backward used %zu bytes for %d of gradients",
+                  backward, 3 * BYTES);
+        bb_close(ctx);
+    }
+}
+
+/* Output and the gradients of q and k, which have half of q's heads: 2.5 `bytes`. */
+static void step(int threads, bb_dtype dtype, char *result, size_t bytes) {
     bb_context *ctx = bb_open(&(bb_options){.seed = 3, .threads = threads});
-    bb_t q = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(2, 4, 130, 16)), true);
-    bb_t k = bb_set_requires_grad(bb_randn(ctx, BB_F32, BB_SHAPE(2, 2, 130, 16)), true);
+    bb_t q = bb_set_requires_grad(bb_randn(ctx, dtype, BB_SHAPE(2, 4, 130, 16)), true);
+    bb_t k = bb_set_requires_grad(bb_randn(ctx, dtype, BB_SHAPE(2, 2, 130, 16)), true);
     bb_t y = bb_sdpa(q, k, k, NULL, &causal);
-    bb_backward(y, bb_randn(ctx, BB_F32, bb_shape_of(y)));
+    bb_backward(y, bb_randn(ctx, dtype, bb_shape_of(y)));
     bb_read(y, result, bytes);
-    bb_read(bb_grad(q), result + bytes / 4, bytes);
-    bb_read(bb_grad(k), result + bytes / 2, bytes / 2);
+    bb_read(bb_grad(q), result + bytes, bytes);
+    bb_read(bb_grad(k), result + 2 * bytes, bytes / 2);
     bb_close(ctx);
 }
 
 static void test_threads(test *t) {
     enum { N = 2 * 4 * 130 * 16 };
-    float *one = calloc(3 * N, sizeof *one), *two = calloc(3 * N, sizeof *two);
-    if (CHECK(t, one && two)) {
-        step(1, one, N * sizeof *one);
-        step(2, two, N * sizeof *two);
-        CHECK(t, one[0] != 0 && one[N + 16] != 0 && one[2 * N] != 0);
-        CHECK(t, memcmp(one, two, 3 * N * sizeof *one) == 0);
+    for (int narrow = 0; narrow < 2; narrow++) {
+        const bb_dtype dtype = narrow ? BB_BF16 : BB_F32;
+        const size_t bytes = N * bb_dtype_bytes(dtype);
+        char *one = calloc(3, bytes), *more = calloc(3, bytes);
+        if (CHECK(t, one && more)) {
+            step(1, dtype, one, bytes);
+            for (size_t part = 0; part < 3; part++) CHECK(t, one[part * bytes + 65] != 0);
+            for (int threads = 2; threads < 4; threads++) {
+                step(threads, dtype, more, bytes);
+                CHECK(t, memcmp(one, more, 3 * bytes) == 0);
+            }
+        }
+        free(one);
+        free(more);
     }
-    free(one);
-    free(two);
 }
 
 static void short_of_memory(bb_context *ctx) {
@@ -300,7 +333,8 @@ static void test_errors(test *t) {
 static const test_row rows[] = {
     {"cases", test_cases},           {"lowest_mask", test_lowest_mask},
     {"blind_rows", test_blind_rows}, {"nan_spreads", test_nan_spreads},
-    {"memory", test_memory},         {"threads", test_threads},
-    {"allocation", test_allocation}, {"errors", test_errors},
+    {"memory", test_memory},         {"narrow_memory", test_narrow_memory},
+    {"threads", test_threads},       {"allocation", test_allocation},
+    {"errors", test_errors},
 };
 TEST_MAIN(rows)

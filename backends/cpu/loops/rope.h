@@ -6,8 +6,10 @@
 #include <stdint.h>
 
 /* Rotates `rows` rows of `width` elements, the first `dims` of each; the rest is copied. Row r of
- * the table has dims/2 cosines at cosine + r*dims/2, and sines alike. direction -1 rotates back. */
+ * the table has dims/2 cosines at cosine + r*dims/2, and sines alike. direction -1 rotates back.
+ * The f32 loop computes in f32 and rounds once, the f64 loop takes f64 alone. */
 typedef struct bb_rope_rows {
+    int dtype; /* of x and y */
     int64_t rows, width, dims;
     int64_t x_stride, y_stride; /* between rows, in elements; rows themselves are contiguous */
     bool interleaved;
@@ -15,7 +17,7 @@ typedef struct bb_rope_rows {
 } bb_rope_rows;
 
 typedef struct bb_rope_loops {
-    void (*f32)(const bb_rope_rows *shape, const float *x, float *y, const float *cosine,
+    void (*f32)(const bb_rope_rows *shape, const void *x, void *y, const float *cosine,
                 const float *sine);
     void (*f64)(const bb_rope_rows *shape, const double *x, double *y, const double *cosine,
                 const double *sine);

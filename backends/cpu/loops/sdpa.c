@@ -2,6 +2,7 @@
  * sdpa_f64.c. Threads and tensors are in ../sdpa.c. */
 #include "backends/cpu/loops/loops.h"
 #include "backends/cpu/loops/math.h"
+#include "core/core.h"
 
 /* exp(x) for x <= 0 or little above, which is all a softmax asks for: results below 2^-125 are 0,
  * NaN stays. Within 1.1 ulp, and half the work of bb_expf. */
@@ -22,6 +23,9 @@ static inline float exp_of_difference(float x) {
 }
 
 #define REAL float
+#define DTYPE BB_F32
+#define LOAD load_f32
+#define STORE store_f32
 #define EXP exp_of_difference
 #define LOG logf
 #include "backends/cpu/loops/sdpa_kernel.h"

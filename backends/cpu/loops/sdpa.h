@@ -4,7 +4,8 @@
  * The f32 loops keep everything transposed, queries along the lanes: scores are stored as (key,
  * query), so that maxima, sums and rescaling are vertical, and key and value are read one scalar at
  * a time where they lie, with any row stride and without packing. Only the block of queries (and of
- * dO) is transposed, once. */
+ * dO) is transposed, once. Rows of f16 and bf16 are widened to f32 a tile at a time, in scratch,
+ * and results are rounded once. */
 #ifndef BOBBIN_BACKENDS_CPU_LOOPS_SDPA_H
 #define BOBBIN_BACKENDS_CPU_LOOPS_SDPA_H
 
@@ -17,15 +18,16 @@ enum {
     BB_SDPA_TILE = 64   /* keys in a tile */
 };
 
-/* One head. Rows are contiguous; strides are in elements, between rows. Pointers are of the loop's
- * type. */
+/* One head. Rows are contiguous; strides are in elements, between rows. */
 typedef struct bb_sdpa_head {
+    int dtype; /* of q, k, v, dout, out, dq and an added mask; lse, dk and dv are of the loop's type
+                */
     int64_t queries, keys, width, value_width; /* T, S, D, Dv */
     const void *q, *k, *v;
     int64_t q_stride, k_stride, v_stride;
     const void *mask; /* NULL: none; else element (t, s) lies at t * mask_t + s * mask_s */
     int64_t mask_t, mask_s;
-    bool mask_is_bool; /* uint8_t, nonzero: may attend; otherwise of the loop's type, added */
+    bool mask_is_bool; /* uint8_t, nonzero: may attend; otherwise added */
     bool causal;
     int64_t window; /* 0: none */
     double scale;

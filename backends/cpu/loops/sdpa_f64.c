@@ -1,7 +1,11 @@
 /* Attention in double, for the table in sdpa.c: sdpa_kernel.h once more. */
 #include "backends/cpu/loops/loops.h"
+#include "core/core.h"
 
 #define REAL double
+#define DTYPE BB_F64
+#define LOAD load_f64
+#define STORE store_f64
 #define EXP exp
 #define LOG log
 #include "backends/cpu/loops/sdpa_kernel.h"
