@@ -47,6 +47,7 @@ typedef struct bb_tape {
     struct packed_value *packed[64]; /* by the serial of the storage, so that each is packed once */
     int relaid;                      /* handles on loan with other strides than their own */
     struct offload *offload;         /* offload.c; NULL: never asked for */
+    struct bb_part *parts;           /* gather.c: slots of which only a part is written */
 } bb_tape;
 
 static inline bb_tape *bb_tape_of(const bb_context *ctx) { return (bb_tape *)ctx->tape; }
@@ -98,6 +99,27 @@ typedef struct walk {
     int own_captures;
 } walk;
 bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound);
+
+/* ---- gather.c */
+typedef struct bb_part bb_part;
+/* Where the gradient of t is gathered: a node's slot; for a captured tensor that this walk does not
+ * go beyond, its capture; NULL for a leaf. */
+bb_tensor **bb_slot_of(bb_tape *tape, const bb_tensor *t);
+/* Makes a slot whole, before it is read. */
+bb_status bb_settle_slot(bb_tape *tape, bb_tensor **slot);
+/* Gives g to input i: summed down, cast to its dtype, added where its gradient is gathered. */
+bb_status bb_route_gradient(bb_tape *tape, const walk *w, const tape_node *node, int i,
+                            bb_tensor *g);
+/* The same for a window (slice, select), through the same view of the input's gradient, with no
+ * tensor of zeros. */
+bb_status bb_route_window(bb_tape *tape, const walk *w, tape_node *node);
+/* Uninitialized, of t's shape and dtype. */
+bb_tensor *bb_new_gradient(bb_context *ctx, const bb_tensor *t);
+/* The empty gradient of a leaf that the walk adds to: where it may be written. NULL: none. */
+bb_tensor *bb_empty_gradient(bb_tape *tape, bool leaves, bb_tensor *t);
+/* Where the gradient of t may be written: its own bb_grad if the walk adds to leaves and it is one
+ * whose gradient is still empty, else a new tensor. */
+bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t);
 /* Whether gradient g can be summed down to input i, t; otherwise an error that names both. */
 bb_status bb_check_gradient(const char *op, int i, const bb_tensor *t, const bb_tensor *g);
 /* Adds g, of leaf's shape and dtype, to leaf's gradient, or makes it that. */
@@ -113,9 +135,6 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
 
 bb_status bb_rerun_composite(void *call, bb_tensor *const *inputs, int n,
                              bb_tensor *outputs[BB_MAX_OUTPUTS]);
-/* Where the gradient of t may be written: its own bb_grad if the walk adds to leaves and it is one
- * whose gradient is still empty, else a new tensor. */
-bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t);
 
 extern const bb_op bb_op_recompute;
 

@@ -1,173 +1,9 @@
-/* The walk: nodes in reverse order of recording. Here, and only here, gradients are added and
- * summed down to the shape of a broadcast input.
- *
- * A slot gathers the gradient of one node output. Each slot owns its tensor handle: a gradient that
- * goes to two places gets a second handle on the same storage. So a storage with a single reference
- * belongs to that slot alone, and the next gradient is added to it in place. Handles in slots are
- * pinned, so that the scope that drops a rule's temporaries leaves them. A walk that creates a
- * graph does none of this: it drops nothing, and its slots hold whatever handles the rules give. */
+/* The walk: nodes in reverse order of recording. It runs their rules; what these give is gathered
+ * in gather.c. */
 #include <string.h>
 
 #include "autograd/tape.h"
 #include "ops/ops.h"
-
-static bool exclusive(const bb_tensor *t) {
-    if (t->storage->refs != 1) return false;
-    for (int i = 0; i < t->rank; i++)
-        if (t->stride[i] == 0 && t->size[i] > 1) return false;
-    return true;
-}
-
-static bb_status backend_add(bb_context *ctx, const bb_tensor *source, bb_tensor *target) {
-    bb_backend *backend = ctx->backend[target->device];
-    return target->count ? backend->add(backend, source, target) : BB_OK;
-}
-static bb_status backend_fill(bb_context *ctx, bb_tensor *target, double value) {
-    bb_backend *backend = ctx->backend[target->device];
-    return target->count ? backend->fill(backend, target, value) : BB_OK;
-}
-
-static bb_tensor *new_like(bb_context *ctx, const bb_tensor *t, bool of_context) {
-    bb_shape shape = bb_shape_of_tensor(t);
-    return of_context ? bb_tensor_context(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape)
-                      : bb_tensor_new(ctx, (bb_device)t->device, (bb_dtype)t->dtype, &shape);
-}
-
-/* Where the gradient of t is gathered: a node's slot; for a captured tensor that this walk does not
- * go beyond, its capture; NULL for a leaf. */
-static bb_tensor **slot_of(bb_tape *tape, const bb_tensor *t) {
-    bool ends_here = t->node < 0 || (t->node < tape->bound && t->capture >= tape->own_captures);
-    if (t->capture >= 0 && ends_here) return &tape->captures[t->capture];
-    if (t->node >= 0) return &tape->nodes[t->node]->slot[t->node_output];
-    return NULL;
-}
-
-static bb_status add_to_slot(bb_context *ctx, bool create_graph, bb_tensor **slot, bb_tensor *g) {
-    bb_tensor *have = *slot;
-    if (!have) {
-        *slot = g;
-    } else if (create_graph) {
-        *slot = bb_add(have, g);
-    } else if (exclusive(have)) {
-        bb_status status = backend_add(ctx, g, have);
-        bb_drop(g);
-        return status;
-    } else if (exclusive(g)) {
-        bb_status status = backend_add(ctx, have, g);
-        bb_drop(have);
-        *slot = g;
-        return status;
-    } else {
-        *slot = bb_add(have, g);
-        bb_drop(have);
-        bb_drop(g);
-    }
-    return *slot ? BB_OK : ctx->status;
-}
-
-/* New bytes for a gradient that its user gave back. That of a parameter stands in a block, whose
- * owner must say that it begins anew. */
-static bb_status revive_grad(bb_context *ctx, bb_tensor *leaf) {
-    if (leaf->life == BB_LIFE_CONTEXT && !leaf->kept)
-        return bb_fail(ctx, BB_ERR_STATE,
-                       "bb_backward: the gradient of a parameter was dropped (bb_drop): expected "
-                       "bb_params_zero_grad before the next backward");
-    size_t bytes = (size_t)leaf->count * bb_dtype_bytes((bb_dtype)leaf->dtype);
-    bb_storage *s = bb_storage_new(ctx, (bb_device)leaf->device, bytes);
-    if (s) bb_tensor_revive(leaf->grad, s, 0);
-    return ctx->status;
-}
-
-/* The gradient of a leaf, made on first use with the leaf's own lifetime. */
-static bb_status leaf_grad(bb_context *ctx, bb_tensor *leaf) {
-    if (leaf->grad && leaf->grad->storage) return BB_OK;
-    leaf->grad_empty = true;
-    if (!leaf->grad)
-        leaf->grad = new_like(ctx, leaf, leaf->life == BB_LIFE_CONTEXT);
-    else if (revive_grad(ctx, leaf))
-        return ctx->status;
-    if (!leaf->grad) return ctx->status;
-    leaf->grad->pinned = leaf->grad->storage->gradient = true;
-    return BB_OK;
-}
-
-bb_status bb_add_to_leaf(bb_context *ctx, bb_tensor *leaf, bb_tensor *g) {
-    if (!leaf->grad && leaf->life == BB_LIFE_STEP && g->contiguous && exclusive(g)) {
-        leaf->grad = g;
-        leaf->grad_empty = false;
-        g->pinned = g->storage->gradient = true;
-        return BB_OK;
-    }
-    if (leaf_grad(ctx, leaf)) return ctx->status;
-    bb_status status =
-        leaf->grad_empty ? bb_copy_into(g, leaf->grad) : backend_add(ctx, g, leaf->grad);
-    leaf->grad_empty = false;
-    bb_tensor_changed(leaf->grad); /* an op may have saved it */
-    return status;
-}
-
-bb_status bb_check_gradient(const char *op, int i, const bb_tensor *t, const bb_tensor *g) {
-    bb_shape want = bb_shape_of_tensor(t), got = bb_shape_of_tensor(g), both;
-    if (bb_shape_broadcast(&want, &got, &both) && bb_shape_equal(&both, &got)) return BB_OK;
-    char a[BB_SHAPE_TEXT], b[BB_SHAPE_TEXT];
-    return bb_fail(t->ctx, BB_ERR_STATE,
-                   "bb_backward: %s: gradient of input %d: expected shape %s or one that it "
-                   "broadcasts to, got %s",
-                   op, i, bb_shape_text(&want, a), bb_shape_text(&got, b));
-}
-
-/* Gives g to input i: summed down, cast to its dtype, added where its gradient is gathered. */
-static bb_status route(bb_tape *tape, const walk *w, const tape_node *node, int i, bb_tensor *g) {
-    bb_context *ctx = tape->ctx;
-    bb_tensor *t = node->in[i];
-    bb_shape want = bb_shape_of_tensor(t), got = bb_shape_of_tensor(g);
-    if (bb_check_gradient(bb_node_name(node), i, t, g)) return ctx->status;
-    if (!bb_shape_equal(&want, &got)) g = bb_sum_to(g, want);
-    if (g && g->dtype != t->dtype) g = bb_cast(g, (bb_dtype)t->dtype);
-    if (!g) return ctx->status;
-    bb_tensor **slot = slot_of(tape, t);
-    if (!slot) return w->leaves ? bb_add_to_leaf(ctx, t, g) : BB_OK;
-    if (add_to_slot(ctx, w->create_graph, slot, g)) return ctx->status;
-    if (!w->create_graph) (*slot)->pinned = true;
-    return BB_OK;
-}
-
-/* ---- One node
- * ---------------------------------------------------------------------------------------- */
-
-/* A window (slice, select): adds through the same view of the input's gradient, with no tensor of
- * zeros. */
-static bb_status add_window(bb_tape *tape, const walk *w, tape_node *node) {
-    bb_context *ctx = tape->ctx;
-    bb_tensor *t = node->in[0], **slot = slot_of(tape, t), *whole;
-    if (!slot) {
-        if (!w->leaves) return BB_OK;
-        if (leaf_grad(ctx, t)) return ctx->status;
-        whole = t->grad;
-        if (t->grad_empty && backend_fill(ctx, whole, 0)) return ctx->status;
-        t->grad_empty = false;
-        bb_tensor_changed(whole);
-    } else if (*slot && exclusive(*slot)) {
-        whole = *slot;
-    } else {
-        whole = new_like(ctx, t, false);
-        if (!whole) return ctx->status;
-        if (*slot ? bb_copy_into(*slot, whole) : backend_fill(ctx, whole, 0)) return ctx->status;
-        bb_drop(*slot);
-        *slot = whole;
-    }
-    whole->pinned = true;
-    bb_call view = {.ctx = ctx,
-                    .op = node->op,
-                    .attrs = node->attrs,
-                    .device = node->device,
-                    .n_in = 1,
-                    .n_out = 1,
-                    .in = &whole};
-    view.meta[0] = node->meta[0];
-    if (node->op->view(&view)) return ctx->status;
-    return backend_add(ctx, node->slot[0], view.out[0]);
-}
 
 bb_status bb_rerun_composite(void *user, bb_tensor *const *inputs, int n,
                              bb_tensor *outputs[BB_MAX_OUTPUTS]) {
@@ -181,20 +17,6 @@ bb_status bb_rerun_composite(void *user, bb_tensor *const *inputs, int n,
     call.ctx->path = before;
     for (int i = 0; i < call.n_out - call.op->hidden && !status; i++) outputs[i] = call.out[i];
     return status;
-}
-
-/* The empty gradient of a leaf that the walk adds to: where it may be written. NULL: none. */
-static bb_tensor *empty_gradient(bb_tape *tape, bool leaves, bb_tensor *t) {
-    if (slot_of(tape, t) || !leaves || !t->grad || !t->grad_empty) return NULL;
-    if (!t->grad->storage || !t->grad->contiguous) return NULL;
-    t->grad_empty = false; /* also keeps a second use of this leaf from writing over it */
-    bb_tensor_changed(t->grad);
-    return t->grad;
-}
-
-bb_tensor *bb_gradient_target(bb_tape *tape, bool leaves, bb_tensor *t) {
-    bb_tensor *direct = empty_gradient(tape, leaves, t);
-    return direct ? direct : new_like(tape->ctx, t, false);
 }
 
 /* A handle on input i's own memory for its gradient, where the op's kernels write one over the
@@ -224,9 +46,9 @@ static bb_status compute(bb_tape *tape, const walk *w, const tape_node *node,
     const bb_call *call = grad->call;
     for (int i = 0; i < call->n_in; i++) {
         if (!grad->want[i]) continue;
-        bb_tensor *t = call->in[i], *g = empty_gradient(tape, w->leaves, t);
+        bb_tensor *t = call->in[i], *g = bb_empty_gradient(tape, w->leaves, t);
         if (!g) g = over_input(w, node, i);
-        grad->grad_in[i] = g ? g : new_like(ctx, t, false);
+        grad->grad_in[i] = g ? g : bb_new_gradient(ctx, t);
         if (!grad->grad_in[i]) return ctx->status;
     }
     bb_status status = backward(grad);
@@ -274,7 +96,9 @@ static bb_status fill_missing_slots(bb_context *ctx, tape_node *node) {
     for (int i = 0; i < node->n_out - node->op->hidden; i++) {
         if (node->slot[i]) continue;
         node->slot[i] = bb_tensor_new(ctx, node->device, node->meta[i].dtype, &node->meta[i].shape);
-        if (!node->slot[i] || backend_fill(ctx, node->slot[i], 0)) return ctx->status;
+        bb_backend *backend = ctx->backend[node->device];
+        if (!node->slot[i]) return ctx->status;
+        if (node->slot[i]->count && backend->fill(backend, node->slot[i], 0)) return ctx->status;
     }
     return BB_OK;
 }
@@ -308,8 +132,8 @@ static bb_status apply_rule(bb_tape *tape, const walk *w, tape_node *node) {
     for (int i = 0; i < node->n_in; i++) {
         bb_tensor *g = grad_in[i], *t = node->in[i];
         if (!g || !node->want[i]) continue;
-        if (!slot_of(tape, t) && g == t->grad) continue; /* written in place */
-        if (route(tape, w, node, i, g)) return ctx->status;
+        if (!bb_slot_of(tape, t) && g == t->grad) continue; /* written in place */
+        if (bb_route_gradient(tape, w, node, i, g)) return ctx->status;
     }
     return BB_OK;
 }
@@ -342,6 +166,8 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
                        "bb_backward: %s: its part of the tape was already walked "
                        "(bb_backward_retain keeps it)",
                        bb_node_name(node));
+    for (int i = 0; i < node->n_out; i++)
+        if (node->slot[i] && bb_settle_slot(tape, &node->slot[i])) return ctx->status;
     if (show_output_grads(tape, w, node)) return ctx->status;
     bb_scope scope = bb_scope_begin(ctx);
     node->alone = 0; /* before the loan, which holds on to what it lends */
@@ -352,7 +178,7 @@ static bb_status walk_node(bb_tape *tape, const walk *w, int index) {
     if (status) return status;
     status = fill_missing_slots(ctx, node);
     if (!status && node->op->window && !w->create_graph)
-        status = add_window(tape, w, node);
+        status = bb_route_window(tape, w, node);
     else if (!status)
         status = apply_rule(tape, w, node);
     bb_take_back(tape, &l);
@@ -384,6 +210,7 @@ bb_status bb_walk(bb_tape *tape, const walk *w, int top, int bound) {
     if (status) /* nothing half-gathered stays for a later walk */
         for (int i = top; i >= 0; i--)
             for (int k = 0; k < tape->nodes[i]->n_out; k++) tape->nodes[i]->slot[k] = NULL;
+    if (status) tape->parts = NULL;
     tape->leaves = leaves, tape->bound = outer_bound, tape->own_captures = outer_captures;
     bb_set_grad_enabled(ctx, before);
     return status;
