@@ -1,11 +1,6 @@
 /* Offloading in a transformer (offload_blocks, nn/transformer.c, nn/stream.c): the bits of a run
  * without, and less device memory. On the CPU nothing goes. */
-#include "core/impl.h"
-#include "tests/support/test.h"
-
-static bool can_offload(bb_context *ctx) {
-    return bb_offload_available(ctx, bb_get_device(ctx), NULL);
-}
+#include "tests/autograd/offload_test.h"
 
 /* ---- A transformer, with and without --------------------------------------------------------- */
 
