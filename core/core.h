@@ -296,13 +296,14 @@ bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error ot
 BB_API bb_status bb_assign(bb_tensor *target, bb_tensor *source);
 /* Exchange without copies by DLPack 1.x. `managed` points to a DLManagedTensorVersioned or, if not
  * `versioned`, to the older DLManagedTensor.
- *   bb_to_dlpack: t's own elements, for another library to read and write. They stay as long as it
- * holds them, past bb_drop, bb_end_step and bb_close; its deleter must be called where calls with
- * t's context may be made.
- *   bb_from_dlpack: a tensor of the current step on the other's memory (bb_keep carries it out), on
- * the CPU, of our dtypes, without negative strides, and not read-only. Takes `managed` over: its
- * deleter is called when nothing needs the elements any more. After an error `managed` is still the
- * caller's. */
+ *
+ *   bb_to_dlpack     t's own elements, for another library to read and write. They stay as long as
+ *                    it holds them, past bb_drop, bb_end_step and bb_close; its deleter must be
+ *                    called where calls with t's context may be made.
+ *   bb_from_dlpack   a tensor of the current step on the other's memory (bb_keep carries it out),
+ *                    on the CPU, of our dtypes, without negative strides, and not read-only. Takes
+ *                    `managed` over: its deleter is called when nothing needs the elements any
+ *                    more. After an error `managed` is still the caller's. */
 BB_API void *bb_to_dlpack(bb_tensor *t, bool versioned);
 BB_API bb_tensor *bb_from_dlpack(bb_context *ctx, void *managed, bool versioned);
 
@@ -355,8 +356,7 @@ typedef struct bb_rng {
 BB_API bb_rng bb_get_rng(const bb_context *ctx);
 BB_API void bb_set_rng(bb_context *ctx, bb_rng rng);
 
-/* ---- Steps as graphs
- * ------------------------------------------------------------------------------ */
+/* ---- Steps as graphs ------------------------------------------------------------------------- */
 
 /* A step (forward, backward, clipping, optimizer) that an accelerator runs again and again as one
  * graph, without the host calling a single op. bb_capture_run calls `step` the first time (which
@@ -430,9 +430,9 @@ typedef struct bb_call {
  *   grad_out[i]  gradient of visible output i, of its shape and dtype, any strides; never NULL.
  *   want[i]      whether input i wants a gradient.
  *   grad_in[i]   a gradient rule stores its result here for wanted inputs (NULL means zero). Its
- * shape may be any that the input broadcasts to: the tape sums it down. A backward kernel finds
- * contiguous tensors of the input's own shape and dtype here and WRITES them (never adds); NULL
- * means not wanted. */
+ *                shape may be any that the input broadcasts to: the tape sums it down. A backward
+ *                kernel finds contiguous tensors of the input's own shape and dtype here and WRITES
+ *                them (never adds); NULL means not wanted. */
 typedef struct bb_grad_call {
     const bb_call *call;
     bb_tensor *const *grad_out;

@@ -1,9 +1,9 @@
 /* gelu: output = x Phi(x), in f32 (f64 for f64), rounded once. Phi is the normal distribution, or
  * its approximation:
  *
- *     none:  Phi(x) = (1 + erf(x / sqrt 2)) / 2,           dx = dy (Phi(x) + x exp(-x^2 / 2) /
- * sqrt(2 pi)) tanh:  Phi(x) = (1 + t) / 2,  t = tanh(u),           dx = dy ((1 + t) / 2 + x (1 -
- * t^2) u' / 2) u = sqrt(2 / pi) (x + 0.044715 x^3)
+ *     none   Phi(x) = (1 + erf(x / sqrt 2)) / 2    dx = dy (Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi))
+ *     tanh   Phi(x) = (1 + t) / 2,  t = tanh(u)    dx = dy (Phi(x) + x (1 - t^2) u' / 2)
+ *            u = sqrt(2 / pi) (x + 0.044715 x^3)
  *
  * Fused kernels: backends/cpu/activation.c, backends/cuda/activation.cu. */
 #include "ops/infer.h"

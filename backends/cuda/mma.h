@@ -4,10 +4,13 @@
  *
  * Who holds what, with g = lane / 4 and t = lane % 4; a register holds two neighbours, the lower
  * index in its lower half:
- *     A  a[0] (row g, k 2t..)   a[1] (row g + 8, k 2t..)   a[2] (g, 2t + 8..)   a[3] (g + 8, 2t
- * + 8..) B  b[0] (k 2t.., column g)   b[1] (k 2t + 8.., column g) D  d[0], d[1] (row g, columns 2t,
- * 2t + 1)   d[2], d[3] (row g + 8, the same) So two D tiles that lie side by side, rounded, are an
- * A: bb_mma_a_of. */
+ *
+ *     A  a[0] (row g, k 2t..)       a[1] (row g + 8, k 2t..)
+ *        a[2] (row g, k 2t + 8..)   a[3] (row g + 8, k 2t + 8..)
+ *     B  b[0] (k 2t.., column g)    b[1] (k 2t + 8.., column g)
+ *     D  d[0], d[1] (row g, columns 2t, 2t + 1)   d[2], d[3] (row g + 8, the same)
+ *
+ * So two D tiles that lie side by side, rounded, are an A: bb_mma_a_of. */
 #ifndef BOBBIN_BACKENDS_CUDA_MMA_H
 #define BOBBIN_BACKENDS_CUDA_MMA_H
 

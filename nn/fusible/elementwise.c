@@ -82,8 +82,7 @@ bb_fusible_op *bb_fusible_activation(bb_context *ctx, bb_activation activation) 
     return op;
 }
 
-/* ---- Dropout, scaling, L2 norm
- * -------------------------------------------------------------------- */
+/* ---- Dropout, scaling, L2 norm --------------------------------------------------------------- */
 
 static bb_tensor *drop(const bb_fusible_op *op, const bb_op_context *c, bb_tensor *const *in,
                        int n) {

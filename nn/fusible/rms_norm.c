@@ -271,8 +271,7 @@ bb_status bb_fused_add_rms_norm_backward(bb_fusible_back *back) {
     return status;
 }
 
-/* ---- The record
- * ---------------------------------------------------------------------------------- */
+/* ---- The record ------------------------------------------------------------------------------ */
 
 /* Over all axes of normalized_shape at once, statistics in f32, 1 + weight in f32: a recorded graph
  * computes what the op does. */

@@ -255,8 +255,7 @@ static bb_status backward(const bb_function_call *call) {
 
 static const bb_function segment_function = {"chain", backward, release};
 
-/* ---- Recorded
- * ------------------------------------------------------------------------------------ */
+/* ---- Recorded -------------------------------------------------------------------------------- */
 
 static bb_link recorded(const bb_segment *s, bb_link x, bb_tensor *const *extra_in,
                         bb_tensor **extra_out, bool tensor_wanted) {

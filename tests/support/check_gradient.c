@@ -1,5 +1,6 @@
 /* Gradients of a case (checker.h).
- *   f64, each path and layout: finite differences with a random cotangent. Inputs of many elements
+ *
+ * f64, each path and layout: finite differences with a random cotangent. Inputs of many elements
  * are checked along random directions instead of element by element: x + sign * c[group], the
  * gradient of c is compared. Each requires_grad combination must then give the same gradients as
  * all of them together. The op inside a scope that drops its inputs and its output must give the

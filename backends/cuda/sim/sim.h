@@ -7,10 +7,9 @@
  * kernel, block and thread:
  *   - a barrier that some threads of the block reach and others do not, or at another line;
  *   - a warp exchange that waits for a lane which has ended or waits elsewhere;
- *   - a launch beyond the limits of the device, a pointer argument to memory that is not the
- * device's;
+ *   - a launch beyond the limits of the device, a pointer argument to memory that is not its own;
  *   - a write past the end of shared memory (guard bytes; under AddressSanitizer any access), a
- * misaligned 16-byte access;
+ *     misaligned 16-byte access;
  *   - reads of memory that nobody wrote: device and shared memory start as NaN;
  *   - copies beside the work that are not waited for: they run as late as they may (runtime.cpp).
  * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
