@@ -254,6 +254,8 @@ void bb_poison(void *block, size_t bytes);
 void bb_unpoison(void *block, size_t bytes);
 
 /* ---- core/tensor.c */
+/* NULL and the sticky error: no tensor can have this shape. */
+bb_tensor *bb_refuse_shape(bb_context *ctx, const bb_shape *shape);
 bb_tensor *bb_tensor_new(bb_context *ctx, bb_device device, bb_dtype dtype,
                          const bb_shape *shape); /* step lifetime, contiguous */
 bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape,
