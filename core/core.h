@@ -24,10 +24,8 @@ extern "C" {
 
 #if defined(__GNUC__)
 #define BB_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))
-#define BB_MUST_USE __attribute__((warn_unused_result))
 #else
 #define BB_PRINTF(format_index, first)
-#define BB_MUST_USE
 #endif
 #if defined(__GNUC__) && defined(BB_BUILDING)
 #define BB_API __attribute__((visibility("default")))

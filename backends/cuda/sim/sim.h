@@ -42,7 +42,6 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -109,12 +108,6 @@ template <typename T> static inline T __shfl_sync(unsigned mask, T v, int from, 
     return bb_sim_shuffle(BB_SIM_INDEX, mask, v, lane / width * width + (from & (width - 1)));
 }
 unsigned __ballot_sync(unsigned mask, int predicate);
-static inline int __any_sync(unsigned mask, int predicate) {
-    return __ballot_sync(mask, predicate) != 0;
-}
-static inline int __all_sync(unsigned mask, int predicate) {
-    return __ballot_sync(mask, !predicate) == 0;
-}
 static inline void __syncwarp(unsigned mask = 0xffffffffu) {
     bb_sim_exchange(BB_SIM_WARP, mask, "", 1);
 }
@@ -172,7 +165,6 @@ static inline int atomicMax(int *p, int v) {
     return old;
 }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-static inline void __threadfence() {}
 
 /* ---- Launching */
 
