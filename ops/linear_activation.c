@@ -7,7 +7,6 @@
  *
  * Fused kernels: backends/cpu/linear_activation.c, backends/cuda/linear_activation.cu, without a
  * backward: a chain (nn/fusible/linear.c) has the activation's and linear's own. */
-#include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
 

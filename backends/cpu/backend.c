@@ -8,7 +8,6 @@
 #include "backends/cpu/copy.h"
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/isa.h"
-#include "backends/cpu/kernels.h"
 
 extern const bb_kernel bb_cpu_kernels[];
 

@@ -4,7 +4,6 @@
 #include "backends/cpu/copy.h"
 #include "backends/cpu/isa.h"
 #include "ops/ops.h"
-#include "tests/support/alloc.h"
 #include "tests/support/checker.h"
 
 /* ---- Conversions */

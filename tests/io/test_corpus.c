@@ -4,7 +4,6 @@
 #include "core/impl.h"
 #include "tests/fuzz/readers.h"
 #include "tests/io/scratch.h"
-#include "tests/support/alloc.h"
 
 static size_t file_size(const char *path) {
     struct stat info;

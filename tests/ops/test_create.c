@@ -3,7 +3,6 @@
 #include "autograd/autograd.h"
 #include "core/impl.h"
 #include "ops/ops.h"
-#include "ops/table.h"
 #include "tests/support/cases.h"
 
 static const bb_dtype floats[] = {BB_F64, BB_F32, BB_F16, BB_BF16};

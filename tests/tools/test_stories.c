@@ -2,7 +2,6 @@
  * were drawn with, and their average information content is the entropy that tools/stories.c
  * computes from the grammar. */
 #include "tests/support/test.h"
-#include "tools/random.h"
 #include "tools/stories.h"
 
 /* A backtracking parser: all derivations of a text, each with its -log p. It knows the grammar only
