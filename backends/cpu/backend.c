@@ -8,8 +8,7 @@
 #include "backends/cpu/copy.h"
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/isa.h"
-
-extern const bb_kernel bb_cpu_kernels[];
+#include "backends/cpu/kernels.h"
 
 static void *cpu_allocate(bb_backend *self, size_t bytes) {
     /* The pool reports a refusal itself, after it has tried again. */
