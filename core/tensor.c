@@ -160,8 +160,7 @@ bb_status bb_copy_into(const bb_tensor *source, bb_tensor *target) {
     return backend->copy(backend, source, target);
 }
 
-/* ---- Accessors --------------------------------------------------------------------------------
- */
+/* ---- Accessors ------------------------------------------------------------------------------- */
 
 bb_context *bb_context_of(const bb_tensor *t) { return t ? t->ctx : NULL; }
 bb_dtype bb_dtype_of(const bb_tensor *t) { return t ? (bb_dtype)t->dtype : BB_F32; }
@@ -187,8 +186,7 @@ void *bb_data(const bb_tensor *t) {
     return t && t->storage && t->device == BB_CPU && t->count ? t->data : NULL;
 }
 
-/* ---- Reading and writing ------------------------------------------------------------------------
- */
+/* ---- Reading and writing --------------------------------------------------------------------- */
 
 static bb_status transfer_check(bb_tensor *t, const char *call, const void *values, size_t bytes,
                                 size_t expected) {
@@ -312,8 +310,7 @@ double bb_item(bb_tensor *t) {
     return bb_read_f64(t, &value, 1) == BB_OK ? value : NAN;
 }
 
-/* ---- Gradient flags -----------------------------------------------------------------------------
- */
+/* ---- Gradient flags -------------------------------------------------------------------------- */
 
 bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on) {
     if (!t || t->ctx->status) return NULL;

@@ -8,8 +8,7 @@
 
 #define COUNT(table) ((int)(sizeof(table) / sizeof(table)[0]))
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------
- */
+/* ---- UTF-8 ----------------------------------------------------------------------------------- */
 
 size_t bb_utf8_read(const char *text, size_t bytes, uint32_t *character) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -35,8 +34,7 @@ size_t bb_utf8_write(uint32_t c, char text[4]) {
     return n;
 }
 
-/* ---- Classes ----------------------------------------------------------------------------------
- */
+/* ---- Classes --------------------------------------------------------------------------------- */
 
 /* A character and a row that begins with the first and the last of a range. */
 static int by_range(const void *character, const void *row) {
@@ -51,8 +49,7 @@ bb_class bb_class_of(uint32_t c) {
     return FIND(c, numbers, by_range) ? BB_CLASS_NUMBER : BB_CLASS_OTHER;
 }
 
-/* ---- Normalization form C ---------------------------------------------------------------------
- */
+/* ---- Normalization form C -------------------------------------------------------------------- */
 
 /* Hangul syllables are computed (Unicode, chapter 3.12). */
 enum { S = 0xac00, L = 0x1100, V = 0x1161, TAIL = 0x11a7, LS = 19, VS = 21, TS = 28 };

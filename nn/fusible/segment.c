@@ -99,8 +99,7 @@ static bool is_among(const bb_tensor *t, bb_tensor *const *list, int n) {
     return false;
 }
 
-/* ---- Forward ------------------------------------------------------------------------------------
- */
+/* ---- Forward --------------------------------------------------------------------------------- */
 
 static bb_link run_all(const bb_segment *s, state *st, bb_link x, bb_tensor *const *extra,
                        bb_tensor **extra_out) {
@@ -173,8 +172,7 @@ static bb_link eager(const bb_segment *s, bb_link x, bb_tensor *const *extra_in,
     return bb_link_of(result[0]);
 }
 
-/* ---- Backward -----------------------------------------------------------------------------------
- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 typedef struct grads {
     bb_tensor **extra_out, **extra_in;

@@ -105,8 +105,7 @@ static void test_memory_runs_out(test *t) {
     CHECK_MSG(t, tried > 20, "%lld allocations", (long long)tried);
 }
 
-/* ---- Memory of the device itself that runs out: an error, no leak, and another try works ------
- */
+/* ---- Memory of the device itself that runs out: an error, no leak, and another try works ----- */
 
 static bb_context *open_limited(int kib) {
     char limit[32];

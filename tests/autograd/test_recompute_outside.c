@@ -17,8 +17,7 @@ static void check_values(test *t, bb_tensor *x, double expected) {
     CHECK_NEAR(t, got[1], expected, 0);
 }
 
-/* ---- A recorded graph holds the segment's ops -------------------------------------------------
- */
+/* ---- A recorded graph holds the segment's ops ------------------------------------------------ */
 
 static bb_tensor *times_itself(void *user, bb_tensor *const *in, int n) {
     (void)user, (void)n;
@@ -85,8 +84,7 @@ static void test_graph_of_a_gradient(test *t) {
     bb_close(ctx);
 }
 
-/* ---- Tensors of the context that fn reads -----------------------------------------------------
- */
+/* ---- Tensors of the context that fn reads ---------------------------------------------------- */
 
 static bb_tensor *scaled(void *user, bb_tensor *const *in, int n) {
     (void)n;
@@ -238,8 +236,7 @@ static void test_message(test *t) {
     bb_close(ctx);
 }
 
-/* ---- How many inputs --------------------------------------------------------------------------
- */
+/* ---- How many inputs ------------------------------------------------------------------------- */
 
 static bb_tensor *sum_of_all(void *user, bb_tensor *const *in, int n) {
     (void)user;

@@ -9,8 +9,7 @@ static bb_tensor *leaf(bb_context *ctx, bb_shape shape, double value) {
     return bb_set_requires_grad(bb_full(ctx, BB_F32, shape, value), true);
 }
 
-/* ---- Wrong shapes -----------------------------------------------------------------------------
- */
+/* ---- Wrong shapes ---------------------------------------------------------------------------- */
 
 static bb_shape given; /* of the second input's gradient */
 
@@ -76,8 +75,7 @@ static void test_wrong_shape(test *t) {
     bb_close(ctx);
 }
 
-/* ---- The backward of one op outside the tape --------------------------------------------------
- */
+/* ---- The backward of one op outside the tape ------------------------------------------------- */
 
 static void test_wrong_shape_outside_the_tape(test *t) {
     bb_context *ctx = test_open_host();
