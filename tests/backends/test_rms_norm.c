@@ -8,8 +8,6 @@
 #include "tests/support/alloc.h"
 #include "tests/support/checker.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-
 enum { MAX_VALUES = 4096 };
 
 static const bb_dtype float_dtypes[3] = {BB_F32, BB_F16, BB_BF16};
@@ -273,12 +271,12 @@ static void test_supports(test *t) {
         {SH(2, 3, 4), SH(4), BB_F32, BB_F32, false, 1},
     };
     bb_set_path(ctx, BB_PATH_FUSED);
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, cases[i].x_dtype, cases[i].x), true);
         bb_rms_norm_attrs attrs = {{1, {cases[i].axis}}, 1e-5, BB_ROUND_AUTO};
         bb_tensor *y =
             bb_rms_norm_with(x, bb_ones(ctx, cases[i].scale_dtype, cases[i].scale), &attrs);
-        CHECK_MSG(t, (y != NULL) == cases[i].fused, "case %zu: %s", i, bb_error_message(ctx));
+        CHECK_MSG(t, (y != NULL) == cases[i].fused, "case %d: %s", i, bb_error_message(ctx));
         if (!y) CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "RMSNormImpl");
     }
     bb_close(ctx);

@@ -86,8 +86,7 @@ static void test_table(test *t) {
     for (int i = 0; i < bb_op_count(ctx); i++) {
         const bb_op *op = bb_op_at(ctx, i);
         bool known = false;
-        for (size_t k = 0; k < sizeof without / sizeof without[0]; k++)
-            known |= strcmp(without[k], op->name) == 0;
+        for (int k = 0; k < COUNT(without); k++) known |= strcmp(without[k], op->name) == 0;
         CHECK_MSG(t, !bb_onnx_form(op, NULL) == known, "%s: %s", op->name,
                   known ? "has a form now" : "has no form");
     }

@@ -220,7 +220,7 @@ static void refused(test *t) {
          "quantize (Quantize): square blocks of rows whose number is a symbol"},
     };
     scratch s = scratch_open();
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+    for (int i = 0; i < COUNT(rows); i++)
         for (int m = 0; m < ONNX_MODES; m++) {
             bb_context *ctx = test_open();
             bb_quantizer *q = bb_quantizer_new(ctx, BB_CPU, &rows[i].c.options);

@@ -50,7 +50,7 @@ static const trap traps[] = {
 
 static void test_traps(test *t) {
     scratch s = scratch_open();
-    for (size_t i = 0; i < sizeof traps / sizeof traps[0]; i++) {
+    for (int i = 0; i < COUNT(traps); i++) {
         const trap *c = &traps[i];
         bb_context *ctx = test_open();
         bb_tensor *x = bb_cast(

@@ -115,7 +115,7 @@ static bb_context *open_uncontracted(void) {
 }
 
 static void check_table(test *t, bb_context *ctx, bool cpu) {
-    for (size_t p = 0; p < sizeof patterns / sizeof patterns[0]; p++)
+    for (int p = 0; p < COUNT(patterns); p++)
         for (int k = 0; k < 6; k++) {
             const pattern *row = &patterns[p];
             bb_dtype dtype = types[k % 3];

@@ -196,7 +196,7 @@ static void test_dropout_cases(test *t) {
         {.name = "scalar", .attrs = &some, .in = {{.shape = {0, {0}}}}, .n_in = 1},
         {.name = "nothing", .attrs = &some, .in = {{.shape = {1, {0}}}}, .n_in = 1},
     };
-    run_op_cases(t, "dropout", cases, (int)(sizeof cases / sizeof cases[0]), ref_dropout);
+    run_op_cases(t, "dropout", cases, COUNT(cases), ref_dropout);
 }
 
 static void test_dropout(test *t) {

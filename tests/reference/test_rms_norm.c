@@ -6,9 +6,6 @@
 #include "tests/backends/rms_norm_kernel.h"
 #include "tests/support/checker.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 static const bb_dtype narrow_types[3] = {BB_F32, BB_F16, BB_BF16};
 static const int64_t dims[] = {1,    2,    3,    31,   32,   33,   63,   64,   65,
                                127,  128,  129,  255,  256,  257,  423,  1023, 1024,

@@ -290,7 +290,7 @@ void check_gradient(checker *k) {
         gradients_free(&first);
     }
     static const bb_dtype low[] = {BB_F32, BB_F16, BB_BF16};
-    for (size_t d = 0; d < sizeof low / sizeof low[0]; d++) {
+    for (int d = 0; d < COUNT(low); d++) {
         if (k->has_fused_backward) check_low(k, low[d], BB_PATH_FUSED);
         check_low(k, low[d], k->op->decompose ? BB_PATH_COMPOSED : BB_PATH_AUTO);
     }
