@@ -230,13 +230,12 @@ BB_API bb_status bb_set_sm_margin(bb_context *ctx, int margin);
 /* Counters since the context opened; bytes are of tensor storage and of everything else the context
  * holds. */
 typedef struct bb_memory {
-    uint64_t
-        system_allocations;  /* calls of the allocator: constant across a steady training step */
-    size_t bytes_held;       /* from the allocator, now */
-    size_t bytes_in_use;     /* of tensors alive, now */
-    size_t bytes_peak;       /* highest bytes_held */
-    size_t accelerator_held; /* of bytes_held: memory of an accelerator */
-    size_t accelerator_peak; /* highest accelerator_held */
+    uint64_t system_allocations; /* calls of the allocator: none in a steady training step */
+    size_t bytes_held;           /* from the allocator, now */
+    size_t bytes_in_use;         /* of tensors alive, now */
+    size_t bytes_peak;           /* highest bytes_held */
+    size_t accelerator_held;     /* of bytes_held: memory of an accelerator */
+    size_t accelerator_peak;     /* highest accelerator_held */
     int64_t live_tensors;
 } bb_memory;
 BB_API bb_memory bb_memory_stats(const bb_context *ctx);
@@ -285,8 +284,7 @@ BB_API void *bb_data(const bb_tensor *t); /* first element; NULL on a device, fo
 BB_API bb_status bb_read(bb_tensor *t, void *values, size_t bytes);
 BB_API bb_status bb_write(bb_tensor *t, const void *values, size_t bytes);
 BB_API bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count); /* converted */
-BB_API double
-bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error otherwise */
+BB_API double bb_item(bb_tensor *t); /* of a one-element tensor; NaN and an error otherwise */
 
 /* target's elements become source's: same shape, any dtypes, strides and devices; no gradient goes
  * through it. The two may share elements. Counts as a change of target. Unlike bb_keep it may stand
