@@ -132,8 +132,7 @@ static bb_status route(bb_tape *tape, const walk *w, const tape_node *node, int 
     return BB_OK;
 }
 
-/* ---- One node
- * ---------------------------------------------------------------------------------------- */
+/* ---- One node -------------------------------------------------------------------------------- */
 
 /* A window (slice, select): adds through the same view of the input's gradient, with no tensor of
  * zeros. */
