@@ -170,7 +170,7 @@ static void test_same_bits(test *t) {
     bb_context *ctx = test_open();
     bool can = can_offload(ctx);
     bb_close(ctx);
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         outcome without, with;
         compare(t, rows[i].name, &rows[i].how, &without, &with);
         bool back = can && rows[i].how.layers != 1;

@@ -55,7 +55,7 @@ static void test_wrong_shape(test *t) {
     bb_context *ctx = test_open_host();
     bb_register_op(ctx, &pair_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"pair", pair_forward, NULL, NULL});
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+    for (int i = 0; i < COUNT(cases); i++)
         for (int way = 0; way < 3; way++) {
             bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(3), 1), leaf(ctx, BB_SHAPE(3), 2)}, *g = NULL;
             bb_tensor *y = way == 1 ? bb_ones(ctx, BB_F32, BB_SHAPE(3))
@@ -64,7 +64,7 @@ static void test_wrong_shape(test *t) {
             given = cases[i].shape;
             bb_status status = way < 2 ? bb_backward(y, bb_ones_like(y))
                                        : bb_gradients(y, bb_ones_like(y), &in[1], 1, true, &g);
-            CHECK_MSG(t, (status != BB_OK) == (cases[i].said != NULL), "case %zu, way %d", i, way);
+            CHECK_MSG(t, (status != BB_OK) == (cases[i].said != NULL), "case %d, way %d", i, way);
             if (cases[i].said) {
                 CHECK(t, strstr(bb_error_message(ctx), way == 1 ? "own pair: " : ": pair: "));
                 CHECK_ERROR(t, ctx, BB_ERR_STATE, cases[i].said);

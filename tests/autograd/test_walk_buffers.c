@@ -160,7 +160,7 @@ static void test_over_the_input(test *t) {
         {&double_over, true, false, false, false}, {&double_over, false, true, false, false},
         {&double_over, false, false, true, false},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         bb_context *ctx = test_open_host();
         bb_kernel kernel = {
             .op = cases[i].op->name, .forward = double_forward, .backward = double_backward};
@@ -176,7 +176,7 @@ static void test_over_the_input(test *t) {
         }
         over = !cases[i].expected;
         CHECK_INT(t, cases[i].retain ? bb_backward_retain(y, seed) : bb_backward(y, seed), BB_OK);
-        CHECK_MSG(t, over == cases[i].expected, "case %zu: over its input: %d", i, over);
+        CHECK_MSG(t, over == cases[i].expected, "case %d: over its input: %d", i, over);
         check_values(t, bb_grad(x), 4, (double[]){10, 10, 10, 10});
         if (cases[i].held) check_values(t, made, 4, (double[]){15, 15, 15, 15});
         CHECK_OK(t, ctx);
