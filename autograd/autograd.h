@@ -45,17 +45,20 @@ BB_API bb_tensor *bb_recompute(bb_context *ctx, bb_segment_fn fn, void *user,
 /* Hooks on saved values (autograd/saved.c). While a pair is pushed, each value that the tape saves
  * for backward (activations, parameters, statistics) is offered to `pack`; what pack makes of it is
  * kept in its place, and the walk asks `unpack` for the value. Only the innermost pair is asked.
+ *
  *   pack     may read `value`, not change it. It sets *packed to whatever it likes, or leaves it
  *            NULL, and the tape keeps the value as if there were no hooks. Tensors that it makes
- * are dropped when it returns, unless it holds them (bb_hold: until the end of the step). unpack
- * gives a tensor of the value's dtype, shape and device, any strides. It may be asked more than
- * once, or never; what it makes is dropped when the rule that reads it has run. release  is told
- * once for each packed object: its nodes were walked, or the step ended. May be NULL. In all three
- * gradients are off. A failure becomes the failure of the op, or of the walk. A value that several
- * ops save is packed once for all of them while one of them still needs it. A packed value may be
- * changed in place before backward, which reads what was packed; if that shares the value's bytes
- * the change is an error, as without hooks. Nothing is packed while a graph is recorded (io/io.h):
- * the graph shows the computation itself. */
+ *            are dropped when it returns, unless it holds them (bb_hold: until the step ends).
+ *   unpack   gives a tensor of the value's dtype, shape and device, any strides. It may be asked
+ *            more than once, or never; what it makes is dropped when the rule that reads it ran.
+ *   release  is told once for each packed object: its nodes were walked, or the step ended. May be
+ *            NULL.
+ *
+ * In all three gradients are off. A failure becomes the failure of the op, or of the walk. A value
+ * that several ops save is packed once for all of them while one of them still needs it. A packed
+ * value may be changed in place before backward, which reads what was packed; if that shares the
+ * value's bytes the change is an error, as without hooks. Nothing is packed while a graph is
+ * recorded (io/io.h): the graph shows the computation itself. */
 typedef struct bb_saved_hooks {
     bb_status (*pack)(void *user, bb_tensor *value, void **packed);
     bb_tensor *(*unpack)(void *user, void *packed);
@@ -70,15 +73,17 @@ BB_API void bb_saved_hooks_pop(bb_context *ctx);
 /* Activation offloading (autograd/offload.c). What ops save between bb_offload_begin and
  * bb_offload_end, a segment, goes to page-locked memory of the host in a queue beside the work, and
  * comes back while backward walks the segment after it. The bits are those of a run without.
- *   Goes: a tensor of an accelerator with min_elements or more, whatever its strides (its storage
- * moves whole, and once, however many views of it are saved). Stays: what lives longer than the
- * step (parameters and views of them), leaves with gradient. Device memory: a segment's is given
- * back when the next segment ends, so that its copies have that long; the last segment's stays,
- * since backward begins with it. Backward holds two segments at a time. The host never waits;
- * page-locked memory is pooled until the context closes. May stand in a captured step
- * (core/core.h). A value that is changed in place before its copy is done is an error of the walk.
- * On a device that cannot do it (the CPU: its memory is the host's) both calls do nothing;
- * bb_offload_available says so. Segments do not nest. */
+ *
+ *   goes    a tensor of an accelerator with min_elements or more, whatever its strides (its storage
+ *           moves whole, and once, however many views of it are saved)
+ *   stays   what lives longer than the step (parameters and views of them), leaves with gradient
+ *
+ * Device memory: a segment's is given back when the next segment ends, so that its copies have that
+ * long; the last segment's stays, since backward begins with it. Backward holds two segments at a
+ * time. The host never waits; page-locked memory is pooled until the context closes. May stand in a
+ * captured step (core/core.h). A value that is changed in place before its copy is done is an error
+ * of the walk. On a device that cannot do it (the CPU: its memory is the host's) both calls do
+ * nothing; bb_offload_available says so. Segments do not nest. */
 typedef struct bb_offload_options {
     int64_t min_elements; /* 0: 256 * 1024 */
 } bb_offload_options;

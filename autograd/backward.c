@@ -74,8 +74,7 @@ bb_status bb_backward_retain(bb_tensor *loss, bb_tensor *seed) {
     return backward(loss, seed, true);
 }
 
-/* ---- Captures: gradients of chosen tensors
- * -------------------------------------------------------------- */
+/* ---- Captures: gradients of chosen tensors --------------------------------------------------- */
 
 static bb_status push_captures(bb_tape *tape, int n) {
     if (tape->capture_count + n > tape->capture_capacity) {
@@ -149,8 +148,7 @@ bb_status bb_gradients(bb_tensor *output, bb_tensor *seed, bb_tensor *const *inp
     return captured_walk(bb_tape_of(ctx), &w, output, g, inputs, n, 0, gradients);
 }
 
-/* ---- Running a piece again
- * ---------------------------------------------------------------------------- */
+/* ---- Running a piece again ------------------------------------------------------------------- */
 
 bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
                    const bb_grad_call *grad) {
@@ -190,8 +188,7 @@ bb_status bb_rerun(bb_tape *tape, const walk *w, bb_rerun_fn run, void *user,
     return status ? status : ctx->status;
 }
 
-/* ---- Small things
- * -------------------------------------------------------------------------------------- */
+/* ---- Small things ---------------------------------------------------------------------------- */
 
 bb_tensor *bb_detach(bb_tensor *t) { return !t || t->ctx->status ? NULL : bb_detach_header(t); }
 void bb_retain_grad(bb_tensor *t) {

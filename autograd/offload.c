@@ -2,14 +2,17 @@
  * memory of the host, and the schedule of the copies. autograd.h says what a user sees of it.
  *
  * The unit is a storage, since that is what holds device memory: the first saved view of it sends
- * it, the others join. All copies go to the backend's side queue in order. A segment is OPEN
- * between begin and end; each storage is on its way to the host, and still held here LEAVING  the
- * same, after end AWAY     the work has been told to wait for the copies, and the device memory is
- * given back BACK     new device memory, and copies into it are on their way or done Ordering, all
- * of it on the device: a copy to the host waits for the work that made the value; the work that may
- * reuse the memory waits for the copy (retire); a copy back waits for the work that used its new
- * memory before (fetch); the work that reads it waits for the copy (arrive). Nothing crosses the
- * end of a step, so that a captured step holds all of it. */
+ * it, the others join. All copies go to the backend's side queue in order. A segment is
+ *
+ *   OPEN     between begin and end; each storage is on its way to the host, and still held here
+ *   LEAVING  the same, after end
+ *   AWAY     the work has been told to wait for the copies, and the device memory is given back
+ *   BACK     new device memory, and copies into it are on their way or done
+ *
+ * Ordering, all of it on the device: a copy to the host waits for the work that made the value; the
+ * work that may reuse the memory waits for the copy (retire); a copy back waits for the work that
+ * used its new memory before (fetch); the work that reads it waits for the copy (arrive). Nothing
+ * crosses the end of a step, so that a captured step holds all of it. */
 #include <string.h>
 
 #include "autograd/tape.h"

@@ -166,8 +166,7 @@ void bb_saved_end_step(bb_tape *tape) {
         }
 }
 
-/* ---- Lending: a rule reads its inputs and outputs through the handles that it knows -----------
- */
+/* ---- Lending: a rule reads its inputs and outputs through the handles that it knows ---------- */
 
 static bb_status check_unpacked(bb_context *ctx, const char *who, const packed_value *p,
                                 const bb_tensor *u) {

@@ -24,10 +24,8 @@ extern "C" {
 
 #if defined(__GNUC__)
 #define BB_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))
-#define BB_MUST_USE __attribute__((warn_unused_result))
 #else
 #define BB_PRINTF(format_index, first)
-#define BB_MUST_USE
 #endif
 #if defined(__GNUC__) && defined(BB_BUILDING)
 #define BB_API __attribute__((visibility("default")))
@@ -232,13 +230,12 @@ BB_API bb_status bb_set_sm_margin(bb_context *ctx, int margin);
 /* Counters since the context opened; bytes are of tensor storage and of everything else the context
  * holds. */
 typedef struct bb_memory {
-    uint64_t
-        system_allocations;  /* calls of the allocator: constant across a steady training step */
-    size_t bytes_held;       /* from the allocator, now */
-    size_t bytes_in_use;     /* of tensors alive, now */
-    size_t bytes_peak;       /* highest bytes_held */
-    size_t accelerator_held; /* of bytes_held: memory of an accelerator */
-    size_t accelerator_peak; /* highest accelerator_held */
+    uint64_t system_allocations; /* calls of the allocator: none in a steady training step */
+    size_t bytes_held;           /* from the allocator, now */
+    size_t bytes_in_use;         /* of tensors alive, now */
+    size_t bytes_peak;           /* highest bytes_held */
+    size_t accelerator_held;     /* of bytes_held: memory of an accelerator */
+    size_t accelerator_peak;     /* highest accelerator_held */
     int64_t live_tensors;
 } bb_memory;
 BB_API bb_memory bb_memory_stats(const bb_context *ctx);
@@ -287,8 +284,7 @@ BB_API void *bb_data(const bb_tensor *t); /* first element; NULL on a device, fo
 BB_API bb_status bb_read(bb_tensor *t, void *values, size_t bytes);
 BB_API bb_status bb_write(bb_tensor *t, const void *values, size_t bytes);
 BB_API bb_status bb_read_f64(bb_tensor *t, double *values, int64_t count); /* converted */
-BB_API double
-bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error otherwise */
+BB_API double bb_item(bb_tensor *t); /* of a one-element tensor; NaN and an error otherwise */
 
 /* target's elements become source's: same shape, any dtypes, strides and devices; no gradient goes
  * through it. The two may share elements. Counts as a change of target. Unlike bb_keep it may stand
@@ -296,13 +292,14 @@ bb_item(bb_tensor *t); /* the value of a one-element tensor; NaN and an error ot
 BB_API bb_status bb_assign(bb_tensor *target, bb_tensor *source);
 /* Exchange without copies by DLPack 1.x. `managed` points to a DLManagedTensorVersioned or, if not
  * `versioned`, to the older DLManagedTensor.
- *   bb_to_dlpack: t's own elements, for another library to read and write. They stay as long as it
- * holds them, past bb_drop, bb_end_step and bb_close; its deleter must be called where calls with
- * t's context may be made.
- *   bb_from_dlpack: a tensor of the current step on the other's memory (bb_keep carries it out), on
- * the CPU, of our dtypes, without negative strides, and not read-only. Takes `managed` over: its
- * deleter is called when nothing needs the elements any more. After an error `managed` is still the
- * caller's. */
+ *
+ *   bb_to_dlpack     t's own elements, for another library to read and write. They stay as long as
+ *                    it holds them, past bb_drop, bb_end_step and bb_close; its deleter must be
+ *                    called where calls with t's context may be made.
+ *   bb_from_dlpack   a tensor of the current step on the other's memory (bb_keep carries it out),
+ *                    on the CPU, of our dtypes, without negative strides, and not read-only. Takes
+ *                    `managed` over: its deleter is called when nothing needs the elements any
+ *                    more. After an error `managed` is still the caller's. */
 BB_API void *bb_to_dlpack(bb_tensor *t, bool versioned);
 BB_API bb_tensor *bb_from_dlpack(bb_context *ctx, void *managed, bool versioned);
 
@@ -355,8 +352,7 @@ typedef struct bb_rng {
 BB_API bb_rng bb_get_rng(const bb_context *ctx);
 BB_API void bb_set_rng(bb_context *ctx, bb_rng rng);
 
-/* ---- Steps as graphs
- * ------------------------------------------------------------------------------ */
+/* ---- Steps as graphs ------------------------------------------------------------------------- */
 
 /* A step (forward, backward, clipping, optimizer) that an accelerator runs again and again as one
  * graph, without the host calling a single op. bb_capture_run calls `step` the first time (which
@@ -430,9 +426,9 @@ typedef struct bb_call {
  *   grad_out[i]  gradient of visible output i, of its shape and dtype, any strides; never NULL.
  *   want[i]      whether input i wants a gradient.
  *   grad_in[i]   a gradient rule stores its result here for wanted inputs (NULL means zero). Its
- * shape may be any that the input broadcasts to: the tape sums it down. A backward kernel finds
- * contiguous tensors of the input's own shape and dtype here and WRITES them (never adds); NULL
- * means not wanted. */
+ *                shape may be any that the input broadcasts to: the tape sums it down. A backward
+ *                kernel finds contiguous tensors of the input's own shape and dtype here and WRITES
+ *                them (never adds); NULL means not wanted. */
 typedef struct bb_grad_call {
     const bb_call *call;
     bb_tensor *const *grad_out;

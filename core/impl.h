@@ -104,9 +104,8 @@ typedef struct bb_backend {
 
 /* What a backend that is loaded at run time may call: it links with nothing of ours. */
 typedef struct bb_host {
-    uint32_t abi; /* BB_BACKEND_ABI */
-    uint32_t
-        layout; /* BB_HOST_LAYOUT: the structs it shares with us have the sizes it was built with */
+    uint32_t abi;    /* BB_BACKEND_ABI */
+    uint32_t layout; /* BB_HOST_LAYOUT: the shared structs have the sizes it was built with */
     bb_status (*fail)(bb_context *ctx, bb_status status, const char *format, ...) BB_PRINTF(3, 4);
     bb_storage *(*storage_new)(bb_context *ctx, bb_device device, size_t bytes);
     void (*storage_unref)(bb_storage *s);
@@ -190,8 +189,8 @@ struct bb_context {
 
     bb_backend *backend[BB_DEVICE_COUNT];
     const char *backend_missing[BB_DEVICE_COUNT]; /* why it is NULL */
-    bb_status (*load_device)(bb_context *ctx,
-                             bb_device device); /* asked once a device; NULL: nothing to load */
+    /* Asked once a device. NULL: nothing to load. */
+    bb_status (*load_device)(bb_context *ctx, bb_device device);
     bool load_tried[BB_DEVICE_COUNT];
     char backend_why[BB_DEVICE_COUNT][400]; /* room for backend_missing */
     bb_recorder *recorder[BB_MAX_RECORDERS];
@@ -254,6 +253,8 @@ void bb_poison(void *block, size_t bytes);
 void bb_unpoison(void *block, size_t bytes);
 
 /* ---- core/tensor.c */
+/* NULL and the sticky error: no tensor can have this shape. */
+bb_tensor *bb_refuse_shape(bb_context *ctx, const bb_shape *shape);
 bb_tensor *bb_tensor_new(bb_context *ctx, bb_device device, bb_dtype dtype,
                          const bb_shape *shape); /* step lifetime, contiguous */
 bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape,

@@ -37,14 +37,7 @@ static bb_tensor *context_header(bb_context *ctx) {
 
 bb_tensor *bb_tensor_header(bb_context *ctx, bb_dtype dtype, const bb_shape *shape, bb_life life) {
     size_t bytes; /* below 2^63 even where it has fewer: nobody need check products of them again */
-    if (!bb_shape_bytes(shape, dtype, &bytes)) {
-        char text[BB_SHAPE_TEXT];
-        bb_fail(ctx, BB_ERR_ARGUMENT,
-                "tensor: shape: expected rank 0 to %d, sizes >= 0 and less than 2^63 bytes, got %s "
-                "of rank %d",
-                BB_MAX_RANK, bb_shape_text(shape, text), shape->rank);
-        return NULL;
-    }
+    if (!bb_shape_bytes(shape, dtype, &bytes)) return bb_refuse_shape(ctx, shape);
     bool is_context = life == BB_LIFE_CONTEXT;
     bb_tensor *t = is_context ? context_header(ctx) : step_header(ctx);
     if (!t) return NULL;

@@ -1,6 +1,5 @@
 /* Host memory of a context: every block goes through its allocator and is counted. Tensor storage
  * is storage.c; the step's tape nodes come from the arena here. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/impl.h"

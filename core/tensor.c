@@ -36,8 +36,18 @@ void bb_tensor_attach(bb_tensor *t, bb_storage *s, size_t byte_offset) {
     if (t->life == BB_LIFE_CONTEXT) s->lasting = true;
 }
 
+bb_tensor *bb_refuse_shape(bb_context *ctx, const bb_shape *shape) {
+    char text[BB_SHAPE_TEXT];
+    bb_fail(ctx, BB_ERR_ARGUMENT,
+            "tensor: shape: expected rank 0 to %d, sizes >= 0 and less than 2^63 bytes, got %s of "
+            "rank %d",
+            BB_MAX_RANK, bb_shape_text(shape, text), shape->rank);
+    return NULL;
+}
+
 static bb_tensor *new_with_storage(bb_context *ctx, bb_device device, bb_dtype dtype,
                                    const bb_shape *shape, bb_life life) {
+    const char *why;
     size_t bytes;
     if (ctx->status) return NULL;
     if ((unsigned)dtype >= BB_DTYPE_COUNT) {
@@ -45,17 +55,8 @@ static bb_tensor *new_with_storage(bb_context *ctx, bb_device device, bb_dtype d
                 (int)dtype);
         return NULL;
     }
-    if (!bb_shape_bytes(shape, dtype, &bytes)) {
-        char text[BB_SHAPE_TEXT];
-        bb_fail(ctx, BB_ERR_ARGUMENT,
-                "tensor: shape: expected rank 0 to %d, sizes >= 0 and less than 2^63 bytes, got %s "
-                "of rank %d",
-                BB_MAX_RANK, bb_shape_text(shape, text), shape->rank);
-        return NULL;
-    }
-    if (!bb_device_available(ctx, device, NULL)) {
-        const char *why;
-        bb_device_available(ctx, device, &why);
+    if (!bb_shape_bytes(shape, dtype, &bytes)) return bb_refuse_shape(ctx, shape);
+    if (!bb_device_available(ctx, device, &why)) {
         bb_fail(ctx, BB_ERR_DEVICE, "tensor: device: %s", why);
         return NULL;
     }
@@ -159,8 +160,7 @@ bb_status bb_copy_into(const bb_tensor *source, bb_tensor *target) {
     return backend->copy(backend, source, target);
 }
 
-/* ---- Accessors --------------------------------------------------------------------------------
- */
+/* ---- Accessors ------------------------------------------------------------------------------- */
 
 bb_context *bb_context_of(const bb_tensor *t) { return t ? t->ctx : NULL; }
 bb_dtype bb_dtype_of(const bb_tensor *t) { return t ? (bb_dtype)t->dtype : BB_F32; }
@@ -186,8 +186,7 @@ void *bb_data(const bb_tensor *t) {
     return t && t->storage && t->device == BB_CPU && t->count ? t->data : NULL;
 }
 
-/* ---- Reading and writing ------------------------------------------------------------------------
- */
+/* ---- Reading and writing --------------------------------------------------------------------- */
 
 static bb_status transfer_check(bb_tensor *t, const char *call, const void *values, size_t bytes,
                                 size_t expected) {
@@ -311,8 +310,7 @@ double bb_item(bb_tensor *t) {
     return bb_read_f64(t, &value, 1) == BB_OK ? value : NAN;
 }
 
-/* ---- Gradient flags -----------------------------------------------------------------------------
- */
+/* ---- Gradient flags -------------------------------------------------------------------------- */
 
 bb_tensor *bb_set_requires_grad(bb_tensor *t, bool on) {
     if (!t || t->ctx->status) return NULL;

@@ -69,10 +69,7 @@ static const bb_op softplus_op = {
     .doc = "log(1 + exp(beta x)) / beta",
     .inputs = {"x"},
     .outputs = {"y"},
-    .attrs = {{.name = "beta",
-               .type = BB_ATTR_FLOAT,
-               .offset = offsetof(softplus_attrs, beta),
-               .value = 1}},
+    .attrs = {{"beta", BB_ATTR_FLOAT, offsetof(softplus_attrs, beta), .value = 1}},
     .attrs_bytes = sizeof(softplus_attrs),
     .saves_inputs = 1u << 0, /* the gradient rule reads x */
     .infer = softplus_infer,

@@ -191,8 +191,7 @@ BB_API bb_status bb_safetensors_save(bb_context *ctx, const char *path, const bb
                                      int64_t count, const bb_text *metadata, int64_t metadata_count,
                                      const bb_file_calls *calls);
 
-/* ---- io/npy.c: one tensor in NumPy's .npy format ----------------------------------------------
- */
+/* ---- io/npy.c: one tensor in NumPy's .npy format --------------------------------------------- */
 
 /* A new tensor of the current step from a file as numpy.save writes it: versions 1.0 to 3.0, either
  * order of elements, little-endian, the types f8 f4 f2 i8 i4 u1 b1, and V2, which is how bfloat16
@@ -357,11 +356,11 @@ BB_API const bb_externalize_spec *bb_externalize_defaults(int *n);
  * bodies are the decompositions and whose attributes are used by reference. IR 8, opset 18.
  * NATIVE: RMSNormalization, RotaryEmbedding and Attention of opset 23 (IR 11) where they mean
  * exactly the same, functions elsewhere. DECOMPOSED: primitives only; IR 8, opset 18.
- * Quantize and Dequantize are QuantizeLinear and DequantizeLinear of float8 with their scales around
- * them, in COMPOSITE files as functions `quantize` and `dequantize`; with them a file is of IR 10 and
- * opset 21 at least. They are read as pairs: fp8 bytes that another op reads, or that come from
- * outside, are an error.
- * Parameters are stored in the file, or beside it in NAME.data: beyond 2 GiB, or where asked. */
+ * Quantize and Dequantize are QuantizeLinear and DequantizeLinear of float8 with their scales
+ * around them, in COMPOSITE files as functions `quantize` and `dequantize`; with them a file is of
+ * IR 10 and opset 21 at least. They are read as pairs: fp8 bytes that another op reads, or that
+ * come from outside, are an error. Parameters are stored in the file, or beside it in NAME.data:
+ * beyond 2 GiB, or where asked. */
 typedef enum bb_onnx_mode {
     BB_ONNX_COMPOSITE = 0,
     BB_ONNX_NATIVE,

@@ -127,20 +127,12 @@ static bb_status write_external(bb_onnx *o, const char *path) {
 
 /* ---- The model */
 
-static void opset(bb_proto *p, const char *domain, int version) {
-    bb_proto one = {.ctx = p->ctx};
-    bb_proto_text(&one, BB_ONNX_OPSET_DOMAIN, domain);
-    bb_proto_int(&one, BB_ONNX_OPSET_VERSION, version);
-    bb_proto_message(p, BB_ONNX_MODEL_OPSET, &one);
-    bb_proto_free(&one);
-}
-
 /* What stands before and behind the graph. */
 static void model_head(bb_onnx *o, bb_proto *p) {
     bb_proto_int(p, BB_ONNX_MODEL_IR, o->opset >= 23 ? 11 : o->opset >= 21 ? 10 : 8);
     bb_proto_text(p, BB_ONNX_MODEL_PRODUCER, "bobbin");
-    opset(p, "", o->opset);
-    if (o->function_count) opset(p, "bobbin", 1);
+    bb_onnx_opset(p, BB_ONNX_MODEL_OPSET, "", o->opset);
+    if (o->function_count) bb_onnx_opset(p, BB_ONNX_MODEL_OPSET, "bobbin", 1);
     for (int i = 0; i < o->function_count; i++) {
         bb_onnx_function *f = &o->function[i];
         bb_proto named = {.ctx = o->ctx};

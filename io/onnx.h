@@ -142,6 +142,8 @@ const char *bb_onnx_cast(bb_onnx_body *b, const char *x, bb_dtype dtype, const c
 const char *bb_onnx_reference(const bb_onnx_body *b, const char *attr);
 /* What output i of a call is, inside: a value. */
 int bb_onnx_inner(const bb_graph *g, const bb_external_call *c, int i);
+/* Which version of a domain's operators the model or the function uses: its field of that kind. */
+void bb_onnx_opset(bb_proto *p, int field, const char *domain, int version);
 /* All nodes of [first, end). */
 bb_status bb_onnx_range(bb_onnx_body *b, int first, int end);
 /* The function of a plain body, which is emptied: its name, `base` with a number where another of

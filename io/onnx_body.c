@@ -1,7 +1,6 @@
 /* Lists of ONNX nodes: names, constants, sizes that are computed. What each op becomes is in
  * onnx_ops.c, functions and their calls are in onnx_function.c. */
 #include <stdarg.h>
-#include <string.h>
 
 #include "io/onnx.h"
 

@@ -38,7 +38,7 @@ const char *bb_onnx_reference(const bb_onnx_body *b, const char *attr) {
 
 /* ---- Functions */
 
-static void opset(bb_proto *p, int field, const char *domain, int version) {
+void bb_onnx_opset(bb_proto *p, int field, const char *domain, int version) {
     bb_proto one = {.ctx = p->ctx};
     bb_proto_text(&one, BB_ONNX_OPSET_DOMAIN, domain);
     bb_proto_int(&one, BB_ONNX_OPSET_VERSION, version);
@@ -63,8 +63,8 @@ static bb_status write_content(bb_onnx_body *b, bb_proto *content) {
             bb_onnx_emit1(b, "Identity", inside, e->output_names[i]);
     }
     bb_proto_append(content, b->nodes.at, b->nodes.n);
-    opset(content, BB_ONNX_FUNCTION_OPSET, "", b->o->opset);
-    opset(content, BB_ONNX_FUNCTION_OPSET, "bobbin", 1);
+    bb_onnx_opset(content, BB_ONNX_FUNCTION_OPSET, "", b->o->opset);
+    bb_onnx_opset(content, BB_ONNX_FUNCTION_OPSET, "bobbin", 1);
     bb_proto_text(content, BB_ONNX_FUNCTION_DOMAIN, "bobbin");
     return b->o->ctx->status;
 }
@@ -99,7 +99,7 @@ const char *bb_onnx_plain_function(bb_onnx_body *b, const char *base, const char
     for (; *out; out++) bb_proto_text(&content, BB_ONNX_FUNCTION_OUTPUT, *out);
     for (; *attrs; attrs++) bb_proto_text(&content, BB_ONNX_FUNCTION_ATTRIBUTE, *attrs);
     bb_proto_append(&content, b->nodes.at, b->nodes.n);
-    opset(&content, BB_ONNX_FUNCTION_OPSET, "", b->o->opset);
+    bb_onnx_opset(&content, BB_ONNX_FUNCTION_OPSET, "", b->o->opset);
     bb_proto_text(&content, BB_ONNX_FUNCTION_DOMAIN, "bobbin");
     const char *name = b->o->ctx->status ? "" : place_function(b->o, base, &content);
     bb_proto_free(&content);

@@ -48,20 +48,23 @@ void bb_proto_int(bb_proto *p, int field, int64_t value) {
     varint(p, (uint64_t)value);
 }
 
+static void fixed(bb_proto *p, size_t bytes, uint64_t bits) {
+    unsigned char *at = room(p, bytes);
+    for (size_t i = 0; at && i < bytes; i++) at[i] = (unsigned char)(bits >> 8 * i);
+}
+
 void bb_proto_float(bb_proto *p, int field, float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     tag(p, field, FIXED32);
-    unsigned char *at = room(p, 4);
-    for (int i = 0; at && i < 4; i++) at[i] = (unsigned char)(bits >> 8 * i);
+    fixed(p, sizeof bits, bits);
 }
 
 void bb_proto_double(bb_proto *p, int field, double value) {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
     tag(p, field, FIXED64);
-    unsigned char *at = room(p, 8);
-    for (int i = 0; at && i < 8; i++) at[i] = (unsigned char)(bits >> 8 * i);
+    fixed(p, sizeof bits, bits);
 }
 
 void bb_proto_head(bb_proto *p, int field, size_t n) {

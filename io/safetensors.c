@@ -1,9 +1,12 @@
 /* Reading safetensors files: 8 bytes header length N (little-endian), N bytes of JSON, then the
  * tensors' bytes.
+ *
  *     {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
- * "__metadata__": {"key": "text"}} Offsets count from the end of the header; sorted, they must
- * cover the rest of the file without hole or overlap. Everything is checked when the file is
- * opened. Written by io/safetensors_write.c; the manual is io/io.h. */
+ *      "__metadata__": {"key": "text"}}
+ *
+ * Offsets count from the end of the header; sorted, they must cover the rest of the file without
+ * hole or overlap. Everything is checked when the file is opened. Written by
+ * io/safetensors_write.c; the manual is io/io.h. */
 #include "core/impl.h"
 #include "io/internal.h"
 

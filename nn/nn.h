@@ -187,8 +187,7 @@ BB_API bb_nn_block bb_nn_block_new(bb_params *params, const char *name, const bb
 BB_API bb_tensor *bb_nn_block_forward(const bb_nn_block *layer, bb_tensor *x,
                                       bb_nn_layer_cache *cache, int64_t position);
 
-/* ---- The transformer (nn/transformer.c; names for files in nn/names.c) ------------------------
- */
+/* ---- The transformer (nn/transformer.c; names for files in nn/names.c) ----------------------- */
 
 typedef struct bb_nn_stream bb_nn_stream;
 typedef struct bb_nn_transformer {

@@ -116,8 +116,7 @@ BB_API bb_tensor *bb_linear_quantized(const bb_quantized *x, const bb_quantized 
  * are not transposed (mxfp8); an error where there are none. */
 BB_API bb_quantized *bb_quantized_transpose(const bb_quantized *x);
 
-/* ---- Kinds of your own ------------------------------------------------------------------------
- */
+/* ---- Kinds of your own ----------------------------------------------------------------------- */
 
 /* What the recipes are too. Functions return NULL after an error, which they leave in the context.
  */

@@ -1,9 +1,9 @@
 /* gelu: output = x Phi(x), in f32 (f64 for f64), rounded once. Phi is the normal distribution, or
  * its approximation:
  *
- *     none:  Phi(x) = (1 + erf(x / sqrt 2)) / 2,           dx = dy (Phi(x) + x exp(-x^2 / 2) /
- * sqrt(2 pi)) tanh:  Phi(x) = (1 + t) / 2,  t = tanh(u),           dx = dy ((1 + t) / 2 + x (1 -
- * t^2) u' / 2) u = sqrt(2 / pi) (x + 0.044715 x^3)
+ *     none   Phi(x) = (1 + erf(x / sqrt 2)) / 2    dx = dy (Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi))
+ *     tanh   Phi(x) = (1 + t) / 2,  t = tanh(u)    dx = dy (Phi(x) + x (1 - t^2) u' / 2)
+ *            u = sqrt(2 / pi) (x + 0.044715 x^3)
  *
  * Fused kernels: backends/cpu/activation.c, backends/cuda/activation.cu. */
 #include "ops/infer.h"
@@ -31,11 +31,8 @@ const bb_op bb_op_gelu = {
     .doc = "input * (1 + erf(input / sqrt(2))) / 2, or its tanh approximation",
     .inputs = {"input"},
     .outputs = {"output"},
-    .attrs = {{.name = "approximate",
-               .type = BB_ATTR_CHOICE,
-               .offset = offsetof(bb_gelu_attrs, approximate),
-               .value = BB_GELU_ERF,
-               .choices = "none|tanh"}},
+    .attrs = {{"approximate", BB_ATTR_CHOICE, offsetof(bb_gelu_attrs, approximate),
+               .value = BB_GELU_ERF, .choices = "none|tanh"}},
     .attrs_bytes = sizeof(bb_gelu_attrs),
     .saves_inputs = 1u << 0,
     .infer = bb_infer_float,

@@ -3,9 +3,10 @@
  *
  *   gather        y[i, j] = x[index[i, j], j]  (axis 0)     dx = scatter_add(0, index, dy)
  *   scatter_add   y = x; y[index[i, j], j] += source[i, j]  dx = dy, dsource = gather(dy, index)
- *   index_select  y[i, ...] = x[index[i], ...]              dx = scatter_add(0, index spread over
- * the rows, dy) embedding     y[..., :] = weight[index[...], :]         dweight = the rows of dy
- * added where they came from
+ *   index_select  y[i, ...] = x[index[i], ...]              dx = scatter_add(0, spread, dy)
+ *   embedding     y[..., :] = weight[index[...], :]         dweight = scatter_add(0, spread, dy)
+ *
+ * where spread is index, the same for all elements of a row.
  *
  * Sums run in the order of the index, whatever the number of threads. Kernels: backends. */
 #include "ops/constant.h"

@@ -7,7 +7,6 @@
  *
  * Fused kernels: backends/cpu/linear_activation.c, backends/cuda/linear_activation.cu, without a
  * backward: a chain (nn/fusible/linear.c) has the activation's and linear's own. */
-#include "ops/infer.h"
 #include "ops/ops.h"
 #include "ops/table.h"
 
@@ -32,11 +31,8 @@ const bb_op bb_op_linear_activation = {
     .doc = "activation(input @ weight^T + bias), and what it is of",
     .inputs = {"input", "weight", "bias"},
     .outputs = {"output", "sum"},
-    .attrs = {{.name = "activation",
-               .type = BB_ATTR_CHOICE,
-               .offset = offsetof(bb_linear_activation_attrs, activation),
-               .value = BB_LINEAR_GELU,
-               .choices = "relu|gelu|silu|sigmoid|tanh"}},
+    .attrs = {{"activation", BB_ATTR_CHOICE, offsetof(bb_linear_activation_attrs, activation),
+               .value = BB_LINEAR_GELU, .choices = "relu|gelu|silu|sigmoid|tanh"}},
     .attrs_bytes = sizeof(bb_linear_activation_attrs),
     .optional = 1u << 2,
     .infer = infer,

@@ -169,8 +169,7 @@ BB_API bb_status bb_adamw_(bb_t param, bb_t grad, bb_t m, bb_t v, bb_t lr, bb_t 
                            bb_t grad_scale, const bb_adamw_attrs *attrs);
 BB_API bb_status bb_sgd_(bb_t param, bb_t grad, bb_t velocity, bb_t lr, bb_t grad_scale,
                          const bb_sgd_attrs *attrs);
-BB_API bb_t
-bb_sum_squares(bb_t x); /* rank 0, f32 for f16/bf16/f32, f64 for f64; for clipping by norm */
+BB_API bb_t bb_sum_squares(bb_t x); /* rank 0, in f32 (f64 for f64); for clipping by norm */
 
 /* The table of built-in ops (ops/table.c), for bobbin.c. */
 extern const bb_op *const bb_builtin_ops[];

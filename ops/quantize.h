@@ -11,23 +11,15 @@ enum { BB_QUANTIZED_OUTPUTS = 5 }; /* data to amax, outputs 0 to 4 */
 /* The rows of an op's table of attributes that describe how to quantize; `owner` is the attribute
  * struct and `field` the bb_quantize_attrs in it. */
 #define BB_QUANTIZE_ATTRS(owner, field)                                                            \
-    {.name = "recipe",                                                                             \
-     .type = BB_ATTR_CHOICE,                                                                       \
-     .offset = offsetof(owner, field recipe),                                                      \
-     .choices = BB_RECIPE_CHOICES},                                                                \
-        {.name = "format",                                                                         \
-         .type = BB_ATTR_CHOICE,                                                                   \
-         .offset = offsetof(owner, field format),                                                  \
-         .choices = "e4m3|e5m2"},                                                                  \
-        {.name = "rows", .type = BB_ATTR_BOOL, .offset = offsetof(owner, field rows), .value = 1}, \
-        {.name = "columns", .type = BB_ATTR_BOOL, .offset = offsetof(owner, field columns)},       \
-        {.name = "square", .type = BB_ATTR_BOOL, .offset = offsetof(owner, field square)},         \
-        {.name = "scales",                                                                         \
-         .type = BB_ATTR_CHOICE,                                                                   \
-         .offset = offsetof(owner, field scales),                                                  \
+    {"recipe", BB_ATTR_CHOICE, offsetof(owner, field recipe), .choices = BB_RECIPE_CHOICES},       \
+        {"format", BB_ATTR_CHOICE, offsetof(owner, field format), .choices = "e4m3|e5m2"},         \
+        {"rows", BB_ATTR_BOOL, offsetof(owner, field rows), .value = 1},                           \
+        {"columns", BB_ATTR_BOOL, offsetof(owner, field columns), .value = 0},                     \
+        {"square", BB_ATTR_BOOL, offsetof(owner, field square), .value = 0},                       \
+        {"scales", BB_ATTR_CHOICE, offsetof(owner, field scales),                                  \
          .choices = "auto|any|power_of_two"},                                                      \
     {                                                                                              \
-        .name = "amax_floor", .type = BB_ATTR_FLOAT, .offset = offsetof(owner, field amax_floor)   \
+        "amax_floor", BB_ATTR_FLOAT, offsetof(owner, field amax_floor), .value = 0                 \
     }
 
 /* Checks input 0, the attributes and input `scale`, and fills meta[0..5). */

@@ -56,32 +56,24 @@ static bb_status decompose(bb_call *call) {
     return bb_error(call->ctx);
 }
 
-#define CHOICE(field, list)                                                                        \
-    {                                                                                              \
-        .name = #field, .type = BB_ATTR_CHOICE,                                                    \
-        .offset = offsetof(bb_quantized_linear_attrs, field), .choices = list                      \
-    }
-
 const bb_op bb_op_quantized_linear = {
     .name = "QuantizedLinear",
     .doc = "Dequantize(input) @ Dequantize(weight)^T + bias",
     .inputs = {"input", "input_scale_inv", "input_amax", "weight", "weight_scale_inv",
                "weight_amax", "bias"},
     .outputs = {"output"},
-    .attrs = {CHOICE(recipe, BB_RECIPE_CHOICES),
-              CHOICE(format, "e4m3|e5m2"),
-              CHOICE(weight_recipe, BB_RECIPE_CHOICES),
-              CHOICE(weight_format, "e4m3|e5m2"),
-              {.name = "square",
-               .type = BB_ATTR_BOOL,
-               .offset = offsetof(bb_quantized_linear_attrs, square)},
-              {.name = "weight_square",
-               .type = BB_ATTR_BOOL,
-               .offset = offsetof(bb_quantized_linear_attrs, weight_square)},
-              {.name = "dtype",
-               .type = BB_ATTR_CHOICE,
-               .offset = offsetof(bb_quantized_linear_attrs, dtype),
-               .value = BB_F32,
+    .attrs = {{"recipe", BB_ATTR_CHOICE, offsetof(bb_quantized_linear_attrs, recipe),
+               .choices = BB_RECIPE_CHOICES},
+              {"format", BB_ATTR_CHOICE, offsetof(bb_quantized_linear_attrs, format),
+               .choices = "e4m3|e5m2"},
+              {"weight_recipe", BB_ATTR_CHOICE, offsetof(bb_quantized_linear_attrs, weight_recipe),
+               .choices = BB_RECIPE_CHOICES},
+              {"weight_format", BB_ATTR_CHOICE, offsetof(bb_quantized_linear_attrs, weight_format),
+               .choices = "e4m3|e5m2"},
+              {"square", BB_ATTR_BOOL, offsetof(bb_quantized_linear_attrs, square), .value = 0},
+              {"weight_square", BB_ATTR_BOOL, offsetof(bb_quantized_linear_attrs, weight_square),
+               .value = 0},
+              {"dtype", BB_ATTR_CHOICE, offsetof(bb_quantized_linear_attrs, dtype), .value = BB_F32,
                .choices = BB_DTYPE_CHOICES}},
     .attrs_bytes = sizeof(bb_quantized_linear_attrs),
     .optional = 1u << X_AMAX | 1u << W_AMAX | 1u << BIAS,

@@ -101,19 +101,16 @@ static bb_status gradient_extreme(const bb_grad_call *grad) {
 }
 
 #define REDUCE_ATTRS                                                                               \
-    {                                                                                              \
-        {"axes", BB_ATTR_INTS, offsetof(bb_reduce_attrs, axes), .ints = {0, {0}}}, {               \
-            "keepdim", BB_ATTR_BOOL, offsetof(bb_reduce_attrs, keepdim), .value = 0                \
-        }                                                                                          \
-    }
+    .attrs = {{"axes", BB_ATTR_INTS, offsetof(bb_reduce_attrs, axes), .ints = {0, {0}}},           \
+              {"keepdim", BB_ATTR_BOOL, offsetof(bb_reduce_attrs, keepdim), .value = 0}},          \
+    .attrs_bytes = sizeof(bb_reduce_attrs)
 
 const bb_op bb_op_sum = {
     .name = "sum",
     .doc = "sum over axes (none: all); integers and bool sum to i64",
     .inputs = {"input"},
     .outputs = {"output"},
-    .attrs = REDUCE_ATTRS,
-    .attrs_bytes = sizeof(bb_reduce_attrs),
+    REDUCE_ATTRS,
     .infer = infer_sum,
     .gradient = gradient_sum,
 };
@@ -123,8 +120,7 @@ const bb_op bb_op_mean = {
     .doc = "mean over axes (none: all)",
     .inputs = {"input"},
     .outputs = {"output"},
-    .attrs = REDUCE_ATTRS,
-    .attrs_bytes = sizeof(bb_reduce_attrs),
+    REDUCE_ATTRS,
     .infer = infer_mean,
     .gradient = gradient_mean,
 };
@@ -134,8 +130,7 @@ const bb_op bb_op_amax = {
     .doc = "largest over axes (none: all)",
     .inputs = {"input"},
     .outputs = {"output"},
-    .attrs = REDUCE_ATTRS,
-    .attrs_bytes = sizeof(bb_reduce_attrs),
+    REDUCE_ATTRS,
     .saves_inputs = 1,
     .saves_outputs = 1,
     .infer = infer_extreme,
@@ -147,8 +142,7 @@ const bb_op bb_op_amin = {
     .doc = "smallest over axes (none: all)",
     .inputs = {"input"},
     .outputs = {"output"},
-    .attrs = REDUCE_ATTRS,
-    .attrs_bytes = sizeof(bb_reduce_attrs),
+    REDUCE_ATTRS,
     .saves_inputs = 1,
     .saves_outputs = 1,
     .infer = infer_extreme,

@@ -1,13 +1,14 @@
 /* Views: other readings of the same storage.
  *
- *   reshape    y[i'] = x[i], same row-major position      permute    y[i_p0, i_p1, ...] = x[i_0,
- * i_1, ...] transpose  a permute of two axes                       expand     y[..., i, ...] =
- * x[..., 0, ...], stride 0 slice      y[.., i, ..] = x[.., start + i step, ..]    select     y[..,
- * ..] = x[.., index, ..]
+ *   reshape    y[i'] = x[i], same row-major position
+ *   permute    y[i_p0, i_p1, ...] = x[i_0, i_1, ...]
+ *   transpose  a permute of two axes
+ *   expand     y[..., i, ...] = x[..., 0, ...], stride 0
+ *   alias      y = x
  *
- * Gradients are views too, or (slice, select) pads with zeros. No kernels: dispatch calls `view`.
- * Only reshape may need a copy: bb_reshape then takes bb_contiguous first, which the tape sees; the
- * record itself copies as well, for those who apply it directly. */
+ * Parts of a tensor: window.c. Gradients are views too; the tape sums that of expand. No kernels:
+ * dispatch calls `view`. Only reshape may need a copy: bb_reshape then takes bb_contiguous first,
+ * which the tape sees; the record itself copies as well, for those who apply it directly. */
 #include "core/impl.h"
 #include "ops/infer.h"
 #include "ops/ops.h"

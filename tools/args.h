@@ -4,10 +4,9 @@
  *
  *     typedef struct options { int64_t steps; int device; bool json; } options;
  *     static const bb_flag flags[] = {
- *         {.name = "steps", .type = BB_FLAG_INT, .offset = offsetof(options, steps), .min = 1,
- *          .fallback = "1000", .help = "optimizer steps"},
- *         {.name = "device", .type = BB_FLAG_CHOICE, .offset = offsetof(options, device),
- *          .choices = "cpu|cuda"},
+ *         {"steps", BB_FLAG_INT, offsetof(options, steps), .min = 1, .fallback = "1000",
+ *          .help = "optimizer steps"},
+ *         {"device", BB_FLAG_CHOICE, offsetof(options, device), .choices = "cpu|cuda"},
  *         {.name = NULL}};
  *     static const bb_usage usage = {"train", "trains a transformer", flags};
  *     options o;

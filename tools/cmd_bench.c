@@ -18,29 +18,25 @@ static const struct benchmark {
                   {"train", bb_bench_train}};
 enum { BENCHMARKS = sizeof benchmarks / sizeof benchmarks[0] };
 
-#define AT(field) .offset = offsetof(bb_bench_options, field)
-/* clang-format off */
+#define AT(field) offsetof(bb_bench_options, field)
 static const bb_flag flags[] = {
-    {.name = "what", .type = BB_FLAG_TEXT, AT(what), .positional = true, .value = "WHAT",
+    {"what", BB_FLAG_TEXT, AT(what), .positional = true, .value = "WHAT",
      .help = "start, op, rms_norm, add_rms_norm, quantize, gpu or train; left out: all of them"},
-    {.name = "model", .type = BB_FLAG_TEXT, AT(model), .value = "tiny|small|baby",
+    {"model", BB_FLAG_TEXT, AT(model), .value = "tiny|small|baby",
      .help = "of train; left out: all of them"},
-    {.name = "steps", .type = BB_FLAG_INT, AT(steps), .fallback = "20", .min = 1, .max = 4000,
+    {"steps", BB_FLAG_INT, AT(steps), .fallback = "20", .min = 1, .max = 4000,
      .help = "timed steps of train"},
-    {.name = "rounds", .type = BB_FLAG_INT, AT(rounds), .fallback = "5", .min = 1, .max = 1000,
+    {"rounds", BB_FLAG_INT, AT(rounds), .fallback = "5", .min = 1, .max = 1000,
      .help = "turns that cases take"},
-    {.name = "budget", .type = BB_FLAG_NUMBER, AT(budget), .fallback = "0.2", .max = 3600,
+    {"budget", BB_FLAG_NUMBER, AT(budget), .fallback = "0.2", .max = 3600,
      .help = "seconds a case"},
-    {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), .choices = "f32|bf16", .help = "of train"},
-    {.name = "chain", .type = BB_FLAG_SWITCH, AT(chain),
-     .help = "of train: the residual stream fused"},
-    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
+    {"dtype", BB_FLAG_CHOICE, AT(dtype), .choices = "f32|bf16", .help = "of train"},
+    {"chain", BB_FLAG_SWITCH, AT(chain), .help = "of train: the residual stream fused"},
+    {"device", BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
      .help = "where to compute"},
-    {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024,
-     .help = "0: all cores"},
-    {.name = "json", .type = BB_FLAG_SWITCH, AT(json), .help = "one JSON object a line"},
+    {"threads", BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024, .help = "0: all cores"},
+    {"json", BB_FLAG_SWITCH, AT(json), .help = "one JSON object a line"},
     {.name = NULL}};
-/* clang-format on */
 static const bb_usage usage = {
     "bench", "measures calls, RMSNorm and training steps: median, fastest, slowest", flags};
 

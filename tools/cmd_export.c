@@ -12,22 +12,20 @@ typedef struct options {
     bool external_data, print;
 } options;
 
-#define AT(field) .offset = offsetof(options, field)
-/* clang-format off */
+#define AT(field) offsetof(options, field)
 static const bb_flag flags[] = {
-    {.name = "model", .type = BB_FLAG_TEXT, AT(model), .value = "DIR", .required = true,
+    {"model", BB_FLAG_TEXT, AT(model), .value = "DIR", .required = true,
      .help = "folder of a trained model"},
-    {.name = "output", .type = BB_FLAG_TEXT, AT(output), .value = "FILE", .required = true,
+    {"output", BB_FLAG_TEXT, AT(output), .value = "FILE", .required = true,
      .help = "the ONNX file to write"},
-    {.name = "mode", .type = BB_FLAG_CHOICE, AT(mode), .choices = "composite|native|decomposed",
+    {"mode", BB_FLAG_CHOICE, AT(mode), .choices = "composite|native|decomposed",
      .help = "composites as functions, as operators of opset 23, or as primitives"},
-    {.name = "dtype", .type = BB_FLAG_CHOICE, AT(dtype), .choices = "f32|f16|bf16",
+    {"dtype", BB_FLAG_CHOICE, AT(dtype), .choices = "f32|f16|bf16",
      .help = "of the parameters and the computation"},
-    {.name = "external-data", .type = BB_FLAG_SWITCH, AT(external_data),
+    {"external-data", BB_FLAG_SWITCH, AT(external_data),
      .help = "parameters into FILE.data (always so beyond 2 GiB)"},
-    {.name = "print", .type = BB_FLAG_SWITCH, AT(print), .help = "also print the graph as text"},
+    {"print", BB_FLAG_SWITCH, AT(print), .help = "also print the graph as text"},
     {.name = NULL}};
-/* clang-format on */
 static const bb_usage usage = {"export", "writes a trained model as ONNX", flags};
 
 static bb_status forward(void *user, bb_tensor *const *in, bb_tensor **out) {

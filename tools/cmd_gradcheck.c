@@ -14,11 +14,7 @@ typedef struct options {
 } options;
 
 static const bb_flag flags[] = {
-    {.name = "OP",
-     .type = BB_FLAG_TEXT,
-     .offset = offsetof(options, name),
-     .positional = true,
-     .fallback = "all",
+    {"OP", BB_FLAG_TEXT, offsetof(options, name), .positional = true, .fallback = "all",
      .help = "an op, as `bobbin ops` lists it, or all"},
     {.name = NULL},
 };

@@ -14,10 +14,7 @@ typedef struct options {
 } options;
 
 static const bb_flag flags[] = {
-    {.name = "json",
-     .type = BB_FLAG_SWITCH,
-     .offset = offsetof(options, json),
-     .help = "as JSON, with all there is to know"},
+    {"json", BB_FLAG_SWITCH, offsetof(options, json), .help = "as JSON, with all there is to know"},
     {.name = NULL},
 };
 static const bb_usage usage = {

@@ -14,26 +14,23 @@ typedef struct options {
     int device;
 } options;
 
-#define AT(field) .offset = offsetof(options, field)
-/* clang-format off */
+#define AT(field) offsetof(options, field)
 static const bb_flag flags[] = {
-    {.name = "model", .type = BB_FLAG_TEXT, AT(model), .value = "DIR", .required = true,
+    {"model", BB_FLAG_TEXT, AT(model), .value = "DIR", .required = true,
      .help = "folder of a trained model"},
-    {.name = "prompt", .type = BB_FLAG_TEXT, AT(prompt), .fallback = "", .any = true, .value = "TEXT",
+    {"prompt", BB_FLAG_TEXT, AT(prompt), .fallback = "", .any = true, .value = "TEXT",
      .help = "what to go on from"},
-    {.name = "tokens", .type = BB_FLAG_INT, AT(tokens), .fallback = "500", .max = 1e9,
+    {"tokens", BB_FLAG_INT, AT(tokens), .fallback = "500", .max = 1e9,
      .help = "how many tokens to write, at most"},
-    {.name = "temperature", .type = BB_FLAG_NUMBER, AT(temperature), .fallback = "0.8",
+    {"temperature", BB_FLAG_NUMBER, AT(temperature), .fallback = "0.8",
      .help = "0: always the likeliest"},
-    {.name = "top-k", .type = BB_FLAG_INT, AT(top_k), .fallback = "0",
+    {"top-k", BB_FLAG_INT, AT(top_k), .fallback = "0",
      .help = "draw from the K likeliest tokens; 0: from all"},
-    {.name = "seed", .type = BB_FLAG_INT, AT(seed), .fallback = "0", .help = "of the draws"},
-    {.name = "device", .type = BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
+    {"seed", BB_FLAG_INT, AT(seed), .fallback = "0", .help = "of the draws"},
+    {"device", BB_FLAG_CHOICE, AT(device), .choices = BB_DEVICE_CHOICES,
      .help = "where to compute"},
-    {.name = "threads", .type = BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024,
-     .help = "0: all cores"},
+    {"threads", BB_FLAG_INT, AT(threads), .fallback = "0", .max = 1024, .help = "0: all cores"},
     {.name = NULL}};
-/* clang-format on */
 static const bb_usage usage = {"sample", "writes text with a trained model", flags};
 
 int bb_cmd_sample(int argc, char **argv) {

@@ -24,8 +24,7 @@ static bb_status wrong(const reading *r, const char *key, const char *expected, 
                    bb_quote(value.at, (size_t)(value.end - value.at), got));
 }
 
-/* ---- Which architecture -----------------------------------------------------------------------
- */
+/* ---- Which architecture ---------------------------------------------------------------------- */
 
 static bb_status find_architecture(reading *r) {
     bb_json type, names;
@@ -51,8 +50,7 @@ static bb_status find_architecture(reading *r) {
     return BB_OK;
 }
 
-/* ---- Values -----------------------------------------------------------------------------------
- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 static bool same_value(bb_json value, const char *only) {
     double a, b;
@@ -212,8 +210,7 @@ static bb_status read_value(reading *r, const bb_config_key *key, bb_json value)
     return expected ? wrong(r, key->name, expected, value) : BB_OK;
 }
 
-/* ---- All of it --------------------------------------------------------------------------------
- */
+/* ---- All of it ------------------------------------------------------------------------------- */
 
 static bb_status read_keys(reading *r) {
     bool seen[BB_MOST_KEYS] = {false};

@@ -30,8 +30,7 @@ static bb_status wrong(const bb_safetensors *file, bb_context *ctx, const char *
                    bb_safetensors_path(file), bb_quote(name, strlen(name), quoted), expected, got);
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static bb_status open_shards(weights *w, const char *folder, const char *path) {
     if (bb_model_index_read(w->ctx, path, &w->index)) return bb_error(w->ctx);
@@ -64,8 +63,7 @@ static void close_weights(weights *w) {
     bb_model_index_close(&w->index);
 }
 
-/* ---- Checking ---------------------------------------------------------------------------------
- */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b) {
     return strcmp(((const place *)a)->name, ((const place *)b)->name);
@@ -136,8 +134,7 @@ static bb_status check_all(const weights *w, place *sorted, int count, bool tied
     return BB_OK;
 }
 
-/* ---- Reading ----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static bb_status fill(const weights *w, const place *p) {
     bb_context *ctx = w->ctx;

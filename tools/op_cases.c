@@ -2,7 +2,6 @@
 #include "tools/op_cases.h"
 
 #include <math.h>
-#include <string.h>
 
 /* clang-format off */
 #define S(...)                                                                                     \

@@ -20,10 +20,12 @@
 #include <stdint.h>
 
 /* The grammar as text. Alternatives are separated by '|'; "3*" before one gives it weight 3 instead
- * of 1. {rule} or {rule.f}           draws an alternative of a rule and writes its form f (0 if not
- * given) {name:rule} {name:rule.f}    the same, and remembers the choice under a name for the rest
- * of the story
+ * of 1.
+ *
+ *   {rule} {rule.f}              draws an alternative of a rule and writes its form f (else form 0)
+ *   {name:rule} {name:rule.f}    the same, and remembers the choice for the rest of the story
  *   {=name} {=name.f}            writes form f of what was remembered
+ *
  * Forms of a word are separated by '/': "owl/an owl". The first rule is the story. */
 typedef struct bb_story_source {
     const char *rule, *alternatives; /* rule NULL ends the table */

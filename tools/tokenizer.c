@@ -8,8 +8,7 @@
 #include "tools/tokenizer_parts.h"
 #include "tools/unicode.h"
 
-/* ---- Tables -----------------------------------------------------------------------------------
- */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 /* GPT-2's alphabet: printable characters of Latin-1 spell themselves, the other bytes are numbered
  * from 256 on. */
@@ -86,8 +85,7 @@ static int32_t find_word(const bb_tokenizer *t, const char *word, size_t bytes) 
     return -1;
 }
 
-/* ---- Merging ----------------------------------------------------------------------------------
- */
+/* ---- Merging --------------------------------------------------------------------------------- */
 
 /* A piece of a word, in a list. */
 typedef struct symbol {
@@ -193,8 +191,7 @@ static bool encode_word(encoder *e, const char *word, size_t bytes) {
     return true;
 }
 
-/* ---- Cutting ----------------------------------------------------------------------------------
- */
+/* ---- Cutting --------------------------------------------------------------------------------- */
 
 static bool split(encoder *e, int level, const char *text, size_t bytes) {
     if (level == e->t->splitters) {
@@ -260,8 +257,7 @@ static bool encode_rest(encoder *e, const char *text, size_t bytes, bool normali
     return encode_between(e, text + begin, bytes - begin, normalized);
 }
 
-/* ---- Outside ----------------------------------------------------------------------------------
- */
+/* ---- Outside --------------------------------------------------------------------------------- */
 
 static bool check_text(bb_context *ctx, const char *text, size_t bytes) {
     uint32_t character;

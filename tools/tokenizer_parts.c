@@ -36,8 +36,7 @@ static bool flag_of(bb_json object, const char *key, bool otherwise) {
     return flag;
 }
 
-/* ---- Normalizer and pre-tokenizer ---------------------------------------------------------------
- */
+/* ---- Normalizer and pre-tokenizer ------------------------------------------------------------ */
 
 static bb_status read_normalizer(bb_reading *r, bb_json part) {
     bb_json list;
@@ -116,8 +115,7 @@ bb_status bb_parts_read_form(bb_reading *r, bb_json root) {
     return BB_OK;
 }
 
-/* ---- Post-processor -----------------------------------------------------------------------------
- */
+/* ---- Post-processor -------------------------------------------------------------------------- */
 
 /* The ids that a template's special token stands for, added to one of the two lists. */
 static bb_status add_special(bb_reading *r, bb_json part, bb_json id, int32_t *list, int *count) {

@@ -36,8 +36,7 @@ bb_status bb_part_keys(const bb_reading *r, const char *part, bb_json object, co
     return BB_OK;
 }
 
-/* ---- Texts ------------------------------------------------------------------------------------
- */
+/* ---- Texts ----------------------------------------------------------------------------------- */
 
 /* A string's content in the arena, which has room for all strings as the file writes them. */
 static const char *keep(bb_reading *r, bb_json string, size_t *bytes) {
@@ -47,8 +46,7 @@ static const char *keep(bb_reading *r, bb_json string, size_t *bytes) {
     return at;
 }
 
-/* ---- Tokens -----------------------------------------------------------------------------------
- */
+/* ---- Tokens ---------------------------------------------------------------------------------- */
 
 static bb_status add_token(bb_reading *r, const char *part, bb_json string, int64_t id, bool raw) {
     bb_tokenizer *t = r->t;
@@ -194,8 +192,7 @@ static bb_status read_model(bb_reading *r, bb_json model) {
     return read_merges(r, merges);
 }
 
-/* ---- Added tokens -----------------------------------------------------------------------------
- */
+/* ---- Added tokens ---------------------------------------------------------------------------- */
 
 static bool flag_of(bb_json object, const char *key) {
     bb_json value;
@@ -240,8 +237,7 @@ static bb_status read_added(bb_reading *r, bb_json list) {
     return BB_OK;
 }
 
-/* ---- All of it --------------------------------------------------------------------------------
- */
+/* ---- All of it ------------------------------------------------------------------------------- */
 
 /* How much there is of everything. */
 typedef struct amounts {

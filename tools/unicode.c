@@ -8,8 +8,7 @@
 
 #define COUNT(table) ((int)(sizeof(table) / sizeof(table)[0]))
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------
- */
+/* ---- UTF-8 ----------------------------------------------------------------------------------- */
 
 size_t bb_utf8_read(const char *text, size_t bytes, uint32_t *character) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -35,56 +34,36 @@ size_t bb_utf8_write(uint32_t c, char text[4]) {
     return n;
 }
 
-/* ---- Classes ----------------------------------------------------------------------------------
- */
+/* ---- Classes --------------------------------------------------------------------------------- */
 
-static bool inside(const uint32_t (*range)[2], int count, uint32_t c) {
-    int low = 0, high = count;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (range[middle][1] < c)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < count && range[low][0] <= c;
+/* A character and a row that begins with the first and the last of a range. */
+static int by_range(const void *character, const void *row) {
+    const uint32_t c = *(const uint32_t *)character, *range = row;
+    return c < range[0] ? -1 : c > range[1];
 }
+#define FIND(c, table, by) bsearch(&(c), table, COUNT(table), sizeof(table)[0], by)
 
 bb_class bb_class_of(uint32_t c) {
-    if (inside(letters, COUNT(letters), c)) return BB_CLASS_LETTER;
-    if (inside(spaces, COUNT(spaces), c)) return BB_CLASS_SPACE;
-    return inside(numbers, COUNT(numbers), c) ? BB_CLASS_NUMBER : BB_CLASS_OTHER;
+    if (FIND(c, letters, by_range)) return BB_CLASS_LETTER;
+    if (FIND(c, spaces, by_range)) return BB_CLASS_SPACE;
+    return FIND(c, numbers, by_range) ? BB_CLASS_NUMBER : BB_CLASS_OTHER;
 }
 
-/* ---- Normalization form C ---------------------------------------------------------------------
- */
+/* ---- Normalization form C -------------------------------------------------------------------- */
 
 /* Hangul syllables are computed (Unicode, chapter 3.12). */
 enum { S = 0xac00, L = 0x1100, V = 0x1161, TAIL = 0x11a7, LS = 19, VS = 21, TS = 28 };
 
 static uint32_t class_of(uint32_t c) {
-    int low = 0, high = COUNT(combining);
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (combining[middle][1] < c)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < COUNT(combining) && combining[low][0] <= c ? combining[low][2] : 0;
+    const uint32_t *row = FIND(c, combining, by_range);
+    return row ? row[2] : 0;
 }
 
-static const uint32_t *decomposition(uint32_t c) {
-    int low = 0, high = COUNT(decompositions);
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (decompositions[middle][0] < c)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < COUNT(decompositions) && decompositions[low][0] == c ? decompositions[low] : NULL;
+static int by_first(const void *character, const void *row) {
+    const uint32_t c = *(const uint32_t *)character, first = *(const uint32_t *)row;
+    return c < first ? -1 : c > first;
 }
+static const uint32_t *decomposition(uint32_t c) { return FIND(c, decompositions, by_first); }
 
 /* The full canonical decomposition, at most 4 characters. */
 static int decompose(uint32_t c, uint32_t out[4]) {

@@ -10,8 +10,6 @@
 #include "backends/cpu/isa.h"
 #include "backends/cpu/kernels.h"
 
-extern const bb_kernel bb_cpu_kernels[];
-
 static void *cpu_allocate(bb_backend *self, size_t bytes) {
     /* The pool reports a refusal itself, after it has tried again. */
     bb_context *ctx = self->ctx;

@@ -1,9 +1,13 @@
 /* The CPU backend's own header. Three layers, each in its own files:
+ *
  *   loops/<stem>.c   plain loops on pointers and sizes; no tensors, no threads. Compiled once per
- * ISA level with BB_ISA set; all functions static; each file ends in one exported table of
- * pointers. <stem>.c         adapters: unpack a bb_call, share the work among threads, call the
- * loops. table.c          one row per op. Work is cut into fixed pieces, independent of the number
- * of threads, so the same bytes come out for any. */
+ *                    ISA level with BB_ISA set; all functions static; each file ends in one
+ *                    exported table of pointers
+ *   <stem>.c         adapters: unpack a bb_call, share the work among threads, call the loops
+ *   table.c          one row per op
+ *
+ * Work is cut into fixed pieces, independent of the number of threads, so the same bytes come out
+ * for any. */
 #ifndef BOBBIN_BACKENDS_CPU_H
 #define BOBBIN_BACKENDS_CPU_H
 

@@ -1,8 +1,6 @@
 /* Processors without named levels: the baseline is what the compiler targets. */
 #include "backends/cpu/isa.h"
 
-extern const bb_loops bb_loops_baseline;
-
 static bool always(void) { return true; }
 static const bb_isa level = {"baseline", &bb_loops_baseline, NULL, always};
 

@@ -4,7 +4,6 @@
 
 #include "backends/cpu/isa.h"
 
-extern const bb_loops bb_loops_avx512, bb_loops_avx2, bb_loops_baseline;
 extern const bb_gemm_kernel bb_gemm_bf16_avx512_bf16;
 
 static bool has_avx512(void) {

@@ -1,9 +1,13 @@
-/* Prototypes of all CPU kernels, for table.c. bb_cpu_<op> is the forward, bb_cpu_<op>_backward the
- * fused backward, bb_cpu_<op>_supports what the kernel cannot take. One block per adapter file. */
+/* The table of the CPU's kernels and the prototypes that it is made of. bb_cpu_<op> is the forward,
+ * bb_cpu_<op>_backward the fused backward, bb_cpu_<op>_supports what the kernel cannot take. One
+ * block per adapter file. */
 #ifndef BOBBIN_BACKENDS_CPU_KERNELS_H
 #define BOBBIN_BACKENDS_CPU_KERNELS_H
 
 #include "backends/cpu/cpu.h"
+
+/* table.c: one row per op, ended by a row without a name. */
+extern const bb_kernel bb_cpu_kernels[];
 
 /* add_rms_norm.c, rms_norm.c, layer_norm.c, softmax.c, log_softmax.c, cross_entropy.c */
 bool bb_cpu_add_rms_norm_supports(const bb_call *call);

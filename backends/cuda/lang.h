@@ -2,14 +2,17 @@
  * (sim/sim.h).
  *
  * A kernel file includes cuda.h and nothing of CUDA itself. What it may use:
+ *
  *   __global__, __device__, threadIdx, blockIdx, blockDim, gridDim, __syncthreads(), __syncwarp(),
- * __shfl_xor_sync,
- *   __shfl_down_sync, __shfl_sync, __ballot_sync, the math functions of C with an f (expf, rsqrtf,
- * ...) or in double, BB_LAUNCH (cuda.h) to start a kernel, BB_SHARED(type, name, count)      static
- * shared memory, one array a block BB_DYNAMIC_SHARED(type, name)     the launch's dynamic shared
- * memory (16-byte aligned; one per kernel) bb_load<16>, bb_store<16> (pack.h), half.h's and mma.h's
- * types. What it may not use, because the simulation has no counterpart: inline PTX outside mma.h
- * and pack.h, textures, grid-wide barriers, warp-synchronous code without __syncwarp, atomics on
+ *   __shfl_xor_sync, __shfl_down_sync, __shfl_sync, __ballot_sync, the math functions of C with an
+ *   f (expf, rsqrtf, ...) or in double
+ *   BB_LAUNCH                       (cuda.h) starts a kernel
+ *   BB_SHARED(type, name, count)    static shared memory, one array a block
+ *   BB_DYNAMIC_SHARED(type, name)   the launch's shared memory, 16-byte aligned, one a kernel
+ *   what types.h, async.h and mma.h have
+ *
+ * What it may not use, because the simulation has no counterpart: inline PTX outside mma.h and
+ * async.h, textures, grid-wide barriers, warp-synchronous code without __syncwarp, atomics on
  * floating numbers (they would also make results differ from run to run). */
 #ifndef BOBBIN_BACKENDS_CUDA_LANG_H
 #define BOBBIN_BACKENDS_CUDA_LANG_H

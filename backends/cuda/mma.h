@@ -4,41 +4,26 @@
  *
  * Who holds what, with g = lane / 4 and t = lane % 4; a register holds two neighbours, the lower
  * index in its lower half:
- *     A  a[0] (row g, k 2t..)   a[1] (row g + 8, k 2t..)   a[2] (g, 2t + 8..)   a[3] (g + 8, 2t
- * + 8..) B  b[0] (k 2t.., column g)   b[1] (k 2t + 8.., column g) D  d[0], d[1] (row g, columns 2t,
- * 2t + 1)   d[2], d[3] (row g + 8, the same) So two D tiles that lie side by side, rounded, are an
- * A: bb_mma_a_of. */
+ *
+ *     A  a[0] (row g, k 2t..)       a[1] (row g + 8, k 2t..)
+ *        a[2] (row g, k 2t + 8..)   a[3] (row g + 8, k 2t + 8..)
+ *     B  b[0] (k 2t.., column g)    b[1] (k 2t + 8.., column g)
+ *     D  d[0], d[1] (row g, columns 2t, 2t + 1)   d[2], d[3] (row g + 8, the same)
+ *
+ * So two D tiles that lie side by side, rounded, are an A: bb_mma_a_of. */
 #ifndef BOBBIN_BACKENDS_CUDA_MMA_H
 #define BOBBIN_BACKENDS_CUDA_MMA_H
 
 #include "backends/cuda/types.h"
 
-template <typename T> static __device__ inline uint32_t bb_pack2(float low, float high) {
-    return (uint32_t)narrow<T>(low).bits | (uint32_t)narrow<T>(high).bits << 16;
-}
-#if !defined(BOBBIN_CUDA_SIM)
-template <> __device__ inline uint32_t bb_pack2<bb_half>(float low, float high) {
-    const __half2 h = __floats2half2_rn(low, high);
-    uint32_t u;
-    memcpy(&u, &h, sizeof u);
-    return u;
-}
-template <> __device__ inline uint32_t bb_pack2<bb_bfloat>(float low, float high) {
-    const __nv_bfloat162 h = __floats2bfloat162_rn(low, high);
-    uint32_t u;
-    memcpy(&u, &h, sizeof u);
-    return u;
-}
-#endif
-
 /* The A of two neighbouring D tiles, columns 0..7 and 8..15. */
 template <typename T>
 static __device__ inline void bb_mma_a_of(uint32_t a[4], const float left[4],
                                           const float right[4]) {
-    a[0] = bb_pack2<T>(left[0], left[1]);
-    a[1] = bb_pack2<T>(left[2], left[3]);
-    a[2] = bb_pack2<T>(right[0], right[1]);
-    a[3] = bb_pack2<T>(right[2], right[3]);
+    a[0] = bb_join<T>(left[0], left[1]);
+    a[1] = bb_join<T>(left[2], left[3]);
+    a[2] = bb_join<T>(right[0], right[1]);
+    a[3] = bb_join<T>(right[2], right[3]);
 }
 
 #if defined(BOBBIN_CUDA_SIM)

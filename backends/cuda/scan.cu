@@ -1,8 +1,8 @@
 /* cumsum and argmax: one line of an axis at a time.
  *
- *     y_i = x_0 + ... + x_i            running sums in f64 (i64 for integers), rounded at each
- * element argmax = the first index of the largest; a NaN is larger than everything, the first one
- * counts
+ *     y_i = x_0 + ... + x_i    running sums in f64 (i64 for integers), rounded at each element
+ *     argmax                   the first index of the largest; a NaN is larger than everything,
+ *                              the first one counts
  *
  * cumsum, two maps: a thread goes along a line where lines are short, or many and side by side
  * (neighbouring threads then read neighbouring elements); else a block goes along it in tiles of

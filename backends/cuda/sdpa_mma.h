@@ -126,7 +126,7 @@ static __device__ inline void bb_mma_store(bb_mma_tile<M, WIDTH / 8> &tile, T *s
 #pragma unroll
         for (int c = 0; c < WIDTH / 4; c += 2)
             *reinterpret_cast<uint32_t *>(shared + tile.row(r) * LD + tile.column(c)) =
-                bb_pack2<T>(tile.at(r, c), tile.at(r, c + 1));
+                bb_join<T>(tile.at(r, c), tile.at(r, c + 1));
     __syncwarp();
     const bool wide = (uintptr_t)rows % 16 == 0 && width % 8 == 0;
     for (int i = bb_lane(); i < 16 * M * PACKS; i += BB_WARP) {

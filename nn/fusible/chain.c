@@ -30,8 +30,7 @@ bb_chain *bb_chain_new(bb_context *ctx, const char *name) {
     return chain;
 }
 
-/* ---- The list
- * ------------------------------------------------------------------------------------- */
+/* ---- The list -------------------------------------------------------------------------------- */
 
 static bool make_room(bb_chain *chain) {
     if (chain->n < chain->capacity) return true;
@@ -141,8 +140,7 @@ void bb_chain_set_autocast(bb_chain *chain, bool on, bb_dtype dtype) {
     chain->autocast_dtype = dtype;
 }
 
-/* ---- Running it
- * ----------------------------------------------------------------------------------- */
+/* ---- Running it ------------------------------------------------------------------------------ */
 
 static bb_tensor *call_function(const bb_chain *chain, const member *m, bb_tensor *x) {
     bb_tensor *y = m->fn(m->user, &x, 1);

@@ -4,8 +4,7 @@
 
 #include "nn/fusible/internal.h"
 
-/* ---- Activations --------------------------------------------------------------------------------
- */
+/* ---- Activations ----------------------------------------------------------------------------- */
 
 typedef bb_tensor *(*unary_fn)(bb_tensor *x);
 
@@ -82,8 +81,7 @@ bb_fusible_op *bb_fusible_activation(bb_context *ctx, bb_activation activation) 
     return op;
 }
 
-/* ---- Dropout, scaling, L2 norm
- * -------------------------------------------------------------------- */
+/* ---- Dropout, scaling, L2 norm --------------------------------------------------------------- */
 
 static bb_tensor *drop(const bb_fusible_op *op, const bb_op_context *c, bb_tensor *const *in,
                        int n) {

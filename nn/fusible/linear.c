@@ -61,8 +61,7 @@ static bb_status forward(bb_fusible_run *run) {
     return run->ctx->status;
 }
 
-/* ---- Backward ----------------------------------------------------------------------------------
- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 /* dx = dy weight and dweight = dy^T x as products of quantized tensors, whose columns lie as rows.
  * false: they do not, or an error. */
@@ -194,8 +193,7 @@ bb_fusible_op *bb_fusible_linear(bb_params *params, const char *name, int64_t in
     return op;
 }
 
-/* ---- Bias -------------------------------------------------------------------------------------
- */
+/* ---- Bias ------------------------------------------------------------------------------------ */
 
 static bb_status bias_forward(bb_fusible_run *run) {
     const bb_op_context *c = &run->c[0];
@@ -239,8 +237,7 @@ bb_fusible_op *bb_fusible_bias(bb_params *params, const char *name, int64_t size
     return op;
 }
 
-/* ---- Linear with its neighbours -----------------------------------------------------------------
- */
+/* ---- Linear with its neighbours -------------------------------------------------------------- */
 
 /* Product, bias and activation in one kernel, which writes what the activation is of, too: its
  * backward reads that. false: not with this activation, not here. */

@@ -188,8 +188,7 @@ static bb_status computed_backward(bb_fusible_back *back) {
     return ctx->status;
 }
 
-/* ---- What stays of a run ----------------------------------------------------------------------
- */
+/* ---- What stays of a run --------------------------------------------------------------------- */
 
 enum { RESULTS_MAX = 6 + BB_FUSION_MEMBERS * (1 + BB_FUSIBLE_PARAMS) };
 
@@ -203,8 +202,7 @@ static int list_link(bb_link link, bb_tensor **list) {
     return n;
 }
 
-/* ---- Forward and backward ---------------------------------------------------------------------
- */
+/* ---- Forward and backward -------------------------------------------------------------------- */
 
 static bb_status check_home(bb_context *ctx, const bb_fusible_kind *kind, const char *what,
                             bb_link link) {

@@ -49,8 +49,7 @@ bb_fusible_op *bb_fusible_quantize(bb_context *ctx, bb_quantizer *forward_quanti
     return op;
 }
 
-/* ---- Quantized tensors for a backward ----------------------------------------------------------
- */
+/* ---- Quantized tensors for a backward -------------------------------------------------------- */
 
 enum { PARTS = 5 };
 

@@ -129,8 +129,7 @@ static bb_status forward(bb_fusible_run *run) {
                   run->next_op_input_quantizer, &run->output);
 }
 
-/* ---- Backward ---------------------------------------------------------------------------------
- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 /* AddRMSNorm's backward kernel takes the extra gradient in before it rounds. */
 static bool adds_in_kernel(const norm_call *n) {
@@ -217,8 +216,7 @@ static bb_status gradient(bb_fusible_back *back, int i, bb_tensor *extra) {
 
 static bb_status backward(bb_fusible_back *back) { return gradient(back, 0, NULL); }
 
-/* ---- With its neighbours -----------------------------------------------------------------------
- */
+/* ---- With its neighbours --------------------------------------------------------------------- */
 
 /* [add_extra_input] [make_extra_output] rms_norm: the sum and its norm. */
 bb_status bb_fused_add_rms_norm(bb_fusible_run *run) {
@@ -271,8 +269,7 @@ bb_status bb_fused_add_rms_norm_backward(bb_fusible_back *back) {
     return status;
 }
 
-/* ---- The record
- * ---------------------------------------------------------------------------------- */
+/* ---- The record ------------------------------------------------------------------------------ */
 
 /* Over all axes of normalized_shape at once, statistics in f32, 1 + weight in f32: a recorded graph
  * computes what the op does. */

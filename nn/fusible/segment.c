@@ -99,8 +99,7 @@ static bool is_among(const bb_tensor *t, bb_tensor *const *list, int n) {
     return false;
 }
 
-/* ---- Forward ------------------------------------------------------------------------------------
- */
+/* ---- Forward --------------------------------------------------------------------------------- */
 
 static bb_link run_all(const bb_segment *s, state *st, bb_link x, bb_tensor *const *extra,
                        bb_tensor **extra_out) {
@@ -173,8 +172,7 @@ static bb_link eager(const bb_segment *s, bb_link x, bb_tensor *const *extra_in,
     return bb_link_of(result[0]);
 }
 
-/* ---- Backward -----------------------------------------------------------------------------------
- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 typedef struct grads {
     bb_tensor **extra_out, **extra_in;
@@ -255,8 +253,7 @@ static bb_status backward(const bb_function_call *call) {
 
 static const bb_function segment_function = {"chain", backward, release};
 
-/* ---- Recorded
- * ------------------------------------------------------------------------------------ */
+/* ---- Recorded -------------------------------------------------------------------------------- */
 
 static bb_link recorded(const bb_segment *s, bb_link x, bb_tensor *const *extra_in,
                         bb_tensor **extra_out, bool tensor_wanted) {

@@ -2,8 +2,7 @@
  * other tensors: add_extra_input, make_extra_output. */
 #include "nn/fusible/internal.h"
 
-/* ---- Identity and reshape
- * ------------------------------------------------------------------------ */
+/* ---- Identity and reshape -------------------------------------------------------------------- */
 
 static bb_status pass(bb_fusible_run *run) {
     run->output = run->input;
@@ -61,8 +60,7 @@ bb_fusible_op *bb_fusible_reshape(bb_context *ctx, bb_shape shape) {
     return op;
 }
 
-/* ---- Extra inputs and outputs
- * --------------------------------------------------------------------- */
+/* ---- Extra inputs and outputs ---------------------------------------------------------------- */
 
 static bb_status check_extra(bb_context *ctx, bb_tensor *x, bb_tensor *extra) {
     if (ctx->status || !x || !extra) return ctx->status;

@@ -2,12 +2,7 @@
  * does nothing, and says so. In the simulation the copies run as late as they may, so a missing
  * wait shows as other bits. Whole models: test_offload_blocks.c; failures: test_offload_failures.c.
  */
-#include "core/impl.h"
-#include "tests/support/test.h"
-
-static bool can_offload(bb_context *ctx) {
-    return bb_offload_available(ctx, bb_get_device(ctx), NULL);
-}
+#include "tests/autograd/offload_test.h"
 
 /* ---- What goes and what stays ---------------------------------------------------------------- */
 
@@ -46,7 +41,7 @@ static void test_what_goes(test *t) {
     bb_close(ctx);
 }
 
-/* An op that does nothing but look at how much has come back when the walk passes it. */
+/* How much has come back when the walk passes. */
 static size_t seen[8];
 static int n_seen;
 static bb_status look(const bb_grad_call *grad) {
@@ -54,26 +49,12 @@ static bb_status look(const bb_grad_call *grad) {
     grad->grad_in[0] = grad->grad_out[0];
     return BB_OK;
 }
-static bb_status same_infer(bb_call *call) {
-    call->meta[0] = (bb_meta){bb_dtype_of(call->in[0]), bb_shape_of(call->in[0])};
-    return BB_OK;
-}
-static bb_status same_view(bb_call *call) {
-    call->out[0] = bb_reshape(call->in[0], bb_shape_of(call->in[0]));
-    return bb_error(call->ctx);
-}
-static const bb_op looking = {.name = "looking",
-                              .doc = "x",
-                              .inputs = {"x"},
-                              .outputs = {"y"},
-                              .infer = same_infer,
-                              .view = same_view,
-                              .gradient = look};
 
 /* While a walk is in one segment, the one before it is on its way, and no other. */
 static void test_one_ahead(test *t) {
     bb_context *ctx = test_open();
     bool can = can_offload(ctx);
+    const bb_op looking = passed_by("looking", look);
     bb_register_op(ctx, &looking);
     bb_tensor *x = bb_set_requires_grad(bb_full(ctx, BB_F32, BB_SHAPE(32, 32), 1), true);
     bb_tensor *h = bb_mul_scalar(x, 1);

@@ -1,11 +1,6 @@
 /* Offloading in a transformer (offload_blocks, nn/transformer.c, nn/stream.c): the bits of a run
  * without, and less device memory. On the CPU nothing goes. */
-#include "core/impl.h"
-#include "tests/support/test.h"
-
-static bool can_offload(bb_context *ctx) {
-    return bb_offload_available(ctx, bb_get_device(ctx), NULL);
-}
+#include "tests/autograd/offload_test.h"
 
 /* ---- A transformer, with and without --------------------------------------------------------- */
 
@@ -175,7 +170,7 @@ static void test_same_bits(test *t) {
     bb_context *ctx = test_open();
     bool can = can_offload(ctx);
     bb_close(ctx);
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         outcome without, with;
         compare(t, rows[i].name, &rows[i].how, &without, &with);
         bool back = can && rows[i].how.layers != 1;

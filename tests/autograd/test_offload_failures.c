@@ -1,34 +1,16 @@
 /* Offloading that is interrupted, and memory that runs out, of the host and of the device: an
  * error, no leak, and what comes after it is right. */
 #include "core/impl.h"
+#include "tests/autograd/offload_test.h"
 #include "tests/support/alloc.h"
 
-static bool can_offload(bb_context *ctx) {
-    return bb_offload_available(ctx, bb_get_device(ctx), NULL);
-}
-
-static bb_status same_infer(bb_call *call) {
-    call->meta[0] = (bb_meta){bb_dtype_of(call->in[0]), bb_shape_of(call->in[0])};
-    return BB_OK;
-}
-static bb_status same_view(bb_call *call) {
-    call->out[0] = bb_reshape(call->in[0], bb_shape_of(call->in[0]));
-    return bb_error(call->ctx);
-}
 /* A step that stops in the middle of backward, with copies under way in both directions: what the
  * next one makes in the same memory is its own. */
 static bb_status fails_in_backward(const bb_grad_call *grad) {
     return bb_fail(grad->call->ctx, BB_ERR_STATE, "on purpose");
 }
-static const bb_op faulty = {.name = "faulty",
-                             .doc = "x, until backward",
-                             .inputs = {"x"},
-                             .outputs = {"y"},
-                             .infer = same_infer,
-                             .view = same_view,
-                             .gradient = fails_in_backward};
-
 static void test_interrupted(test *t) {
+    const bb_op faulty = passed_by("faulty", fails_in_backward);
     bb_context *ctx = test_open();
     CHECK_INT(t, bb_register_op(ctx, &faulty), BB_OK);
     for (int round = 0; round < 3; round++) {
@@ -123,8 +105,7 @@ static void test_memory_runs_out(test *t) {
     CHECK_MSG(t, tried > 20, "%lld allocations", (long long)tried);
 }
 
-/* ---- Memory of the device itself that runs out: an error, no leak, and another try works ------
- */
+/* ---- Memory of the device itself that runs out: an error, no leak, and another try works ----- */
 
 static bb_context *open_limited(int kib) {
     char limit[32];

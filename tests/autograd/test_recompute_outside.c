@@ -17,8 +17,7 @@ static void check_values(test *t, bb_tensor *x, double expected) {
     CHECK_NEAR(t, got[1], expected, 0);
 }
 
-/* ---- A recorded graph holds the segment's ops -------------------------------------------------
- */
+/* ---- A recorded graph holds the segment's ops ------------------------------------------------ */
 
 static bb_tensor *times_itself(void *user, bb_tensor *const *in, int n) {
     (void)user, (void)n;
@@ -85,8 +84,7 @@ static void test_graph_of_a_gradient(test *t) {
     bb_close(ctx);
 }
 
-/* ---- Tensors of the context that fn reads -----------------------------------------------------
- */
+/* ---- Tensors of the context that fn reads ---------------------------------------------------- */
 
 static bb_tensor *scaled(void *user, bb_tensor *const *in, int n) {
     (void)n;
@@ -150,13 +148,13 @@ static void test_changed(test *t) {
         {times_item, true, true, false, true, 0},
     };
     bb_context *ctx = test_open();
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         bb_tensor *w = bb_set_requires_grad(bb_keep(full(ctx, 2)), !cases[i].frozen);
         bb_tensor *x = leaf(ctx, 1), *g = NULL;
         bb_tensor *y = bb_recompute(ctx, cases[i].fn, w, &x, 1);
         if (cases[i].change) CHECK_INT(t, bb_assign(w, full(ctx, 10)), BB_OK);
         bb_status status = bb_gradients(bb_sum_all(y), NULL, &x, 1, cases[i].second_order, &g);
-        CHECK_MSG(t, (status != BB_OK) == cases[i].refused, "case %zu: %s", i,
+        CHECK_MSG(t, (status != BB_OK) == cases[i].refused, "case %d: %s", i,
                   bb_error_message(ctx));
         if (cases[i].refused)
             CHECK_ERROR(t, ctx, BB_ERR_STATE, "was changed in place after the forward pass");
@@ -238,8 +236,7 @@ static void test_message(test *t) {
     bb_close(ctx);
 }
 
-/* ---- How many inputs --------------------------------------------------------------------------
- */
+/* ---- How many inputs ------------------------------------------------------------------------- */
 
 static bb_tensor *sum_of_all(void *user, bb_tensor *const *in, int n) {
     (void)user;

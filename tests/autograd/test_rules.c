@@ -9,8 +9,7 @@ static bb_tensor *leaf(bb_context *ctx, bb_shape shape, double value) {
     return bb_set_requires_grad(bb_full(ctx, BB_F32, shape, value), true);
 }
 
-/* ---- Wrong shapes -----------------------------------------------------------------------------
- */
+/* ---- Wrong shapes ---------------------------------------------------------------------------- */
 
 static bb_shape given; /* of the second input's gradient */
 
@@ -56,7 +55,7 @@ static void test_wrong_shape(test *t) {
     bb_context *ctx = test_open_host();
     bb_register_op(ctx, &pair_op);
     bb_register_kernel(ctx, BB_CPU, &(bb_kernel){"pair", pair_forward, NULL, NULL});
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+    for (int i = 0; i < COUNT(cases); i++)
         for (int way = 0; way < 3; way++) {
             bb_tensor *in[2] = {leaf(ctx, BB_SHAPE(3), 1), leaf(ctx, BB_SHAPE(3), 2)}, *g = NULL;
             bb_tensor *y = way == 1 ? bb_ones(ctx, BB_F32, BB_SHAPE(3))
@@ -65,7 +64,7 @@ static void test_wrong_shape(test *t) {
             given = cases[i].shape;
             bb_status status = way < 2 ? bb_backward(y, bb_ones_like(y))
                                        : bb_gradients(y, bb_ones_like(y), &in[1], 1, true, &g);
-            CHECK_MSG(t, (status != BB_OK) == (cases[i].said != NULL), "case %zu, way %d", i, way);
+            CHECK_MSG(t, (status != BB_OK) == (cases[i].said != NULL), "case %d, way %d", i, way);
             if (cases[i].said) {
                 CHECK(t, strstr(bb_error_message(ctx), way == 1 ? "own pair: " : ": pair: "));
                 CHECK_ERROR(t, ctx, BB_ERR_STATE, cases[i].said);
@@ -76,8 +75,7 @@ static void test_wrong_shape(test *t) {
     bb_close(ctx);
 }
 
-/* ---- The backward of one op outside the tape --------------------------------------------------
- */
+/* ---- The backward of one op outside the tape ------------------------------------------------- */
 
 static void test_wrong_shape_outside_the_tape(test *t) {
     bb_context *ctx = test_open_host();

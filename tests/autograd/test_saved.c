@@ -78,7 +78,7 @@ static void gradients(test *t, program run, bb_path path, manner how, bb_dtype d
 }
 
 static void test_same_bits(test *t) {
-    for (size_t p = 0; p < sizeof programs / sizeof programs[0]; p++)
+    for (int p = 0; p < COUNT(programs); p++)
         for (int path = BB_PATH_AUTO; path <= BB_PATH_COMPOSED; path += 2)
             for (int how = ONCE; how <= SECOND_ORDER; how++)
                 for (int dtype = BB_F64; dtype <= BB_F32; dtype++) {

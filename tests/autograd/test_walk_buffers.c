@@ -13,8 +13,7 @@ static void check_values(test *t, bb_tensor *x, int n, const double *expected) {
     for (int i = 0; x && i < n; i++) CHECK_NEAR(t, got[i], expected[i], 1e-12);
 }
 
-/* ---- What a rule gives ------------------------------------------------------------------------
- */
+/* ---- What a rule gives ----------------------------------------------------------------------- */
 
 /* An op of two factors whose rule gives what the test asks for. */
 typedef enum rule { THE_OTHER_FACTOR, ONE_FOR_BOTH, ONLY_THE_SECOND, IN_F32, FAILS } rule;
@@ -116,8 +115,7 @@ static void test_gradients_that_a_rule_leaves_out(test *t) {
     bb_close(ctx);
 }
 
-/* ---- Memory of the input ----------------------------------------------------------------------
- */
+/* ---- Memory of the input --------------------------------------------------------------------- */
 
 static bool over;  /* whether the last backward was given the memory of its input */
 static bool fails; /* whether the next one shall */
@@ -162,7 +160,7 @@ static void test_over_the_input(test *t) {
         {&double_over, true, false, false, false}, {&double_over, false, true, false, false},
         {&double_over, false, false, true, false},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         bb_context *ctx = test_open_host();
         bb_kernel kernel = {
             .op = cases[i].op->name, .forward = double_forward, .backward = double_backward};
@@ -178,7 +176,7 @@ static void test_over_the_input(test *t) {
         }
         over = !cases[i].expected;
         CHECK_INT(t, cases[i].retain ? bb_backward_retain(y, seed) : bb_backward(y, seed), BB_OK);
-        CHECK_MSG(t, over == cases[i].expected, "case %zu: over its input: %d", i, over);
+        CHECK_MSG(t, over == cases[i].expected, "case %d: over its input: %d", i, over);
         check_values(t, bb_grad(x), 4, (double[]){10, 10, 10, 10});
         if (cases[i].held) check_values(t, made, 4, (double[]){15, 15, 15, 15});
         CHECK_OK(t, ctx);
@@ -227,8 +225,7 @@ static void test_empty_gradient_of_a_leaf(test *t) {
     bb_close(ctx);
 }
 
-/* ---- How much of it ---------------------------------------------------------------------------
- */
+/* ---- How much of it -------------------------------------------------------------------------- */
 
 /* A walk's own tensors are dropped as it goes: memory in use does not grow with the depth of what
  * is behind. */

@@ -4,7 +4,6 @@
 #include "backends/cpu/copy.h"
 #include "backends/cpu/isa.h"
 #include "ops/ops.h"
-#include "tests/support/alloc.h"
 #include "tests/support/checker.h"
 
 /* ---- Conversions */
@@ -225,8 +224,8 @@ static void test_layouts(test *t) {
                                         {BB_F16, BB_F32}, {BB_F32, BB_BF16}, {BB_I64, BB_I64},
                                         {BB_F32, BB_I32}, {BB_I32, BB_F64}};
     bb_context *ctx = test_open();
-    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-        for (size_t p = 0; p < sizeof pairs / sizeof pairs[0]; p++)
+    for (int s = 0; s < COUNT(sizes); s++)
+        for (int p = 0; p < COUNT(pairs); p++)
             check_layouts(t, ctx, pairs[p][0], pairs[p][1], sizes[s][0], sizes[s][1], sizes[s][2]);
     bb_close(ctx);
 }

@@ -71,14 +71,14 @@ static void test_tails(test *t) {
         if (!isa->usable()) continue;
         const bb_elementwise_loops *l = isa->loops->elementwise;
         const bb_span_fn fns[] = {l->exp.f32, l->tanh.f32, l->erf.f32, l->sigmoid.f32, l->log.f32};
-        for (size_t f = 0; f < sizeof fns / sizeof fns[0]; f++) {
+        for (int f = 0; f < COUNT(fns); f++) {
             fns[f](&(bb_span){.n = 64, .x = {x}, .stride = {1}, .y = y});
             int wrong = 0;
             for (int i = 0; i < 64; i++) {
                 fns[f](&(bb_span){.n = 1, .x = {x + i}, .stride = {1}, .y = &one});
                 wrong += memcmp(&one, y + i, sizeof one) != 0;
             }
-            CHECK_MSG(t, wrong == 0, "%s, function %zu: %d of 64 differ", isa->name, f, wrong);
+            CHECK_MSG(t, wrong == 0, "%s, function %d: %d of 64 differ", isa->name, f, wrong);
         }
     }
 }
@@ -131,8 +131,8 @@ static void test_thresholds(test *t) {
                                        {512, 64}, {151, 217}, {129, 255}, {4096, 9}};
     static const bb_dtype dtypes[] = {BB_F32, BB_F64, BB_BF16, BB_I64};
     bb_context *ctx = test_open();
-    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-        for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++)
+    for (int s = 0; s < COUNT(sizes); s++)
+        for (int d = 0; d < COUNT(dtypes); d++)
             for (int turned = 0; turned < 2; turned++) {
                 const int64_t rows = sizes[s][0], columns = sizes[s][1];
                 check_sum(t, ctx, dtypes[d], BB_SHAPE(rows, columns), rows, columns, turned);

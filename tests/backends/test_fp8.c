@@ -141,7 +141,7 @@ static void test_e8m0(test *t) {
                 {0x1p-126f, 1}, {0x1.8p-126f, 2}, {1, 127},          {0x1.000002p0f, 128},
                 {0.75f, 127},   {0x1p127f, 254},  {0x1.8p127f, 254}, {INFINITY, 254},
                 {NAN, 255}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+    for (int i = 0; i < COUNT(rows); i++)
         CHECK_MSG(t, bb_e8m0_above(rows[i].x) == rows[i].code, "%a: %d, expected %d",
                   (double)rows[i].x, bb_e8m0_above(rows[i].x), rows[i].code);
     for (int code = 0; code < 255; code++)

@@ -1,6 +1,5 @@
 /* The module of an accelerator: what a machine without one is told, and that a module of another
  * version is not used. Whatever is wrong with it, the CPU works on. */
-#include "backends/module.h"
 
 #include <dlfcn.h>
 #include <limits.h>

@@ -3,13 +3,10 @@
  * tests/reference/test_known_bugs.c; values and gradients in general: tests/ops/test_rms_norm.c. */
 #include "autograd/autograd.h"
 #include "backends/cpu/isa.h"
-#include "backends/cpu/kernels.h"
 #include "ops/ops.h"
-#include "ops/table.h"
+#include "tests/backends/rms_norm_kernel.h"
 #include "tests/support/alloc.h"
 #include "tests/support/checker.h"
-
-#define SH(...) BB_SHAPE(__VA_ARGS__)
 
 enum { MAX_VALUES = 4096 };
 
@@ -17,24 +14,6 @@ static const bb_dtype float_dtypes[3] = {BB_F32, BB_F16, BB_BF16};
 
 static void draw_values(bb_dtype dtype, uint64_t seed, int64_t n, double *values) {
     for (int64_t i = 0; i < n; i++) values[i] = round_to(dtype, draw_normal(&seed));
-}
-
-/* Runs the kernel as dispatch does when a gradient is needed; *rstd is the saved statistic. */
-static bb_tensor *run_kernel(bb_context *ctx, bb_tensor *x, bb_tensor *scale,
-                             const bb_rms_norm_attrs *attrs, bb_tensor **rstd) {
-    bb_tensor *in[] = {x, scale};
-    bb_call call = {.ctx = ctx,
-                    .op = &bb_op_rms_norm,
-                    .attrs = attrs,
-                    .n_in = 2,
-                    .n_out = 2,
-                    .in = in,
-                    .needs_grad = true};
-    if (bb_op_rms_norm.infer(&call) != BB_OK || !bb_cpu_rms_norm_supports(&call)) return NULL;
-    for (int i = 0; i < 2; i++) call.out[i] = bb_empty(ctx, call.meta[i].dtype, call.meta[i].shape);
-    if (bb_cpu_rms_norm(&call) != BB_OK) return NULL;
-    *rstd = call.out[1];
-    return call.out[0];
 }
 
 /* ---- Roundings */
@@ -56,8 +35,8 @@ static void check_roundings(test *t, bb_context *ctx, bb_dtype xd, bb_dtype sd, 
     draw_values(xd, 3, 3 * n, x);
     draw_values(sd, 4, n, scale);
     bb_tensor *rstd = NULL;
-    bb_tensor *out = run_kernel(ctx, bb_from_f64(ctx, xd, SH(3, n), x),
-                                bb_from_f64(ctx, sd, SH(n), scale), &attrs, &rstd);
+    bb_tensor *out = rms_norm_kernel(ctx, bb_from_f64(ctx, xd, SH(3, n), x),
+                                     bb_from_f64(ctx, sd, SH(n), scale), &attrs, &rstd);
     if (!CHECK(t, out != NULL)) return;
     bb_read_f64(out, y, 3 * n);
     bb_read_f64(rstd, saved, 3);
@@ -174,8 +153,8 @@ static void test_saved_statistic(test *t) {
             bb_tensor *rstd = NULL;
             double got[3];
             draw_values(dtypes[d], 6, 3 * dims[k], x);
-            run_kernel(ctx, bb_from_f64(ctx, dtypes[d], SH(3, dims[k]), x),
-                       bb_ones(ctx, dtypes[d], SH(dims[k])), &attrs, &rstd);
+            rms_norm_kernel(ctx, bb_from_f64(ctx, dtypes[d], SH(3, dims[k]), x),
+                            bb_ones(ctx, dtypes[d], SH(dims[k])), &attrs, &rstd);
             if (!CHECK(t, rstd != NULL)) continue;
             CHECK(t, bb_dtype_of(rstd) == (dtypes[d] == BB_F64 ? BB_F64 : BB_F32));
             CHECK(t, bb_rank(rstd) == 2 && bb_size(rstd, 0) == 3 && bb_size(rstd, 1) == 1);
@@ -292,12 +271,12 @@ static void test_supports(test *t) {
         {SH(2, 3, 4), SH(4), BB_F32, BB_F32, false, 1},
     };
     bb_set_path(ctx, BB_PATH_FUSED);
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, cases[i].x_dtype, cases[i].x), true);
         bb_rms_norm_attrs attrs = {{1, {cases[i].axis}}, 1e-5, BB_ROUND_AUTO};
         bb_tensor *y =
             bb_rms_norm_with(x, bb_ones(ctx, cases[i].scale_dtype, cases[i].scale), &attrs);
-        CHECK_MSG(t, (y != NULL) == cases[i].fused, "case %zu: %s", i, bb_error_message(ctx));
+        CHECK_MSG(t, (y != NULL) == cases[i].fused, "case %d: %s", i, bb_error_message(ctx));
         if (!y) CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "RMSNormImpl");
     }
     bb_close(ctx);

@@ -6,9 +6,6 @@
 #include "ops/ops.h"
 #include "tests/support/alloc.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 /* ---- The walk itself */
 
 /* Groups and chunks by shape: chunks of about 16384 elements, 64 of a group at most, one at least;

@@ -115,7 +115,7 @@ static void test_offences(test *t) {
         {"keep", "bb_keep: inside a captured step: use bb_assign to a tensor made before"},
         {"random",
          "random numbers: inside a captured step: a replay would draw the same ones again"}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         model m;
         open_model(&m);
         bb_capture *c = bb_capture_step(m.ctx, bb_get_device(m.ctx), step, &m);

@@ -23,7 +23,7 @@ static void test_known_answers(test *t) {
          {0xa4093822, 0x299f31d0},
          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
-    for (size_t i = 0; i < sizeof kat / sizeof kat[0]; i++) {
+    for (int i = 0; i < COUNT(kat); i++) {
         uint32_t c[4];
         memcpy(c, kat[i].counter, sizeof c);
         philox(c, kat[i].key[0], kat[i].key[1]);

@@ -4,8 +4,6 @@
 #include "ops/ops.h"
 #include "tests/cuda/values.h"
 
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
-
 /* Gradients are whole numbers, so that every order of adding gives the same sum; `same` of the
  * tokens are 3. */
 static void check_embedding(test *t, bb_context *ctx, bb_dtype dtype, int64_t vocabulary,

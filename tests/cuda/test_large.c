@@ -156,7 +156,7 @@ static void check_all(test *t, const large *all, int count) {
     }
     unsetenv("BOBBIN_SIM_ENDS");
 }
-#define CHECK_ALL(t, table) check_all(t, table, (int)(sizeof(table) / sizeof((table)[0])))
+#define CHECK_ALL(t, table) check_all(t, table, COUNT(table))
 
 static void test_elementwise(test *t) {
     static const large all[] = {

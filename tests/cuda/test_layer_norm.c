@@ -3,8 +3,6 @@
 #include "tests/cuda/norm_problem.h"
 #include "tests/support/test.h"
 
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 static void test_dimensions(test *t) {
     static const int64_t dims[] = {1,    3,    8,    64,    128,   504,   512,
                                    520,  768,  1016, 1024,  1032,  2001,  4096,

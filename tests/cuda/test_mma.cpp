@@ -34,11 +34,11 @@ template <typename T> void check_product(test *t) {
         float d[4];
         for (int i = 0; i < 4; i++) {
             const int row = g + i % 2 * 8, from = k + i / 2 * 8;
-            a[i] = bb_pack2<T>(value_a(row, from), value_a(row, from + 1));
+            a[i] = bb_join<T>(value_a(row, from), value_a(row, from + 1));
             d[i] = value_d(g + i / 2 * 8, k + i % 2);
         }
         for (int i = 0; i < 2; i++)
-            b[i] = bb_pack2<T>(value_b(k + 8 * i, g), value_b(k + 8 * i + 1, g));
+            b[i] = bb_join<T>(value_b(k + 8 * i, g), value_b(k + 8 * i + 1, g));
         bb_mma<T>(d, a, b);
         for (int i = 0; i < 4; i++) got[g + i / 2 * 8][k + i % 2] = d[i];
     });
@@ -95,7 +95,7 @@ void test_chain(test *t) {
         for (int i = 0; i < 8; i++)
             left[i / 4][i % 4] = value_a(g + i % 4 / 2 * 8, i / 4 * 8 + k + i % 2);
         for (int i = 0; i < 2; i++)
-            b[i] = bb_pack2<bb_half>(value_b(k + 8 * i, g), value_b(k + 8 * i + 1, g));
+            b[i] = bb_join<bb_half>(value_b(k + 8 * i, g), value_b(k + 8 * i + 1, g));
         bb_mma_a_of<bb_half>(a, left[0], left[1]);
         bb_mma<bb_half>(d, a, b);
         for (int i = 0; i < 4; i++) got[g + i / 2 * 8][k + i % 2] = d[i];
@@ -106,10 +106,10 @@ void test_chain(test *t) {
 
 void test_misaligned(test *t) {
     const char *fault = bb_sim_run(1, BB_WARP, 0, bb_sim_kernel_of([] {
-        BB_SHARED(bb_half, rows, 8 * 8 + 8);
-        uint32_t r[4];
-        bb_load_matrices<false>(r, rows + 1);
-    }));
+                                       BB_SHARED(bb_half, rows, 8 * 8 + 8);
+                                       uint32_t r[4];
+                                       bb_load_matrices<false>(r, rows + 1);
+                                   }));
     CHECK_MSG(t, fault && strstr(fault, "misaligned access"), "%s", fault ? fault : "no fault");
 }
 

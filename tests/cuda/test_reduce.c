@@ -4,8 +4,6 @@
 #include "ops/ops.h"
 #include "tests/cuda/values.h"
 
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
-
 /* Sums and maxima of rows or columns of a matrix against plain loops. */
 static void check_matrix(test *t, bb_context *ctx, bb_dtype dtype, int64_t rows, int64_t columns,
                          int axis, int64_t gap) {

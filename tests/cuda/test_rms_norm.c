@@ -4,8 +4,6 @@
 #include "tests/cuda/norm_problem.h"
 #include "tests/support/test.h"
 
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 /* Every 16-byte vector count around which a map ends, in elements of bf16, and the row lengths
  * between which elements are read one by one. */
 static const int64_t dims[] = {1,   2,   3,   31,  32,  33,  56,   63,   64,   65,   72,  120,

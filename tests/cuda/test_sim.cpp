@@ -5,7 +5,6 @@
 
 #include "backends/cuda/async.h"
 #include "backends/cuda/cuda.h"
-#include "backends/cuda/sim/fiber.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

@@ -5,8 +5,6 @@
 #include "ops/ops.h"
 #include "tests/cuda/values.h"
 
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
-
 typedef struct sizes {
     int64_t rows, n, gap;
     bb_dtype dtype;

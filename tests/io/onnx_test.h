@@ -126,22 +126,31 @@ static inline bool onnx_attr(pb node, const char *name, pb *attr) {
 
 /* ---- Running. Cases gather in a folder; onnx_run_all hands it to check.py. */
 
+enum { ONNX_MODES = 3, ONNX_NAME = 128 };
+static const char *const onnx_modes[ONNX_MODES] = {"composite", "native", "decomposed"};
+
+/* Saves g as STEM_MODE.onnx, which is s->path from then on; `name` becomes STEM_MODE. */
+static inline bb_status onnx_save_as(bb_graph *g, scratch *s, const char *stem,
+                                     const bb_onnx_options *how, char name[ONNX_NAME]) {
+    char file[ONNX_NAME + 8];
+    snprintf(name, ONNX_NAME, "%s_%s", stem, onnx_modes[how->mode]);
+    snprintf(file, sizeof file, "%s.onnx", name);
+    return bb_onnx_save(g, scratch_path(s, file), how);
+}
+
 /* What NAME.onnx gives for these inputs. may: a runtime may lack a kernel for it. */
-static inline void onnx_expect(bb_context *ctx, scratch *s, const char *name, int number,
-                               const char *const *in_names, bb_tensor *const *in, int n_in,
-                               const char *const *out_names, bb_tensor *const *out, int n_out,
-                               const char *tolerance, bool may) {
-    bb_named list[16];
-    char names[16][64], path[700];
-    for (int i = 0; i < n_in + n_out; i++) {
-        bool is_in = i < n_in;
-        snprintf(names[i], sizeof names[i], "%s.%s", is_in ? "in" : "out",
-                 is_in ? in_names[i] : out_names[i - n_in]);
-        list[i] = (bb_named){names[i], is_in ? in[i] : out[i - n_in]};
+static inline void onnx_expect(const scratch *s, const char *name, int number, const bb_named *in,
+                               int n_in, bb_named out, const char *tolerance, bool may) {
+    bb_named list[BB_MAX_INPUTS + 1];
+    char names[BB_MAX_INPUTS + 1][64], path[700];
+    for (int i = 0; i <= n_in; i++) {
+        list[i] = i < n_in ? in[i] : out;
+        snprintf(names[i], sizeof names[i], "%s.%s", i < n_in ? "in" : "out", list[i].name);
+        list[i].name = names[i];
     }
     const bb_text metadata[] = {{"tolerance", tolerance}, {"run", may ? "may" : "must"}};
     snprintf(path, sizeof path, "%s/%s.%d.safetensors", s->folder, name, number);
-    bb_safetensors_save(ctx, path, list, n_in + n_out, metadata, 2, NULL);
+    bb_safetensors_save(bb_context_of(out.tensor), path, list, n_in + 1, metadata, 2, NULL);
 }
 
 static inline void onnx_run_all(test *t, scratch *s) {

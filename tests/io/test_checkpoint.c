@@ -69,7 +69,7 @@ static void a_wrong_one_changes_nothing(test *t) {
          BB_ERR_ARGUMENT},
         {{"b", NULL}, "got NULL in row 1", BB_ERR_ARGUMENT},
     };
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    for (int i = 0; i < COUNT(wrong); i++) {
         bb_named targets[] = {{"a", a}, wrong[i].last};
         CHECK(t, bb_safetensors_restore(file, targets, 2, true) != BB_OK);
         CHECK_ERROR(t, ctx, wrong[i].status, wrong[i].expected);
@@ -108,7 +108,7 @@ static void refuses_other_files(test *t) {
                 {2, "ten", "data_position: expected"},
                 {3, "18446744073709551616", "rng_seed: expected an integer from 0 to 2^64 - 1"},
                 {4, "0x1", "rng_offset: expected"}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         bb_text metadata[5];
         int n = 0;
         for (int k = 0; k < 5; k++) {

@@ -4,7 +4,6 @@
 #include "core/impl.h"
 #include "tests/fuzz/readers.h"
 #include "tests/io/scratch.h"
-#include "tests/support/alloc.h"
 
 static size_t file_size(const char *path) {
     struct stat info;
@@ -92,7 +91,7 @@ static const test_row rows[] = {
 static void test_all(test *t) {
     for (int i = 0; i < reader_count; i++) {
         bool found = false;
-        for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++)
+        for (int k = 0; k < COUNT(rows); k++)
             found = found || strcmp(rows[k].name, readers[i].name) == 0;
         CHECK_MSG(t, found, "%s is not replayed", readers[i].name);
     }

@@ -182,7 +182,7 @@ static void e10_dictionaries(test *t) {
     bb_graph_free(g);
     bb_end_step(ctx);
     bb_close(ctx);
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    for (int i = 0; i < COUNT(bad); i++) {
         ctx = test_open();
         g = all_graph(ctx);
         const bb_externalize_spec wrong = {"AllKinds", "all_kinds", bad[i].names};
@@ -240,7 +240,7 @@ static void e20_names(test *t) {
                  {"SDPA", "scaled_dot_product_attention", "is_causal scale window_size "}};
     int n;
     const bb_externalize_spec *specs = bb_externalize_defaults(&n);
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+    for (int i = 0; i < COUNT(known); i++) {
         char attrs[128] = "";
         int k = 0;
         while (k < n && strcmp(specs[k].target, known[i].target) != 0) k++;

@@ -132,7 +132,7 @@ static void fails_at_each_step(test *t) {
     bb_context *ctx = test_open();
     scratch s = scratch_open();
     const char *path = scratch_path(&s, "f");
-    for (size_t e = 0; e < sizeof errors / sizeof errors[0]; e++) {
+    for (int e = 0; e < COUNT(errors); e++) {
         for (int at = 1;; at++) {
             put_bytes(path, "old and precious", 16);
             fault f;

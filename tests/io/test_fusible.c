@@ -74,8 +74,6 @@ static bb_graph *graph_of(bb_context *ctx, const export_case *c, bb_chain *chain
 /* The recorded graph gives what the chain gives; the file has rms_norm with input and scale, and a
  * runtime agrees at batch sizes that were never recorded. */
 static void t25(test *t) {
-    static const char *const x_name[] = {"x"}, *const y_name[] = {"y"};
-    static const char *const modes[] = {"composite", "native", "decomposed"};
     scratch s = scratch_open();
     for (int i = 0; i < CASES; i++) {
         const export_case *c = &cases[i];
@@ -83,12 +81,11 @@ static void t25(test *t) {
         bb_chain *chain = chain_of(ctx, c);
         bb_graph *g = graph_of(ctx, c, chain);
         if (!CHECK_MSG(t, g, "%s: %s", c->name, bb_error_message(ctx))) continue;
-        for (int m = 0; m < 3; m++) {
-            char name[64];
+        for (int m = 0; m < ONNX_MODES; m++) {
+            char name[ONNX_NAME];
             pb function;
             const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
-            snprintf(name, sizeof name, "%s_%s.onnx", c->name, modes[m]);
-            CHECK_INT(t, bb_onnx_save(g, scratch_path(&s, name), &how), BB_OK);
+            CHECK_INT(t, onnx_save_as(g, &s, c->name, &how, name), BB_OK);
             onnx_file f = onnx_read(s.path);
             if (m == 0 && CHECK(t, onnx_function(&f, "rms_norm", &function))) {
                 CHECK_INT(t, onnx_nodes(f.graph, 1, "rms_norm"), 1);
@@ -96,7 +93,6 @@ static void t25(test *t) {
                       pb_text_is(function, 4, 0, "input") && pb_text_is(function, 4, 1, "scale"));
             }
             onnx_close(&f);
-            name[strlen(name) - 5] = 0;
             for (int k = 0; k < 2; k++) {
                 bb_tensor *x = bb_cast(
                     bb_mul_scalar(graph_random(ctx, BB_F32, BB_SHAPE(1 + 4 * k, 2, 3, 16), 7),
@@ -111,7 +107,8 @@ static void t25(test *t) {
                 double far = bb_item(bb_amax(bb_abs(bb_sub(plain, z)), (bb_ints){0}, false));
                 CHECK_MSG(t, c->normalized.rank > 1 ? far < 1e-6 : graph_same(plain, z),
                           "%s: the graph gives other values, by %g", c->name, far);
-                onnx_expect(ctx, &s, name, k, x_name, &x, 1, y_name, &y, 1, c->tolerance, c->may);
+                onnx_expect(&s, name, k, &(bb_named){"x", x}, 1, (bb_named){"y", y}, c->tolerance,
+                            c->may);
             }
         }
         CHECK_OK(t, ctx);
@@ -263,8 +260,6 @@ static int calls_of(const onnx_file *f, const char *type) {
  * chain's very numbers; so does its file, but for the order in which a product sums. A quantizer
  * measures nothing while it is recorded. */
 static void quantized(test *t) {
-    static const char *const x_name[] = {"x"}, *const y_name[] = {"y"};
-    static const char *const modes[] = {"composite", "native", "decomposed"};
     scratch s = scratch_open();
     for (int i = 0; i < QUANTIZED; i++) {
         const quantized_case *c = &quantized_cases[i];
@@ -285,17 +280,15 @@ static void quantized(test *t) {
         bb_graph_run(g, &x, 1, &y);
         CHECK_MSG(t, graph_same(direct, y), "%s: the graph gives other values, by %g", c->name,
                   far(direct, y));
-        for (int m = 0; m < 3; m++) {
-            char name[64];
+        for (int m = 0; m < ONNX_MODES; m++) {
+            char name[ONNX_NAME];
             const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
-            snprintf(name, sizeof name, "%s_%s.onnx", c->name, modes[m]);
-            CHECK_INT(t, bb_onnx_save(g, scratch_path(&s, name), &how), BB_OK);
+            CHECK_INT(t, onnx_save_as(g, &s, c->name, &how, name), BB_OK);
             onnx_file f = onnx_read(s.path);
             CHECK_INT(t, calls_of(&f, m == 0 ? "quantize" : "QuantizeLinear"), pairs);
             CHECK_INT(t, calls_of(&f, m == 0 ? "dequantize" : "DequantizeLinear"), pairs);
             onnx_close(&f);
-            name[strlen(name) - 5] = 0;
-            onnx_expect(ctx, &s, name, 0, x_name, &x, 1, y_name, &direct, 1, c->tolerance,
+            onnx_expect(&s, name, 0, &(bb_named){"x", x}, 1, (bb_named){"y", direct}, c->tolerance,
                         c->dtype == BB_BF16);
         }
         CHECK_OK(t, ctx);

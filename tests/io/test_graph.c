@@ -100,7 +100,7 @@ static void test_names(test *t) {
         "blocks.1.mlp.up.linear)\n",
         "logits: f32(batch, time, 19) = linear(norm.rmsnorm_impl, head.weight, -)\n",
         "output logits = logits\n"};
-    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
+    for (int i = 0; i < COUNT(lines); i++)
         CHECK_MSG(t, strstr(all, lines[i]), "expected the line %s in\n%.0s", lines[i], all);
     bb_graph_free(g);
     CHECK_OK(t, ctx);

@@ -32,7 +32,7 @@ static void accepts_json(test *t) {
                                         "\"\x7f\""};
     bb_context *ctx = test_open();
     bb_json root;
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+    for (int i = 0; i < COUNT(texts); i++) {
         CHECK_MSG(t, parses(ctx, texts[i], &root), "%s: %s", texts[i], bb_error_message(ctx));
         bb_clear_error(ctx);
     }
@@ -103,7 +103,7 @@ static void refuses_what_is_not(test *t) {
     };
     bb_context *ctx = test_open();
     bb_json root;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         CHECK_MSG(t, !parses(ctx, rows[i].text, &root), "accepted: %s", rows[i].text);
         CHECK_ERROR(t, ctx, BB_ERR_FORMAT, rows[i].expected);
     }
@@ -290,7 +290,7 @@ static void numbers_come_back(test *t) {
     bb_context *ctx = test_open();
     bool comma = setlocale(LC_NUMERIC, "de_DE.UTF-8") ||
                  setlocale(LC_NUMERIC, "de_DE.utf8"); /* where there is one */
-    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+    for (int i = 0; i < COUNT(values); i++) {
         bb_json_writer w;
         bb_json root;
         double back = 7;

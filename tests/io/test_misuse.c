@@ -138,7 +138,7 @@ static void missing_lists(test *t) {
         {{&x, 1, NULL, 2, names, 1, BB_CPU}, "params: expected a list of 2, got NULL"},
         {{&x, 1, NULL, 0, NULL, 1, BB_CPU}, "outputs: expected a list of 1, got NULL"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         CHECK(t, !bb_graph_trace(ctx, identity, NULL, &cases[i].signature));
         CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, cases[i].part);
     }

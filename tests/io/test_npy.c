@@ -40,7 +40,7 @@ static void writes_the_bytes_of_numpy(test *t) {
     };
     bb_context *ctx = test_open();
     scratch s = scratch_open();
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         char expected[129] = "\x93NUMPY\x01\0\x76", got[129] = "";
         bb_tensor *x = bb_zeros(ctx, cases[i].dtype, cases[i].shape);
         size_t bytes = (size_t)bb_count(x) * bb_dtype_bytes(cases[i].dtype);
@@ -182,7 +182,7 @@ static void refuses(test *t) {
     scratch s = scratch_open();
     static const char zeros[16] = "";
     size_t held = bb_memory_stats(ctx).bytes_in_use;
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         put_npy(scratch_path(&s, "x.npy"), 1, cases[i].text, 0, zeros, cases[i].data);
         CHECK(t, bb_npy_load(ctx, s.path, BB_CPU) == NULL);
         CHECK_ERROR(t, ctx, cases[i].status, cases[i].part);
@@ -230,7 +230,7 @@ static void refuses_the_beginning(test *t) {
     };
     bb_context *ctx = test_open();
     scratch s = scratch_open();
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         put_bytes(scratch_path(&s, "x.npy"), cases[i].bytes, cases[i].n);
         CHECK(t, bb_npy_load(ctx, s.path, BB_CPU) == NULL);
         CHECK_ERROR(t, ctx, cases[i].status, cases[i].part);

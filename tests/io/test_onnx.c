@@ -4,9 +4,6 @@
 #include "tests/io/graph_test.h"
 #include "tests/io/onnx_test.h"
 
-static const char *const ids_name[] = {"ids"}, *const logits_name[] = {"logits"};
-static const char *const modes[] = {"composite", "native", "decomposed"};
-
 static void check_rms_norm_body(test *t, pb function) {
     CHECK(t, pb_text_is(function, 4, 0, "input") && pb_text_is(function, 4, 1, "scale"));
     CHECK(t, pb_text_is(function, 5, 0, "output"));
@@ -149,18 +146,16 @@ static void test_runs(test *t) {
         bb_nn_transformer *model =
             graph_model(ctx, models[i].dtype, models[i].qk_norm, models[i].tied);
         bb_graph *g = graph_of_model(model);
-        for (int m = 0; m < 3; m++) {
-            char name[64];
+        for (int m = 0; m < ONNX_MODES; m++) {
+            char name[ONNX_NAME];
             bb_onnx_options how = {.mode = (bb_onnx_mode)m, .external_data = m == 2};
             if (models[i].layers && m < 2) how.specs = layers, how.n_specs = 5;
-            snprintf(name, sizeof name, "%s_%s.onnx", models[i].name, modes[m]);
-            CHECK_INT(t, bb_onnx_save(g, scratch_path(&s, name), &how), BB_OK);
+            CHECK_INT(t, onnx_save_as(g, &s, models[i].name, &how, name), BB_OK);
             CHECK_OK(t, ctx);
-            name[strlen(name) - 5] = 0;
             for (int k = 0; k < (models[i].dtype == BB_BF16 ? 1 : 4); k++) {
                 bb_tensor *ids = graph_ids(ctx, sizes[k][0], sizes[k][1], 19), *logits;
                 logits = bb_nn_transformer_forward(model, ids);
-                onnx_expect(ctx, &s, name, k, ids_name, &ids, 1, logits_name, &logits, 1,
+                onnx_expect(&s, name, k, &(bb_named){"ids", ids}, 1, (bb_named){"logits", logits},
                             models[i].tolerance, models[i].dtype == BB_BF16);
             }
         }
@@ -208,17 +203,15 @@ static void test_architectures(test *t) {
         bb_context *ctx = test_open();
         bb_nn_transformer *model = graph_model_of(ctx, &configs[i]);
         bb_graph *g = model ? graph_of_model(model) : NULL;
-        for (int m = 0; g && m < 3; m++) {
-            char name[64];
+        for (int m = 0; g && m < ONNX_MODES; m++) {
+            char name[ONNX_NAME];
             const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
-            snprintf(name, sizeof name, "%d_%s.onnx", i, modes[m]);
-            CHECK_INT(t, bb_onnx_save(g, scratch_path(&s, name), &how), BB_OK);
-            name[strlen(name) - 5] = 0;
+            CHECK_INT(t, onnx_save_as(g, &s, i ? "shared" : "centred", &how, name), BB_OK);
             for (int k = 0; k < 3; k++) {
                 bb_tensor *ids = graph_ids(ctx, sizes[k][0], sizes[k][1], 19), *logits;
                 logits = bb_nn_transformer_forward(model, ids);
-                onnx_expect(ctx, &s, name, k, ids_name, &ids, 1, logits_name, &logits, 1, "1e-5",
-                            false);
+                onnx_expect(&s, name, k, &(bb_named){"ids", ids}, 1, (bb_named){"logits", logits},
+                            "1e-5", false);
             }
         }
         CHECK_OK(t, ctx);

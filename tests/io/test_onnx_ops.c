@@ -5,12 +5,10 @@
 #include "tools/attrs.h"
 #include "tools/op_cases.h"
 
-static const char *const in_names[] = {"x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7"};
-static const char *const out_names[] = {"y0"};
-
 /* The call of a case as a graph; NULL and no error: the op does not take this dtype. */
-static bb_graph *record(bb_context *ctx, const bb_op_case *c, bb_dtype dtype, bb_tensor **in,
-                        int *n_in, bb_tensor **out) {
+static bb_graph *record(bb_context *ctx, const bb_op_case *c, bb_dtype dtype, bb_named *in,
+                        int *n_in, bb_named *out) {
+    static const char *const names[] = {"x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7"};
     const bb_op *op = bb_find_op(ctx, c->op);
     bb_any_attrs attrs;
     bb_tensor *all[BB_MAX_INPUTS] = {NULL}, *got[BB_MAX_OUTPUTS] = {NULL};
@@ -18,13 +16,15 @@ static bb_graph *record(bb_context *ctx, const bb_op_case *c, bb_dtype dtype, bb
     *n_in = 0;
     for (int i = 0; i < c->n; i++) {
         all[i] = bb_op_case_input_tensor(ctx, c, i, dtype);
-        if (all[i]) in[(*n_in)++] = all[i];
+        if (!all[i]) continue;
+        in[*n_in] = (bb_named){names[*n_in], all[i]};
+        ++*n_in;
     }
     bb_graph *g = bb_graph_begin(ctx);
-    for (int i = 0; i < *n_in; i++) bb_graph_input(g, in_names[i], in[i]);
+    for (int i = 0; i < *n_in; i++) bb_graph_input(g, in[i].name, in[i].tensor);
     bb_apply(ctx, op, all, c->n, op->attrs_bytes ? &attrs : NULL, got);
-    *out = got[0];
-    if (got[0]) bb_graph_output(g, out_names[0], got[0]);
+    *out = (bb_named){"y", got[0]};
+    if (got[0]) bb_graph_output(g, out->name, out->tensor);
     bb_graph_end(g);
     if (bb_error(ctx) == BB_OK) return g;
     bb_clear_error(ctx);
@@ -40,24 +40,22 @@ static bool only_in_pairs(const bb_op *op) {
 static void test_each(test *t) {
     static const bb_dtype dtypes[] = {BB_F32, BB_F64, BB_F16, BB_BF16};
     static const char *const tolerances[] = {"1e-5", "1e-6", "5e-3", "5e-2"};
-    static const char *const modes[] = {"composite", "native", "decomposed"};
     scratch s = scratch_open();
     int saved = 0;
     for (int i = 0; i < bb_op_case_count; i++) {
         const bb_op_case *c = &bb_op_cases[i];
         for (int d = 0; d < 4; d++) {
             bb_context *ctx = test_open();
-            bb_tensor *in[BB_MAX_INPUTS], *out;
+            bb_named in[BB_MAX_INPUTS], out;
             int n_in;
             const bb_op *op = bb_find_op(ctx, c->op);
             bb_graph *g = record(ctx, c, dtypes[d], in, &n_in, &out);
-            int modes_run = op->decompose && dtypes[d] == BB_F32 ? 3 : 1;
+            int modes_run = op->decompose && dtypes[d] == BB_F32 ? ONNX_MODES : 1;
             for (int m = 0; g && m < modes_run; m++) {
-                char name[128];
+                char stem[64], name[ONNX_NAME];
                 const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
-                snprintf(name, sizeof name, "%03d.%s.%s.%s.onnx", i, c->op,
-                         bb_dtype_name(dtypes[d]), modes[m]);
-                bb_status status = bb_onnx_save(g, scratch_path(&s, name), &how);
+                snprintf(stem, sizeof stem, "%03d.%s.%s", i, c->op, bb_dtype_name(dtypes[d]));
+                bb_status status = onnx_save_as(g, &s, stem, &how, name);
                 if (!bb_onnx_form(op, NULL)) {
                     CHECK_ERROR(t, ctx, BB_ERR_UNSUPPORTED, "ONNX has no form for this op");
                     continue;
@@ -67,9 +65,7 @@ static void test_each(test *t) {
                     continue;
                 }
                 CHECK_MSG(t, status == BB_OK, "%s: %s", name, bb_error_message(ctx));
-                name[strlen(name) - 5] = 0;
-                onnx_expect(ctx, &s, name, 0, in_names, in, n_in, out_names, &out, 1, tolerances[d],
-                            d > 0);
+                onnx_expect(&s, name, 0, in, n_in, out, tolerances[d], d > 0);
                 saved++;
             }
             bb_graph_free(g);
@@ -90,8 +86,7 @@ static void test_table(test *t) {
     for (int i = 0; i < bb_op_count(ctx); i++) {
         const bb_op *op = bb_op_at(ctx, i);
         bool known = false;
-        for (size_t k = 0; k < sizeof without / sizeof without[0]; k++)
-            known |= strcmp(without[k], op->name) == 0;
+        for (int k = 0; k < COUNT(without); k++) known |= strcmp(without[k], op->name) == 0;
         CHECK_MSG(t, !bb_onnx_form(op, NULL) == known, "%s: %s", op->name,
                   known ? "has a form now" : "has no form");
     }

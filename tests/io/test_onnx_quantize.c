@@ -41,7 +41,6 @@ static const pair_case cases[] = {
     {"block_bf16", {.recipe = BB_FP8_BLOCK}, {2, {4, 130}}, BB_BF16, 1},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
-static const char *const modes[] = {"composite", "native", "decomposed"};
 
 static bb_status pair(void *user, bb_tensor *const *in, bb_tensor **out) {
     out[0] = bb_dequantize(bb_quantize(user, in[0]));
@@ -127,7 +126,6 @@ static void check_file(test *t, const pair_case *c, int mode, const char *path) 
 }
 
 static void pairs(test *t) {
-    static const char *const x_name[] = {"x"}, *const y_name[] = {"y"};
     scratch s = scratch_open();
     for (int i = 0; i < CASES; i++) {
         const pair_case *c = &cases[i];
@@ -138,19 +136,17 @@ static void pairs(test *t) {
         if (state) bb_assign(of[0].tensor, bb_full(ctx, BB_F32, BB_SHAPE(1), 37.3));
         bb_graph *g = graph_of(ctx, c, q, pair);
         if (!CHECK_MSG(t, g, "%s: %s", c->name, bb_error_message(ctx))) continue;
-        for (int m = 0; m < 3; m++) {
-            char name[64];
+        for (int m = 0; m < ONNX_MODES; m++) {
+            char name[ONNX_NAME];
             const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
-            snprintf(name, sizeof name, "%s_%s.onnx", c->name, modes[m]);
-            CHECK_MSG(t, bb_onnx_save(g, scratch_path(&s, name), &how) == BB_OK, "%s: %s", name,
+            CHECK_MSG(t, onnx_save_as(g, &s, c->name, &how, name) == BB_OK, "%s: %s", name,
                       bb_error_message(ctx));
             check_file(t, c, m, s.path);
-            name[strlen(name) - 5] = 0;
             for (int k = 0; k < KINDS; k++) {
                 bb_tensor *x = numbers(ctx, c, k), *y = bb_dequantize(bb_quantize(q, x)), *z = NULL;
                 bb_graph_run(g, &x, 1, &z);
                 CHECK_MSG(t, graph_same(y, z), "%s, numbers %d: the graph differs", c->name, k);
-                onnx_expect(ctx, &s, name, k, x_name, &x, 1, y_name, &y, 1, "0",
+                onnx_expect(&s, name, k, &(bb_named){"x", x}, 1, (bb_named){"y", y}, "0",
                             c->dtype == BB_BF16);
             }
         }
@@ -224,8 +220,8 @@ static void refused(test *t) {
          "quantize (Quantize): square blocks of rows whose number is a symbol"},
     };
     scratch s = scratch_open();
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        for (int m = 0; m < 3; m++) {
+    for (int i = 0; i < COUNT(rows); i++)
+        for (int m = 0; m < ONNX_MODES; m++) {
             bb_context *ctx = test_open();
             bb_quantizer *q = bb_quantizer_new(ctx, BB_CPU, &rows[i].c.options);
             bb_graph *g = graph_of(ctx, &rows[i].c, q, rows[i].fn);

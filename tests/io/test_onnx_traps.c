@@ -4,8 +4,6 @@
 #include "tests/io/graph_test.h"
 #include "tests/io/onnx_test.h"
 
-static const char *const modes[] = {"composite", "native", "decomposed"};
-
 typedef struct trap {
     const char *name;
     bb_dtype x, scale;
@@ -51,38 +49,35 @@ static const trap traps[] = {
 /* clang-format on */
 
 static void test_traps(test *t) {
-    static const char *const names[] = {"x", "scale"}, *const out_name[] = {"y"};
     scratch s = scratch_open();
-    for (size_t i = 0; i < sizeof traps / sizeof traps[0]; i++) {
+    for (int i = 0; i < COUNT(traps); i++) {
         const trap *c = &traps[i];
         bb_context *ctx = test_open();
-        bb_tensor *in[2], *y;
-        in[0] = bb_cast(
+        bb_tensor *x = bb_cast(
             bb_mul_scalar(bb_clamp(graph_random(ctx, BB_F32, c->x_shape, 3), -2, 2), c->size),
             c->x);
-        in[1] = bb_cast(
+        bb_tensor *scale = bb_cast(
             bb_mul_scalar(graph_random(ctx, BB_F32, c->scale_shape, 4), c->zero_centred ? 3e-4 : 1),
             c->scale);
         bb_graph *g = bb_graph_begin(ctx);
-        for (int k = 0; k < 2; k++) bb_graph_input(g, names[k], in[k]);
+        const bb_named in[] = {{"x", x}, {"scale", scale}};
+        for (int k = 0; k < 2; k++) bb_graph_input(g, in[k].name, in[k].tensor);
         /* 1 + gamma is taken in f32: in f16 a gamma this small would vanish. */
-        bb_tensor *scale = c->zero_centred ? bb_add_scalar(bb_cast(in[1], BB_F32), 1) : in[1];
-        y = bb_rms_norm_with(in[0], scale, &c->attrs);
+        if (c->zero_centred) scale = bb_add_scalar(bb_cast(scale, BB_F32), 1);
+        bb_tensor *y = bb_rms_norm_with(x, scale, &c->attrs);
         bb_graph_output(g, "y", y);
         bb_graph_end(g);
-        for (int m = 0; m < 3; m++) {
-            char name[64];
+        for (int m = 0; m < ONNX_MODES; m++) {
+            char name[ONNX_NAME];
             const bb_onnx_options how = {.mode = (bb_onnx_mode)m};
-            snprintf(name, sizeof name, "%s_%s.onnx", c->name, modes[m]);
-            CHECK_INT(t, bb_onnx_save(g, scratch_path(&s, name), &how), BB_OK);
+            CHECK_INT(t, onnx_save_as(g, &s, c->name, &how, name), BB_OK);
             onnx_file f = onnx_read(s.path);
             CHECK_MSG(t, onnx_nodes(f.graph, 1, "RMSNormalization") == (m == 1 && c->native), "%s",
                       name);
             CHECK_MSG(t, onnx_nodes(f.graph, 1, "rms_norm") == (m == 0 || (m == 1 && !c->native)),
                       "%s", name);
             onnx_close(&f);
-            name[strlen(name) - 5] = 0;
-            onnx_expect(ctx, &s, name, 0, names, in, 2, out_name, &y, 1, c->tolerance, false);
+            onnx_expect(&s, name, 0, in, 2, (bb_named){"y", y}, c->tolerance, false);
         }
         CHECK_OK(t, ctx);
         bb_graph_free(g);

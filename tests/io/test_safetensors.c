@@ -116,7 +116,7 @@ static void accepts_what_the_reference_does(test *t) {
     };
     bb_context *ctx = test_open();
     scratch s = scratch_open();
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         bb_safetensors *file = open_header(ctx, &s, rows[i].header, rows[i].data);
         CHECK_MSG(t, file && bb_safetensors_count(file) == rows[i].count, "%s: %s", rows[i].header,
                   bb_error_message(ctx));

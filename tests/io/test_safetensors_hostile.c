@@ -99,7 +99,7 @@ static void refuses_hostile_headers(test *t) {
     bb_context *ctx = test_open();
     scratch s = scratch_open();
     size_t held = bb_memory_stats(ctx).bytes_held;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         bb_safetensors *file = open_header(ctx, &s, rows[i].header, rows[i].data);
         CHECK_MSG(t, file == NULL, "accepted: %s", rows[i].header);
         bb_safetensors_close(file);
@@ -132,7 +132,7 @@ static void refuses_hostile_lengths(test *t) {
                 {100000000, "before the end of the file"},
                 {sizeof header + 4, "before the end of the file"},
                 {sizeof header, "expected the end of the text"}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         put_file(path, rows[i].length, header, sizeof header - 1, 4);
         CHECK(t, bb_safetensors_open(ctx, path) == NULL);
         CHECK_ERROR(t, ctx, BB_ERR_FORMAT, rows[i].expected);

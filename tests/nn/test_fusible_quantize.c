@@ -176,7 +176,7 @@ static void t29(test *t) {
         {{.recipe = BB_FP8_BLOCK}, 4},   {{.recipe = BB_FP8_BLOCK, .square_blocks = true}, 4},
         {{.recipe = BB_NVFP4}, 1}};
     bb_context *ctx = test_open();
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+    for (int i = 0; i < COUNT(kinds); i++)
         for (int k = 0; k < 6 * kinds[i].shapes; k++)
             check_norm_quantize(t, ctx, &kinds[i].options, types[k % 3], shapes[k / 6], k / 3 % 2);
     bb_close(ctx);

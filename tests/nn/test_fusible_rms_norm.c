@@ -37,7 +37,7 @@ static void t02(test *t) {
                 {{3, {2, 3, 4}}, {5, {2, 1, 2, 3, 4}}},
                 {{2, {3, 5}}, {2, {3, 5}}},
                 {{2, {1, 1}}, {3, {3, 1, 1}}}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+    for (int i = 0; i < COUNT(rows); i++)
         for (int d = 0; d < 3; d++) {
             bb_dtype dtype = narrow_types[d];
             norm_case n =
@@ -198,7 +198,7 @@ static void t13(test *t) {
     static const bb_shape wrong[] = {{1, {4}}, {2, {4, 3}}, {3, {2, 3, 1}}, {2, {1, 4}}, {0, {0}}};
     static const char *const got[] = {"got (4,)", "got (4, 3)", "got (2, 3, 1)", "got (1, 4)",
                                       "got ()"};
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    for (int i = 0; i < COUNT(wrong); i++) {
         CHECK(t, is_nothing(bb_fusible_forward(op, &c, bb_link_of(bb_zeros(ctx, BB_F32, wrong[i])),
                                                NULL, NULL)));
         CHECK_MSG(t, strstr(bb_error_message(ctx), got[i]), "%s", bb_error_message(ctx));

@@ -47,7 +47,7 @@ static void t30(test *t) {
                 {false, true, true, 2},
                 {false, false, true, 4},
                 {true, true, false, 4}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F32, BB_SHAPE(2)), rows[i].input);
         bb_set_requires_grad(bb_params_at(params, 0), rows[i].param);
         bb_set_grad_enabled(ctx, rows[i].enabled);

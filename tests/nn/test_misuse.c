@@ -19,7 +19,7 @@ static void rates(test *t) {
     bb_params *params = trained(ctx, &w);
     bb_adamw *adamw = bb_adamw_new(params, NULL);
     bb_sgd *sgd = bb_sgd_new(params, NULL);
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    for (int i = 0; i < COUNT(bad); i++) {
         CHECK_INT(t, bb_adamw_step(adamw, bad[i]), BB_ERR_ARGUMENT);
         CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
                     "bb_adamw_step: lr: expected a finite number >= 0, got");

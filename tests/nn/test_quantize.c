@@ -6,8 +6,6 @@
 #include "tests/support/alloc.h"
 #include "tests/support/test.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-
 static bb_quantizer *make(bb_context *ctx, bb_quantizer_options o) {
     return bb_quantizer_new(ctx, bb_get_device(ctx), &o);
 }

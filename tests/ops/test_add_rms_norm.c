@@ -5,9 +5,6 @@
 #include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 static void reference(const op_case *c, const double *const *in, const bb_shape *shape,
                       double *out) {
     const bb_rms_norm_attrs *a = c->attrs;

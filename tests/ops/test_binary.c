@@ -4,8 +4,6 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
-
 static double ref_add(double x, double y) { return x + y; }
 static double ref_sub(double x, double y) { return x - y; }
 static double ref_mul(double x, double y) { return x * y; }

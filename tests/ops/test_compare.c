@@ -4,8 +4,6 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
-
 static bool ref_eq(double x, double y) { return x == y; }
 static bool ref_ne(double x, double y) { return x != y; }
 static bool ref_lt(double x, double y) { return x < y; }

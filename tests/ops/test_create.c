@@ -3,7 +3,6 @@
 #include "autograd/autograd.h"
 #include "core/impl.h"
 #include "ops/ops.h"
-#include "ops/table.h"
 #include "tests/support/cases.h"
 
 static const bb_dtype floats[] = {BB_F64, BB_F32, BB_F16, BB_BF16};
@@ -197,7 +196,7 @@ static void test_dropout_cases(test *t) {
         {.name = "scalar", .attrs = &some, .in = {{.shape = {0, {0}}}}, .n_in = 1},
         {.name = "nothing", .attrs = &some, .in = {{.shape = {1, {0}}}}, .n_in = 1},
     };
-    run_op_cases(t, "dropout", cases, (int)(sizeof cases / sizeof cases[0]), ref_dropout);
+    run_op_cases(t, "dropout", cases, COUNT(cases), ref_dropout);
 }
 
 static void test_dropout(test *t) {

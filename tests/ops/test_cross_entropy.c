@@ -4,9 +4,6 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-
 static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
                       double *out) {
     static const bb_cross_entropy_attrs defaults = {-100, BB_REDUCE_MEAN};

@@ -34,9 +34,7 @@ static const op_case cases[] = {
      .why = "slow"},
 };
 
-static void test_cases(test *t) {
-    run_op_cases(t, "gelu", cases, (int)(sizeof cases / sizeof cases[0]), reference);
-}
+static void test_cases(test *t) { run_op_cases(t, "gelu", cases, COUNT(cases), reference); }
 
 static void test_far_out(test *t) {
     static const float x[] = {-1e19f, -200, -14, -6, 0, 6, 14, 200, 1e19f};

@@ -15,7 +15,6 @@
 #define INDEX(limit_, ...)                                                                         \
     { .fill = FILL_INDEX, .shape = S(__VA_ARGS__), .limit = limit_ }
 #define AXIS(a) (&(const bb_axis_attrs){a})
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
 static int axis_in(const op_case *c) {
     const int64_t axis = ((const bb_axis_attrs *)c->attrs)->axis;

@@ -11,7 +11,6 @@
 #define X(...)                                                                                     \
     { .fill = FILL_NORMAL, .shape = S(__VA_ARGS__) }
 #define AXIS(a) (&(const bb_axis_attrs){a})
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
 static void ref_cat(const op_case *c, const double *const *in, const bb_shape *s, double *out) {
     const int64_t axis_ = ((const bb_axis_attrs *)c->attrs)->axis,

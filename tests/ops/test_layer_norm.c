@@ -3,9 +3,6 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-
 static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
                       double *out) {
     static const bb_layer_norm_attrs defaults = {{1, {-1}}, 1e-5};
@@ -195,8 +192,12 @@ static void test_errors(test *t) {
 }
 
 static const test_row rows[] = {
-    {"shapes", test_shapes}, {"dimensions", test_dimensions},     {"attributes", test_attributes},
-    {"offset", test_offset}, {"mixed_dtypes", test_mixed_dtypes}, {"empty", test_empty},
+    {"shapes", test_shapes},
+    {"dimensions", test_dimensions},
+    {"attributes", test_attributes},
+    {"offset", test_offset},
+    {"mixed_dtypes", test_mixed_dtypes},
+    {"empty", test_empty},
     {"empty_with_absent_affine", test_empty_with_absent_affine},
     {"errors", test_errors},
 };

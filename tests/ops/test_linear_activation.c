@@ -3,7 +3,6 @@
 #include "tests/support/alloc.h"
 #include "tests/support/cases.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
 static const bb_dtype types[] = {BB_F32, BB_F16, BB_BF16, BB_F64};
 enum { KINDS = BB_LINEAR_TANH + 1 };
 
@@ -41,7 +40,7 @@ static const op_case cases[] = {
     {.name = "no width", LINEAR(S({2, {3, 4}}), 0, 4, false)},
 };
 static void test_cases(test *t) {
-    run_op_cases(t, "LinearActivation", cases, (int)(sizeof cases / sizeof cases[0]), reference);
+    run_op_cases(t, "LinearActivation", cases, COUNT(cases), reference);
 }
 
 static double apart(bb_t a, bb_t b) {

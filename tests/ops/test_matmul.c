@@ -58,9 +58,7 @@ static const op_case cases[] = {
     {.name = "3 rows", .in = {X(3, 17), X(17, 9)}, .n_in = 2, .no_second = true, .why = "slow"},
     {.name = "13 rows", .in = {X(13, 5), X(5, 7)}, .n_in = 2, .no_second = true, .why = "slow"},
 };
-static void test_cases(test *t) {
-    run_op_cases(t, "matmul", cases, (int)(sizeof cases / sizeof cases[0]), ref_matmul);
-}
+static void test_cases(test *t) { run_op_cases(t, "matmul", cases, COUNT(cases), ref_matmul); }
 
 /* Elements of a product, in double. */
 static void check_product(test *t, bb_t a, bb_t b, double tolerance) {
@@ -91,7 +89,7 @@ static void test_sizes(test *t) {
     static const int64_t sizes[][3] = {
         {31, 33, 32},  {32, 32, 33},  {64, 65, 63}, {65, 64, 64}, {200, 257, 255}, {257, 33, 257},
         {4, 300, 300}, {3, 300, 300}, {1, 700, 90}, {700, 1, 90}, {100, 100, 1}};
-    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+    for (int s = 0; s < COUNT(sizes); s++) {
         const int64_t m = sizes[s][0], n = sizes[s][1], k = sizes[s][2];
         for (int d = BB_F64; d <= BB_F32; d++) {
             const double tolerance = (d == BB_F64 ? 1e-13 : 2e-5) * (double)(k > 8 ? k : 8) / 8;

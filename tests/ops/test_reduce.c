@@ -97,7 +97,6 @@ static const op_case extremes[] = {
     {.name = "middle", .attrs = AXES(true, 1), .in = {D(2, 5, 3)}, .n_in = 1},
     {.name = "outer and inner", .attrs = AXES(false, 0, 2), .in = {D(3, 4, 3)}, .n_in = 1},
 };
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
 static void test_sum(test *t) { run_op_cases(t, "sum", sums, COUNT(sums), ref_sum); }
 static void test_mean(test *t) { run_op_cases(t, "mean", sums, COUNT(sums) - 2, ref_mean); }

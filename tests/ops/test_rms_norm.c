@@ -5,8 +5,6 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
                       double *out) {
     static const bb_rms_norm_attrs defaults = {{1, {-1}}, 1e-5, BB_ROUND_AUTO};
@@ -52,7 +50,6 @@ static void reference(const op_case *c, const double *const *in, const bb_shape 
 #define CANCELS(label, x, s)                                                                       \
     { .name = label, .in = {{.shape = x}, {.shape = s}}, .n_in = 2, .tolerance = 400 }
 #define DIM(n) BIG("dim " #n, BB_SHAPE(3, n), BB_SHAPE(n))
-#define SH(...) BB_SHAPE(__VA_ARGS__)
 
 static void test_shapes(test *t) {
     const op_case cases[] = {

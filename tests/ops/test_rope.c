@@ -76,9 +76,7 @@ static const op_case cases[] = {
      .why = "slow"},
 };
 
-static void test_cases(test *t) {
-    run_op_cases(t, "RoPE", cases, (int)(sizeof cases / sizeof cases[0]), reference);
-}
+static void test_cases(test *t) { run_op_cases(t, "RoPE", cases, COUNT(cases), reference); }
 
 /* Far positions keep the accuracy of f64 angles. */
 static void test_far(test *t) {

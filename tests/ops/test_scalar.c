@@ -4,8 +4,6 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
-
 typedef double (*scalar_fn)(const void *attrs, double x);
 
 static double ref_pow(const void *a, double x) {

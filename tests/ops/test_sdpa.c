@@ -152,9 +152,7 @@ static const op_case cases[] = {
      LARGE},
 };
 
-static void test_cases(test *t) {
-    run_op_cases(t, "SDPA", cases, (int)(sizeof cases / sizeof cases[0]), reference);
-}
+static void test_cases(test *t) { run_op_cases(t, "SDPA", cases, COUNT(cases), reference); }
 
 /* A query that sees nothing: zeros, no gradient, nothing else disturbed; -inf in a float mask is
  * the same as false. */

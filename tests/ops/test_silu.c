@@ -27,9 +27,7 @@ static const op_case cases[] = {
      .why = "slow"},
 };
 
-static void test_cases(test *t) {
-    run_op_cases(t, "silu", cases, (int)(sizeof cases / sizeof cases[0]), reference);
-}
+static void test_cases(test *t) { run_op_cases(t, "silu", cases, COUNT(cases), reference); }
 
 static void test_far_out(test *t) {
     static const float x[] = {-INFINITY, -200, -100, -88, -20, 0, 20, 200, INFINITY, NAN};

@@ -3,9 +3,6 @@
 #include "ops/ops.h"
 #include "tests/support/cases.h"
 
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-
 static void reference(const op_case *c, const double *const *in, const bb_shape *shape,
                       double *out) {
     const bb_axis_attrs *a = c->attrs;

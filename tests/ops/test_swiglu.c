@@ -22,9 +22,7 @@ static const op_case cases[] = {
     {.name = "two pieces", .in = PAIR({2, {91, 181}}), .n_in = 2, .no_second = true, .why = "slow"},
 };
 
-static void test_cases(test *t) {
-    run_op_cases(t, "swiglu", cases, (int)(sizeof cases / sizeof cases[0]), reference);
-}
+static void test_cases(test *t) { run_op_cases(t, "swiglu", cases, COUNT(cases), reference); }
 
 /* gate and up as the two halves of each row, as a fused projection makes them. */
 static void test_halves(test *t) {

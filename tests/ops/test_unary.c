@@ -75,7 +75,7 @@ static void test_cases(test *t) {
              .no_second = true,
              .why = "slow"},
         };
-        run_op_cases(t, running->op, cases, (int)(sizeof cases / sizeof cases[0]), reference);
+        run_op_cases(t, running->op, cases, COUNT(cases), reference);
     }
 }
 

@@ -15,7 +15,6 @@
 #define X(...)                                                                                     \
     { .fill = FILL_NORMAL, .shape = S(__VA_ARGS__) }
 #define SIZES(...) (&(const bb_sizes_attrs){S(__VA_ARGS__)})
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
 static void ref_same(const op_case *c, const double *const *in, const bb_shape *s, double *out) {
     int64_t n;

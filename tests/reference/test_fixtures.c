@@ -250,7 +250,7 @@ static bool lacks(const bb_op *op, bb_dtype dtype) {
                 {"Dequantize", 0},
                 {"QuantizedLinear", 0},
                 {"update_scale_", 1u << BB_F32}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+    for (int i = 0; i < COUNT(rows); i++)
         if (strcmp(op->name, rows[i].op) == 0) return !(rows[i].has >> dtype & 1u);
     return false;
 }

@@ -5,7 +5,6 @@
 #include "ops/ops.h"
 #include "tests/support/checker.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
 #define EACH_PATH(path) for (int path = BB_PATH_FUSED; path <= BB_PATH_COMPOSED; path++)
 
 /* DIM: two rounds of the widest loop, and a rest. */

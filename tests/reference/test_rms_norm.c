@@ -2,13 +2,9 @@
  * statistic that was used, fused and composed, for all nine dtype pairs and both rounding orders;
  * the statistic itself; few and many rows. Odd values: test_rms_norm_odd.c; parameter lists:
  * test_rms_norm_lists.c. The kernel at each ISA level: tests/backends. */
-#include "backends/cpu/kernels.h"
 #include "ops/ops.h"
-#include "ops/table.h"
+#include "tests/backends/rms_norm_kernel.h"
 #include "tests/support/checker.h"
-
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
 
 static const bb_dtype narrow_types[3] = {BB_F32, BB_F16, BB_BF16};
 static const int64_t dims[] = {1,    2,    3,    31,   32,   33,   63,   64,   65,
@@ -28,23 +24,6 @@ static double *read_values(bb_tensor *t) {
 }
 
 /* ---- The two paths, each with the statistic that it used */
-
-static bb_tensor *run_fused(bb_context *ctx, bb_tensor *x, bb_tensor *scale,
-                            const bb_rms_norm_attrs *attrs, bb_tensor **rstd) {
-    bb_tensor *in[] = {x, scale};
-    bb_call call = {.ctx = ctx,
-                    .op = &bb_op_rms_norm,
-                    .attrs = attrs,
-                    .n_in = 2,
-                    .n_out = 2,
-                    .in = in,
-                    .needs_grad = true};
-    if (bb_op_rms_norm.infer(&call) != BB_OK || !bb_cpu_rms_norm_supports(&call)) return NULL;
-    for (int i = 0; i < 2; i++) call.out[i] = bb_empty(ctx, call.meta[i].dtype, call.meta[i].shape);
-    if (bb_cpu_rms_norm(&call) != BB_OK) return NULL;
-    *rstd = call.out[1];
-    return call.out[0];
-}
 
 /* The decomposition's statistic: the same ops on the same values give the same bits. */
 static bb_tensor *run_composed(bb_context *ctx, bb_tensor *x, bb_tensor *scale,
@@ -101,7 +80,7 @@ static void check_expression(test *t, bb_context *ctx, bb_dtype xd, bb_dtype sd,
     for (int path = 0; path < 2; path++) {
         bb_tensor *saved = NULL;
         bb_tensor *out = path ? run_composed(ctx, input, weight, &attrs, &saved)
-                              : run_fused(ctx, input, weight, &attrs, &saved);
+                              : rms_norm_kernel(ctx, input, weight, &attrs, &saved);
         if (!CHECK_MSG(t, out && saved, "%s", bb_error_message(ctx))) continue;
         CHECK_INT(t, bb_dtype_of(out), c.y);
         CHECK_INT(t, bb_dtype_of(saved), BB_F32);

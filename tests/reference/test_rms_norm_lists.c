@@ -5,8 +5,6 @@
 #include "ops/ops.h"
 #include "tests/support/checker.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-
 typedef enum fill { NORMAL, UNIT, WIDE, ONES, LARGE } fill; /* WIDE: [-2, 1) */
 
 typedef struct list_case {

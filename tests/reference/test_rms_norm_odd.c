@@ -6,9 +6,6 @@
 #include "ops/ops.h"
 #include "tests/support/checker.h"
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 static double *read_values(bb_tensor *t) {
     double *value = malloc((size_t)(bb_count(t) + 1) * sizeof *value);
     if (value && t) bb_read_f64(t, value, bb_count(t));

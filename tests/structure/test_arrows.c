@@ -30,12 +30,12 @@ static const char *const anything_goes[] = {"tools", "examples", "tests"};
 static const char *problem_of(const char *path, const char *included) {
     size_t folder = strcspn(path, "/");
     if (!path[folder]) return NULL; /* bobbin.c and bobbin.h wire the house */
-    for (size_t i = 0; i < sizeof anything_goes / sizeof anything_goes[0]; i++)
+    for (int i = 0; i < COUNT(anything_goes); i++)
         if (strncmp(path, anything_goes[i], folder) == 0 && !anything_goes[i][folder])
             return strchr(included, '/') || strcmp(included, "bobbin.h") == 0
                        ? NULL
                        : "not written from the root";
-    for (size_t i = 0; i < sizeof arrows / sizeof arrows[0]; i++) {
+    for (int i = 0; i < COUNT(arrows); i++) {
         if (strncmp(path, arrows[i].from, folder) != 0 || arrows[i].from[folder]) continue;
         for (const char *const *to = arrows[i].to; *to; to++) {
             size_t n = strlen(*to);
@@ -72,7 +72,7 @@ static void test_tree(test *t) {
     static const char *const folders[] = {"core", "backends", "ops",      "autograd", "nn",
                                           "io",   "tools",    "examples", "tests"};
     int files = 0;
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+    for (int i = 0; i < COUNT(folders); i++)
         files += each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_file, t);
     CHECK_MSG(t, files > 100, "only %d source files found", files);
 }

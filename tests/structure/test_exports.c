@@ -77,7 +77,7 @@ static void test_declared(test *t) {
     char *headers = calloc(1, 4 * ROOM + 1), *expected = read_text(list), name[256], call[260];
     int used;
     if (!CHECK(t, headers && expected)) return;
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+    for (int i = 0; i < COUNT(folders); i++)
         each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, collect, headers);
     char *umbrella = read_text(BOBBIN_SOURCE_DIR "/bobbin.h");
     if (umbrella) collect(headers, "", umbrella);

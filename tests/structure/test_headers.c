@@ -2,9 +2,9 @@
 #include "tests/support/files.h"
 #include "tests/support/test.h"
 
-static const char *const public_headers[] = {
-    "bobbin.h", "core/core.h",   "ops/ops.h",    "ops/attrs.h", "autograd/autograd.h",
-    "nn/nn.h",  "nn/quantize.h", "nn/fusible.h", "io/io.h"};
+static const char *const public_headers[] = {"bobbin.h",      "core/core.h",         "ops/ops.h",
+                                             "ops/attrs.h",   "autograd/autograd.h", "nn/nn.h",
+                                             "nn/quantize.h", "nn/fusible.h",        "io/io.h"};
 static const char warnings[] = "-Wall -Wextra -Wpedantic -Werror";
 
 typedef struct compiler {
@@ -52,8 +52,7 @@ static void test_c(test *t) {
                   .suffix = ".c"};
     if (!make_folder(c.folder)) return;
     const char *use = "bb_shape shape(void); bb_shape shape(void) { return BB_SHAPE(2, 3); }";
-    for (size_t i = 0; i < sizeof public_headers / sizeof public_headers[0]; i++)
-        check_header(&c, public_headers[i], use);
+    for (int i = 0; i < COUNT(public_headers); i++) check_header(&c, public_headers[i], use);
     char out[1024];
     CHECK(t, !compiles(&c, "core/core.h", "bb_shape shape() { return 1; }", out,
                        sizeof out)); /* it can fail */
@@ -70,7 +69,7 @@ static void test_internal(test *t) {
                   "-DBOBBIN_BIN='\"\"' -DBOBBIN_SOURCE_DIR='\"\"' -DBOBBIN_BINARY_DIR='\"\"'",
                   .suffix = ".c"};
     if (!make_folder(c.folder)) return;
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+    for (int i = 0; i < COUNT(folders); i++)
         each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_internal, &c);
     remove_folder(c.folder);
 }
@@ -96,8 +95,7 @@ static void test_cpp(test *t) {
     compiler c = {.t = t, .command = command, .suffix = ".cpp"};
     if (!make_folder(c.folder)) return;
     const char *use = "bb_shape shape(); bb_shape shape() { return BB_SHAPE(2, 3); }";
-    for (size_t i = 0; i < sizeof public_headers / sizeof public_headers[0]; i++)
-        check_header(&c, public_headers[i], use);
+    for (int i = 0; i < COUNT(public_headers); i++) check_header(&c, public_headers[i], use);
     check_header(&c, "bobbin.h",
                  "bb_tensor *f(bb_context *ctx); bb_tensor *f(bb_context *ctx) { bb_tensor *x = "
                  "bb_full(ctx, BB_F32, BB_SCALAR, 1);"

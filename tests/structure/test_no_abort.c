@@ -75,7 +75,7 @@ static bool is_simulated_memory(const char *path, const char *what) {
 
 static bool is_allowed(const char *path, const char *what) {
     if (is_simulated_memory(path, what)) return true;
-    for (size_t i = 0; i < sizeof allowed / sizeof allowed[0]; i++)
+    for (int i = 0; i < COUNT(allowed); i++)
         if (strcmp(path, allowed[i].path) == 0 && strcmp(what, allowed[i].what) == 0) return true;
     return false;
 }
@@ -87,7 +87,7 @@ static int count_problems(test *t, const char *path, const char *source, bool te
     if (!text) return -1;
     int problems = 0;
     blank_comments(text, true);
-    for (size_t i = 0; i < sizeof banned / sizeof banned[0]; i++) {
+    for (int i = 0; i < COUNT(banned); i++) {
         size_t n = strlen(banned[i]);
         bool call = banned[i][n - 1] == '(';
         n -= call;
@@ -116,7 +116,7 @@ static void check_file(void *user, const char *path, const char *text) {
 
 static void test_library(test *t) {
     int files = 0;
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+    for (int i = 0; i < COUNT(folders); i++)
         files += each_source(BOBBIN_SOURCE_DIR, folders[i], suffixes, check_file, t);
     CHECK_MSG(t, files > 80, "only %d source files found", files);
 }

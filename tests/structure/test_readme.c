@@ -144,7 +144,7 @@ static void check_paths(test *t, const char *name) {
     int count = 0;
     for (char *p = text; p && *p; p++) {
         if (p[-(p > text)] != '`' && p > text) continue;
-        for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+        for (int i = 0; i < COUNT(folders); i++) {
             if (strncmp(p, folders[i], strlen(folders[i])) != 0) continue;
             size_t n = strcspn(p, "` \n,;:");
             char path[1200];

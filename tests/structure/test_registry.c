@@ -3,7 +3,6 @@
 #include <ctype.h>
 
 #include "core/impl.h"
-#include "ops/table.h"
 #include "tests/support/files.h"
 #include "tests/support/test.h"
 

@@ -1,13 +1,14 @@
-/* One case table per op, five uses: run_op_cases takes a table and
+/* One case table per op, three uses: run_op_cases takes a table and
+ *
  *   1. compares forward with the table's independent double-precision reference, for each dtype of
- * the case, fused and composed, for each layout (contiguous, transposed, sliced with offset,
- * broadcast by stride 0);
+ *      the case, fused and composed, for each layout (contiguous, transposed, sliced with offset,
+ *      broadcast by stride 0);
  *   2. gradchecks it in f64 on both paths with a random cotangent (and second order where asked),
- * and compares f32/f16/bf16 gradients with the f64 ones; each combination of requires_grad; fused
- * against composed;
+ *      and compares f32/f16/bf16 gradients with the f64 ones; each combination of requires_grad;
+ *      fused against composed;
  *   3. makes each allocation of the op's smallest case fail in turn, forward and backward, on both
- * paths (check_memory.c);
- *   4. serves `bobbin bench` and 5. the support table (which op, dtype, path ran).
+ *      paths (check_memory.c).
+ *
  * Inputs are drawn from a fixed seed printed on failure. New buffers are NaN-filled. */
 #ifndef BOBBIN_TESTS_CASES_H
 #define BOBBIN_TESTS_CASES_H

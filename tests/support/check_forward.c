@@ -70,7 +70,7 @@ static void check_paths(checker *k, bb_dtype dtype, layout l) {
 
 void check_forward(checker *k) {
     static const bb_dtype dtypes[] = {BB_F64, BB_F32, BB_F16, BB_BF16};
-    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++)
+    for (int d = 0; d < COUNT(dtypes); d++)
         for (int l = 0; l < LAYOUTS; l++)
             if (layout_applies(k->c, (layout)l)) check_paths(k, dtypes[d], (layout)l);
 }

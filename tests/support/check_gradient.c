@@ -1,5 +1,6 @@
 /* Gradients of a case (checker.h).
- *   f64, each path and layout: finite differences with a random cotangent. Inputs of many elements
+ *
+ * f64, each path and layout: finite differences with a random cotangent. Inputs of many elements
  * are checked along random directions instead of element by element: x + sign * c[group], the
  * gradient of c is compared. Each requires_grad combination must then give the same gradients as
  * all of them together. The op inside a scope that drops its inputs and its output must give the
@@ -289,7 +290,7 @@ void check_gradient(checker *k) {
         gradients_free(&first);
     }
     static const bb_dtype low[] = {BB_F32, BB_F16, BB_BF16};
-    for (size_t d = 0; d < sizeof low / sizeof low[0]; d++) {
+    for (int d = 0; d < COUNT(low); d++) {
         if (k->has_fused_backward) check_low(k, low[d], BB_PATH_FUSED);
         check_low(k, low[d], k->op->decompose ? BB_PATH_COMPOSED : BB_PATH_AUTO);
     }

@@ -327,4 +327,4 @@ const quantize_case quantize_cases[] = {
     {"nvfp4 rows", {.recipe = BB_NVFP4, .rows = true}},
     {"nvfp4 columns", {.recipe = BB_NVFP4, .columns = true}},
 };
-const int quantize_case_count = (int)(sizeof quantize_cases / sizeof quantize_cases[0]);
+const int quantize_case_count = COUNT(quantize_cases);

@@ -47,9 +47,6 @@ extern const int quantize_case_count;
 
 /* ---- What the tests of both ops that quantize share */
 
-#define SH(...) BB_SHAPE(__VA_ARGS__)
-#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
-
 /* Quantize's second input: delayed scaling has one. */
 static inline bb_tensor *scale_for(bb_context *ctx, const bb_quantize_attrs *a, double scale) {
     bb_tensor *s = bb_full(ctx, BB_F32, SH(1), scale);

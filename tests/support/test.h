@@ -55,14 +55,15 @@ void test_error(test *t, bb_context *ctx, bb_status status, const char *part, co
     test_check(t, bb_error(ctx) == BB_OK, __FILE__, __LINE__, "unexpected error: %s",              \
                bb_error_message(ctx))
 
+/* Rows of a table; a shape, which tables name often. */
+#define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
+#define SH(...) BB_SHAPE(__VA_ARGS__)
+
 #define TEST_MAIN(rows)                                                                            \
-    int main(int argc, char **argv) {                                                              \
-        return test_main(argc, argv, rows, (int)(sizeof(rows) / sizeof((rows)[0])));               \
-    }
+    int main(int argc, char **argv) { return test_main(argc, argv, rows, COUNT(rows)); }
 
 /* A context for tests: new buffers NaN-filled, errors silent, and tensors on the device that
- * BOBBIN_TEST_DEVICE names
- * ("cuda"; the CPU otherwise). */
+ * BOBBIN_TEST_DEVICE names ("cuda"; the CPU otherwise). */
 bb_context *test_open(void);
 /* The same on the CPU whatever the variable says, for tests that look at bytes or bring host code
  * of their own. */

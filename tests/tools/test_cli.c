@@ -11,7 +11,7 @@ static void helps(test *t) {
     said r;
     run_bobbin(&s, &r, "--help");
     CHECK(t, r.code == 0 && r.err[0] == '\0' && strstr(r.out, "usage: bobbin COMMAND"));
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+    for (int i = 0; i < COUNT(commands); i++) {
         CHECK_MSG(t, strstr(r.out, commands[i]) != NULL, "%s is not in the help", commands[i]);
         said own;
         char expected[64];
@@ -34,7 +34,7 @@ static void refuses_wrong_wishes(test *t) {
     scratch s = scratch_open();
     said r;
     setenv("BOBBIN_ISA", "nonsense", 1);
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+    for (int i = 0; i < COUNT(commands); i++) {
         run_bobbin(&s, &r, "%s", commands[i]);
         CHECK_MSG(t, r.code != 0 && r.out[0] == '\0' && strstr(r.err, "BOBBIN_ISA: expected"),
                   "%s: %d %s%s", commands[i], r.code, r.out, r.err);
@@ -79,7 +79,7 @@ static void refuses_wrong_use(test *t) {
     };
     scratch s = scratch_open();
     said r;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         run_bobbin(&s, &r, "%s", rows[i].arguments);
         CHECK_REFUSED(t, &r, 2, rows[i].expected);
     }
@@ -295,7 +295,7 @@ static void parses_values(test *t) {
         {&any, "-9223372036854775808", NULL},
         {&any, "x", "an integer"},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         union {
             int64_t n;
             double x;

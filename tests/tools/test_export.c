@@ -5,8 +5,6 @@
 #include "tests/tools/shell.h"
 #include "tools/model.h"
 
-static const char *const modes[] = {"composite", "native", "decomposed"};
-
 /* A few steps of training, saved as `bobbin train` saves. (Its own validation would take longer
  * than all the rest.) */
 static void train(test *t, const scratch *s, const char *name) {
@@ -57,7 +55,6 @@ static void check_norms(test *t, scratch *s, int calls) {
 }
 
 static void test_small(test *t) {
-    static const char *const in_name[] = {"ids"}, *const out_name[] = {"logits"};
     static const int64_t sizes[][2] = {{1, 1}, {3, 21}, {2, 100}};
     static said r;
     scratch trained = scratch_open(), s = scratch_open();
@@ -65,15 +62,15 @@ static void test_small(test *t) {
     bb_context *ctx = test_open();
     bb_set_grad_enabled(ctx, false);
     bb_nn_transformer *model = bb_model_load(ctx, BB_CPU, trained.folder);
-    for (int m = 0; m < 3; m++) {
+    for (int m = 0; m < ONNX_MODES; m++) {
         run_bobbin(&trained, &r, "export --model '%s' --mode %s --output '%s/%s.onnx'",
-                   trained.folder, modes[m], s.folder, modes[m]);
+                   trained.folder, onnx_modes[m], s.folder, onnx_modes[m]);
         CHECK_MSG(t, r.code == 0 && !r.err[0] && !r.out[0], "%s%s", r.out, r.err);
         for (int k = 0; k < 3; k++) {
             bb_tensor *ids = graph_ids(ctx, sizes[k][0], sizes[k][1], 256);
             bb_tensor *logits = bb_nn_transformer_forward(model, ids);
-            onnx_expect(ctx, &s, modes[m], k, in_name, &ids, 1, out_name, &logits, 1, "1e-5",
-                        false);
+            onnx_expect(&s, onnx_modes[m], k, &(bb_named){"ids", ids}, 1,
+                        (bb_named){"logits", logits}, "1e-5", false);
         }
     }
     CHECK_OK(t, ctx);

@@ -91,7 +91,7 @@ static void former_files(test *t) {
         {"1,val,2.5,0.001,,1000.0,0.500,\n", 0},
         {"x,train,2.5,0.001,0.75,1000.0,0.500\n", 0},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         int rows = kept_rows(t, cases[i].text, strlen(cases[i].text));
         CHECK_MSG(t, rows == cases[i].rows, "%s: kept %d rows, expected %d", cases[i].text, rows,
                   cases[i].rows);

@@ -58,7 +58,7 @@ static const struct {
 
 static void refused(test *t) {
     bb_context *ctx = test_open();
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    for (int i = 0; i < COUNT(wrong); i++) {
         bb_nn_config config;
         char *bad = changed(t, wrong[i].kind, wrong[i].from, wrong[i].to);
         CHECK(t, bb_model_config_parse(ctx, "config.json", bad, strlen(bad), &config) != BB_OK);

@@ -221,7 +221,7 @@ static void refuses_wrong_input(test *t) {
     put_bytes(scratch_path(&s, "junk"), "this is not a safetensors file", 30);
     char here[4096];
     CHECK(t, getcwd(here, sizeof here) && chdir(s.folder) == 0);
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         run_bobbin(&s, &r, "op %s --output out", rows[i].arguments);
         CHECK_REFUSED(t, &r, rows[i].code, rows[i].expected);
         CHECK(t, access("out", F_OK) != 0); /* nothing half-made */

@@ -84,7 +84,7 @@ static void wrong_use(test *t) {
             scratch_write(&f, "torn/model.safetensors", "not a model", 11);
         }
         free(config);
-        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        for (int i = 0; i < COUNT(cases); i++) {
             check_refused(t, &f, program_run(&f, "sample %s", cases[i].arguments), 2,
                           cases[i].part);
         }

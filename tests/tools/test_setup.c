@@ -41,8 +41,7 @@ static void test_managers(test *t) {
     };
     scratch_folder f;
     if (!scratch_open(t, &f)) return;
-    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
-        check_says(t, &f, expected[i][0], expected[i][1]);
+    for (int i = 0; i < COUNT(expected); i++) check_says(t, &f, expected[i][0], expected[i][1]);
     /* Only what is missing. */
     check_says(t, &f, "dnf git cc c++", "dnf install cmake ninja-build openblas-openmp\n");
     scratch_close(&f);
@@ -64,7 +63,7 @@ static void test_enough(test *t) {
     scratch_folder f;
     char programs[64];
     if (!scratch_open(t, &f)) return;
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         snprintf(programs, sizeof programs, "%s git cc c++ cmake ninja", cases[i].programs);
         CHECK_INT(t, set_up_with(&f, programs, cases[i].tweak), 0);
         char *out = scratch_read(&f, "out.txt", NULL), *err = scratch_read(&f, "err.txt", NULL);

@@ -2,7 +2,6 @@
  * were drawn with, and their average information content is the entropy that tools/stories.c
  * computes from the grammar. */
 #include "tests/support/test.h"
-#include "tools/random.h"
 #include "tools/stories.h"
 
 /* A backtracking parser: all derivations of a text, each with its -log p. It knows the grammar only
@@ -218,7 +217,7 @@ static void mistakes_in_a_grammar(test *t) {
                                               {{"s", "a{t}"}, {"t", "b{s}"}, {0, 0}},
                                               {{"s", "{w.1}"}, {"w", "a|b"}, {0, 0}},
                                               {{"s", "{x:w}{x:s}"}, {"w", "a"}, {0, 0}}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (int i = 0; i < COUNT(rows); i++) {
         bb_stories s;
         const char *why = NULL;
         CHECK_MSG(t, !bb_stories_open(&s, rows[i], &why) && why, "grammar %d was taken", (int)i);

@@ -149,7 +149,7 @@ static void normal_form(test *t) {
         {"a\u0310\u0301", "a\u0310\u0301"}, /* blocked by a mark of its class */
         {"plain", "plain"},
     };
-    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+    for (int i = 0; i < COUNT(pairs); i++) {
         char out[64];
         size_t n = 0;
         CHECK(t, bb_unicode_nfc(pairs[i][0], strlen(pairs[i][0]), out, &n));
@@ -201,7 +201,7 @@ static void refused(test *t) {
     scratch_folder s;
     bb_context *ctx = test_open();
     if (!scratch_open(t, &s)) return;
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    for (int i = 0; i < COUNT(wrong); i++) {
         char path[512];
         size_t n;
         snprintf(path, sizeof path, ROOT "%s.json", wrong[i].kind);

@@ -276,7 +276,7 @@ static void wrong_use(test *t) {
         scratch_write(&f, "other", other, strlen(other));
     }
     free(other);
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         int code = program_run(&f, "train %s", cases[i].arguments);
         check_refused(t, &f, code, cases[i].code, cases[i].part);
     }

@@ -124,7 +124,7 @@ static void settings_of_a_checkpoint(test *t) {
     if (!open_run(t, &f)) return;
     snprintf(folder, sizeof folder, "%s/bad", f.path);
     CHECK(t, mkdir(folder, 0777) == 0);
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (int i = 0; i < COUNT(cases); i++) {
         if (!CHECK(t, edit(&f, "run/checkpoint.safetensors", "bad/checkpoint.safetensors",
                            cases[i][0], cases[i][1])))
             continue;

@@ -1,7 +1,6 @@
 /* Gathers the tables of one ISA level. */
 #include "backends/cpu/loops/loops.h"
 
-extern const bb_loops BB_ISA_NAME(bb_loops);
 const bb_loops BB_ISA_NAME(bb_loops) = {
     .elementwise = &BB_ISA_NAME(bb_elementwise_loops),
     .reduce = &BB_ISA_NAME(bb_reduce_loops),

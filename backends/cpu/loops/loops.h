@@ -34,5 +34,6 @@ typedef struct bb_loops {
     const bb_optimize_loops *optimize;
     const bb_quantize_loops *quantize;
 } bb_loops;
+extern const bb_loops bb_loops_baseline, bb_loops_avx2, bb_loops_avx512;
 
 #endif

@@ -7,10 +7,14 @@
 
 #include <math.h>
 
-enum {
-    BLOCK = 512,
-    ROWS = 32
-}; /* elements of a row, rows of a column sum, that are added in f32 */
+/* Elements of a row, rows of a column sum, that are added in f32. */
+enum { BLOCK = 512, ROWS = 32 };
+
+typedef union block {
+    float f32[BLOCK];
+    double f64[BLOCK];
+    int64_t i64[BLOCK];
+} block;
 
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef float f32x16_loose __attribute__((vector_size(64), aligned(4), may_alias));
@@ -199,11 +203,7 @@ static int64_t bytes_of(int dtype) {
 static void rows(bb_fold fold, int dtype, int64_t count, int64_t step, int64_t n, int64_t stride,
                  const void *x, void *acc) {
     const int64_t bytes = bytes_of(dtype);
-    union {
-        float f32[BLOCK];
-        double f64[BLOCK];
-        int64_t i64[BLOCK];
-    } buffer;
+    block buffer;
     double *f = acc;
     int64_t *whole = acc;
     for (int64_t i = 0; i < count; i++) {
@@ -325,11 +325,7 @@ static void finish(int dtype, int64_t count, const void *acc, double divisor, vo
 static void cumsum(int dtype, int64_t n, const void *x, int64_t x_stride, void *y,
                    int64_t y_stride) {
     const int64_t x_bytes = bytes_of(dtype), y_bytes = is_integer(dtype) ? 8 : x_bytes;
-    union {
-        float f32[BLOCK];
-        double f64[BLOCK];
-        int64_t i64[BLOCK];
-    } buffer;
+    block buffer;
     double sum[BLOCK], total = 0;
     int64_t whole[BLOCK], whole_total = 0;
     for (int64_t i = 0; i < n; i += BLOCK) {
@@ -361,11 +357,7 @@ static bool beats(double b, double a) { return b > a || (b != b && a == a); }
  * improves. */
 static int64_t argmax(int dtype, int64_t n, const void *x, int64_t stride) {
     const int64_t bytes = bytes_of(dtype);
-    union {
-        float f32[BLOCK];
-        double f64[BLOCK];
-        int64_t i64[BLOCK];
-    } buffer;
+    block buffer;
     int64_t at = -1, whole = 0;
     double best = 0;
     for (int64_t i = 0; i < n; i += BLOCK) {

@@ -7,10 +7,9 @@
  * kernel, block and thread:
  *   - a barrier that some threads of the block reach and others do not, or at another line;
  *   - a warp exchange that waits for a lane which has ended or waits elsewhere;
- *   - a launch beyond the limits of the device, a pointer argument to memory that is not the
- * device's;
+ *   - a launch beyond the limits of the device, a pointer argument to memory that is not its own;
  *   - a write past the end of shared memory (guard bytes; under AddressSanitizer any access), a
- * misaligned 16-byte access;
+ *     misaligned 16-byte access;
  *   - reads of memory that nobody wrote: device and shared memory start as NaN;
  *   - copies beside the work that are not waited for: they run as late as they may (runtime.cpp).
  * The device has four multiprocessors; BOBBIN_SIM_SMS sets another number when a context opens, for
@@ -43,7 +42,6 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -110,12 +108,6 @@ template <typename T> static inline T __shfl_sync(unsigned mask, T v, int from, 
     return bb_sim_shuffle(BB_SIM_INDEX, mask, v, lane / width * width + (from & (width - 1)));
 }
 unsigned __ballot_sync(unsigned mask, int predicate);
-static inline int __any_sync(unsigned mask, int predicate) {
-    return __ballot_sync(mask, predicate) != 0;
-}
-static inline int __all_sync(unsigned mask, int predicate) {
-    return __ballot_sync(mask, !predicate) == 0;
-}
 static inline void __syncwarp(unsigned mask = 0xffffffffu) {
     bb_sim_exchange(BB_SIM_WARP, mask, "", 1);
 }
@@ -173,7 +165,6 @@ static inline int atomicMax(int *p, int v) {
     return old;
 }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-static inline void __threadfence() {}
 
 /* ---- Launching */
 
