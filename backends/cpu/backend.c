@@ -34,6 +34,11 @@ static bb_status cpu_synchronize(bb_backend *self) {
 /* 4096 rows of op(B) in f32 for a tile's 256 columns. */
 enum { PANEL_BYTES = 4096 * 256 * 4 };
 
+void *bb_cpu_panel(bb_cpu *cpu) {
+    if (!cpu->panel) cpu->panel = bb_host_allocate(cpu->base.ctx, cpu->panel_bytes);
+    return cpu->panel;
+}
+
 static void cpu_close(bb_backend *self) {
     bb_cpu *cpu = (bb_cpu *)(void *)self;
     bb_host_release(self->ctx, cpu->panel, cpu->panel_bytes);
@@ -43,11 +48,6 @@ static void cpu_close(bb_backend *self) {
 bb_backend *bb_cpu_backend_new(bb_context *ctx) {
     bb_cpu *cpu = bb_host_allocate(ctx, sizeof *cpu);
     if (!cpu) return NULL;
-    void *panel = bb_host_allocate(ctx, PANEL_BYTES);
-    if (!panel) {
-        bb_host_release(ctx, cpu, sizeof *cpu);
-        return NULL;
-    }
     const bb_isa *isa = bb_isa_choose(getenv("BOBBIN_ISA"));
     int threads = ctx->threads > 0 ? ctx->threads : omp_get_max_threads();
     *cpu = (bb_cpu){
@@ -66,7 +66,6 @@ bb_backend *bb_cpu_backend_new(bb_context *ctx) {
         .loops = isa->loops,
         .isa = isa->name,
         .bf16 = isa->bf16,
-        .panel = panel,
         .panel_bytes = PANEL_BYTES,
         .gemm = ctx->deterministic ? &bb_gemm_own : bb_gemm_choose(isa->loops),
         .threads = threads < BB_MAX_THREADS ? threads : BB_MAX_THREADS,

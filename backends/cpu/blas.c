@@ -116,14 +116,14 @@ static void call(int threads, bb_dtype dtype, const bb_product *p) {
     if (set) omp_set_num_threads(before);
 }
 
-static void threaded(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+static void threaded(bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
     if (takes(p))
         call(cpu->threads, dtype, p);
     else
         bb_gemm_own.run(cpu, dtype, p);
 }
 
-static void serial(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+static void serial(bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
     if (takes(p))
         call(1, dtype, p);
     else

@@ -24,7 +24,7 @@ typedef struct bb_cpu {
     const bb_gemm *gemm;        /* OpenBLAS's or ours */
     const char *isa;
     int threads;
-    void *panel; /* where our products pack what their threads share */
+    void *panel; /* where our products pack what their threads share; NULL: not yet */
     size_t panel_bytes;
 } bb_cpu;
 
@@ -43,6 +43,9 @@ int64_t bb_cpu_grain(int64_t item_elements, int64_t target);
  * kernel. */
 bb_storage *bb_cpu_scratch(const bb_call *call,
                            size_t bytes); /* sticky error and NULL on failure */
+
+/* cpu->panel, taken when first asked for; sticky error and NULL on failure. */
+void *bb_cpu_panel(bb_cpu *cpu);
 
 /* Makes the backend (bobbin.c attaches it). */
 bb_backend *bb_cpu_backend_new(bb_context *ctx);

@@ -67,7 +67,7 @@ static int64_t rows_of_tile(const bb_cpu *cpu, const work *job, int64_t across) 
 
 /* Where several rows of tiles read the same columns of B, these are packed once, by all threads, as
  * many as the backend's panel holds. Otherwise each tile packs what it reads. */
-static void own(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+static void own(bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
     work job = {.kernel = kernel_of(cpu, dtype), .p = p};
     const bb_gemm_kernel *kernel = job.kernel;
     if (p->m <= 0 || p->n <= 0) return;
@@ -83,6 +83,7 @@ static void own(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
                   across = pieces(p->n, kernel->tile_columns);
     job.rows = rows_of_tile(cpu, &job, across);
     const bool share = p->m > job.rows && held >= least(p->n, 64);
+    if (share && !bb_cpu_panel(cpu)) return;
     const int64_t width = !share                        ? p->n
                           : held < kernel->tile_columns ? held
                                                         : held - held % kernel->tile_columns;
@@ -96,7 +97,7 @@ static void own(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
     }
 }
 
-static void own_serial(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
+static void own_serial(bb_cpu *cpu, bb_dtype dtype, const bb_product *p) {
     kernel_of(cpu, dtype)->product(p);
 }
 

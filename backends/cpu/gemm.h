@@ -8,8 +8,9 @@
 
 #include "backends/cpu/cpu.h"
 
-/* dtype is that of A, B and C. m or n 0: nothing. They allocate nothing and cannot fail. */
-typedef void (*bb_gemm_fn)(const bb_cpu *cpu, bb_dtype dtype, const bb_product *p);
+/* dtype is that of A, B and C. m or n 0: nothing. The first large product takes memory for the
+ * backend's panel; without any, it leaves the context's sticky error. */
+typedef void (*bb_gemm_fn)(bb_cpu *cpu, bb_dtype dtype, const bb_product *p);
 
 struct bb_gemm {
     const char *name;  /* "openblas" or "own" */

@@ -55,7 +55,7 @@ static int64_t rows_of(const bb_tensor *t) {
 
 static void multiply(const bb_context *ctx, bb_product *p, const matrix *a, const matrix *b,
                      bb_tensor *c) {
-    const bb_cpu *cpu = bb_cpu_of(ctx);
+    bb_cpu *cpu = bb_cpu_of(ctx);
     p->a = a->t->data, p->lda = a->ld;
     p->b = b->t->data, p->ldb = b->ld;
     p->c = c->data, p->ldc = p->n > 1 ? p->n : 1;
@@ -132,7 +132,7 @@ static bb_status gradient(const bb_grad_call *grad, int i, const matrix *dy, int
         multiply(call->ctx, i == 0 ? &dx : &dw, dy, &other, out);
     }
     bb_drop(other.copy);
-    if (ok) return result_end(out, grad->grad_in[i]);
+    if (ok && !call->ctx->status) return result_end(out, grad->grad_in[i]);
     if (out != grad->grad_in[i]) bb_drop(out);
     return call->ctx->status;
 }

@@ -14,7 +14,7 @@ typedef struct operand {
 } operand;
 
 typedef struct job {
-    const bb_cpu *cpu;
+    bb_cpu *cpu;
     bb_dtype dtype; /* of the products */
     operand a, b;
     bb_tensor *c;
@@ -174,7 +174,10 @@ bb_status bb_cpu_matmul(bb_call *call) {
         j.c = bb_tensor_new(call->ctx, BB_CPU, BB_F32, &shape);
         if (!j.c) status = bb_error(call->ctx);
     }
-    if (!status) run(&j);
+    if (!status) {
+        run(&j);
+        status = bb_error(call->ctx);
+    }
     if (!status && widened) status = bb_copy_into(j.c, out);
     if (widened) bb_drop(j.c == out ? NULL : j.c);
     if (j.a.copied) bb_drop(j.a.t);

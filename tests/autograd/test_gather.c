@@ -95,7 +95,7 @@ static void test_parts(test *t) {
         {{{0, 2}, {0, 4}}, ALL, A * C * 2 + A * C * 2, true},
     };
     bb_context *ctx = test_open();
-    bb_backend *backend = ctx->backend[BB_CPU];
+    bb_backend *backend = ctx->backend[bb_get_device(ctx)];
     counted.fill = backend->fill, backend->fill = counting_fill;
     counted.add = backend->add, backend->add = counting_add;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

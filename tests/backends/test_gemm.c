@@ -53,7 +53,7 @@ static double allowed(const setting *s, double value) {
     return sums + half * fabs(value);
 }
 
-static void check(test *t, const bb_gemm *gemm, const bb_cpu *cpu, const setting *s) {
+static void check(test *t, const bb_gemm *gemm, bb_cpu *cpu, const setting *s) {
     const bb_dtype dtype = s->dtype;
     const int64_t lda = (s->ta ? s->m : s->k) + s->slack, ldb = (s->tb ? s->k : s->n) + s->slack,
                   ldc = s->n + s->slack;
@@ -123,7 +123,7 @@ static const int64_t sizes[][3] = {
 };
 
 /* Products that share a panel, or all. */
-static void check_all(test *t, const bb_gemm *gemm, const bb_cpu *cpu, bool large) {
+static void check_all(test *t, const bb_gemm *gemm, bb_cpu *cpu, bool large) {
     static const bb_dtype dtypes[] = {BB_F32, BB_F64, BB_F16, BB_BF16};
     state = 42;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -147,6 +147,7 @@ static void check_all(test *t, const bb_gemm *gemm, const bb_cpu *cpu, bool larg
 
 /* The backend of a context at one level. */
 static bb_cpu at_level(bb_context *ctx, const bb_isa *isa) {
+    bb_cpu_panel(bb_cpu_of(ctx)); /* so that the context owns it */
     bb_cpu cpu = *bb_cpu_of(ctx);
     cpu.loops = isa->loops;
     cpu.bf16 = isa->bf16;
@@ -263,7 +264,7 @@ static void test_subnormal(test *t) {
     b[0] = b[1] = bb_f32_to_bf16(0x1p+100f);
     for (int level = 0; bb_isa_at(level); level++) {
         if (!bb_isa_at(level)->usable()) continue;
-        const bb_cpu cpu = at_level(ctx, bb_isa_at(level));
+        bb_cpu cpu = at_level(ctx, bb_isa_at(level));
         const bb_product p = {
             .m = 4, .n = 1, .k = 2, .a = a, .b = b, .lda = 2, .ldb = 1, .c = c, .ldc = 1};
         bb_gemm_own.serial(&cpu, BB_BF16, &p);
