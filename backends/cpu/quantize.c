@@ -337,6 +337,8 @@ static quantize_job job_of(const bb_call *call, const bb_quantize_attrs *a,
     job.source = (bb_quantize_source){.dtype = x->dtype,
                                       .step = x->stride[x->rank - 1],
                                       .weight = norm ? norm->weight : NULL,
+                                      .even = norm ? norm->apart : NULL,
+                                      .odd = norm ? norm->apart + (job.columns + 1) / 2 : NULL,
                                       .round = wide ? BB_F32 : x->dtype};
     job.kind = job.form.packed ? BB_CODE_E2M1 : a->format;
     job.rule.most = bb_fp8_most(a->format);

@@ -7,6 +7,7 @@
 /* A norm in front of quantizing; NULL: none. */
 typedef struct bb_quantize_norm {
     const float *weight; /* of the row's length */
+    const float *apart;  /* its even elements, then its odd ones */
     float *rstd;         /* a number a row, written */
     double eps;
 } bb_quantize_norm;

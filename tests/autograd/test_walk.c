@@ -1,5 +1,5 @@
-/* autograd/walk.c and tape.c: adding, un-broadcasting, windows, saved values. Whose memory
- * gradients are written to: test_walk_buffers.c. */
+/* autograd/walk.c, gather.c and tape.c: adding, un-broadcasting, windows, saved values. Windows side
+ * by side: test_gather.c. Whose memory gradients are written to: test_walk_buffers.c. */
 #include "core/impl.h"
 #include "tests/support/alloc.h"
 

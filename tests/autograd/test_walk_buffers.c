@@ -1,4 +1,4 @@
-/* autograd/walk.c: whose memory gradients are written to. Nobody else's, whatever a rule gives: a
+/* autograd/gather.c: whose memory gradients are written to. Nobody else's, whatever a rule gives: a
  * tensor that it has read, one tensor for two inputs, another dtype, nothing. */
 #include "core/impl.h"
 #include "tests/support/test.h"

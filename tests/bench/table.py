@@ -59,8 +59,10 @@ def norm_table(rows):
 def main():
     rows = [json.loads(line) for line in sys.stdin if line.strip()]
     train_table([r for r in rows if "step_ms" in r])
-    print()
-    norm_table([r for r in rows if "direction" in r])
+    norms = [r for r in rows if "direction" in r]
+    if norms:
+        print()
+        norm_table(norms)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ NORM_TESTS = ["reference.test_rms_norm_odd", "reference.test_known_bugs",
               "reference.test_fixtures", "backends.test_rows", "backends.test_rms_norm",
               "ops.test_rms_norm", "ops.test_layer_norm", "reference.test_rms_norm_lists",
               "reference.test_rms_norm"]
-TAPE_TESTS = ["autograd.test_walk", "autograd.test_walk_buffers", "autograd.test_rules",
+TAPE_TESTS = ["autograd.test_walk", "autograd.test_gather", "autograd.test_walk_buffers", "autograd.test_rules",
               "autograd.test_backward", "autograd.test_recompute", "autograd.test_gradcheck", "core.test_lifetime",
               "autograd.test_aliasing", "autograd.test_function", "autograd.test_saved",
               "autograd.test_saved_faults", "ops.test_view", "autograd.test_offload",
@@ -59,6 +59,7 @@ TARGETS = {
     "backends/cpu/loops/rms_pairs.h": NORM_TESTS,
     "backends/cpu/loops/tile.h": NORM_TESTS,
     "autograd/walk.c": TAPE_TESTS,
+    "autograd/gather.c": TAPE_TESTS,
     "autograd/saved.c": TAPE_TESTS,
 }
 # What is compiled to see a mutant of a header; a test too, where it includes the header itself.

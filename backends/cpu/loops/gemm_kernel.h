@@ -193,7 +193,7 @@ static void prime(const bb_product *p, int64_t i0, int64_t height, int64_t j0, i
         const ELEMENT *start = p->start;
         if (start) copy_row(width, start + (i0 + i) * p->start_ld + j0, sums);
         for (int64_t j = 0; j < width; j++)
-            sums[j] = start && bias ? sums[j] + row[j] : start ? sums[j] : bias ? row[j] : 0;
+            sums[j] = (start ? sums[j] : 0) + (bias ? row[j] : 0);
     }
 }
 

@@ -14,10 +14,13 @@ static bool in_place(const bb_product *p) {
 static void pack_a(bool ta, int64_t rows, int64_t k, const ELEMENT *a, int64_t lda, packed *out) {
     if (!ta) {
         for (int64_t i = 0; i < rows; i++) copy_row(k, a + i * lda, out + i * A_STEP);
-    } else if (rows == MR) {
-        for (int64_t p = 0; p < k; p++) copy_row(MR, a + p * lda, out + p * MR);
-    } else {
-        for (int64_t p = 0; p < k; p++) copy_row(rows, a + p * lda, out + p * MR);
+        return;
+    }
+    for (int64_t p = 0; p < k; p++) {
+        if (rows == MR) /* a known length is unrolled */
+            copy_row(MR, a + p * lda, out + p * MR);
+        else
+            copy_row(rows, a + p * lda, out + p * MR);
     }
 }
 
@@ -38,17 +41,18 @@ static void turn(int64_t columns, int64_t k, const REAL *b, int64_t ld, packed *
 static void pack_b(bool tb, int64_t columns, int64_t k, const ELEMENT *b, int64_t ldb,
                    packed *out) {
     if (columns < NR) memset(out, 0, (size_t)(k * NR) * sizeof *out);
-    if (!tb && columns == NR) {
-        for (int64_t p = 0; p < k; p++) copy_row(NR, b + p * ldb, out + p * NR);
-    } else if (!tb) {
-        for (int64_t p = 0; p < k; p++) copy_row(columns, b + p * ldb, out + p * NR);
-    } else {
-#if HALF
-        REAL wide[NR * A_STEP];
-        for (int64_t j = 0; j < columns; j++) copy_row(k, b + j * ldb, wide + j * A_STEP);
-        turn(columns, k, wide, A_STEP, out);
-#else
-        turn(columns, k, b, ldb, out);
-#endif
+    for (int64_t p = 0; !tb && p < k; p++) {
+        if (columns == NR)
+            copy_row(NR, b + p * ldb, out + p * NR);
+        else
+            copy_row(columns, b + p * ldb, out + p * NR);
     }
+    if (!tb) return;
+#if HALF
+    REAL wide[NR * A_STEP];
+    for (int64_t j = 0; j < columns; j++) copy_row(k, b + j * ldb, wide + j * A_STEP);
+    turn(columns, k, wide, A_STEP, out);
+#else
+    turn(columns, k, b, ldb, out);
+#endif
 }

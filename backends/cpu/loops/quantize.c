@@ -230,14 +230,14 @@ typedef uint16_t code_pair __attribute__((aligned(1), may_alias));
 
 /* Of pairs of bf16, none beyond the range. */
 static inline int32_t norm_encode_pairs(int round, int64_t n, const pair *restrict x, float rstd,
-                                        const float *restrict weight, float multiplier,
-                                        code_pair *restrict codes) {
+                                        const float *restrict even, const float *restrict odd,
+                                        float multiplier, code_pair *restrict codes) {
     int32_t most = 0;
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
         uint32_t word = x[i];
-        float z0 = rounded_within(round, lower(word) * rstd * weight[2 * i]);
-        float z1 = rounded_within(round, upper(word) * rstd * weight[2 * i + 1]);
+        float z0 = rounded_within(round, lower(word) * rstd * even[i]);
+        float z1 = rounded_within(round, upper(word) * rstd * odd[i]);
         int32_t m0, m1;
         uint32_t code0 = code_within(z0, multiplier, &m0);
         uint32_t code1 = code_within(z1, multiplier, &m1);
@@ -250,11 +250,14 @@ static inline int32_t norm_encode_pairs(int round, int64_t n, const pair *restri
     return most;
 }
 
-/* As if nothing were beyond the range; if something was, again. */
-static inline int32_t norm_encode_tile(int round, int64_t n, const void *x, float rstd,
-                                       const float *weight, float multiplier, uint8_t *codes) {
+/* As if nothing were beyond the range; if something was, again. column is even. */
+static inline int32_t norm_encode_tile(const bb_quantize_source *source, int round, int64_t column,
+                                       int64_t n, const void *x, float rstd, float multiplier,
+                                       uint8_t *codes) {
+    const float *weight = source->weight + column;
     int32_t most =
-        norm_encode_pairs(round, n / 2, x, rstd, weight, multiplier, (code_pair *)(void *)codes);
+        norm_encode_pairs(round, n / 2, x, rstd, source->even + column / 2,
+                          source->odd + column / 2, multiplier, (code_pair *)(void *)codes);
     if (!within(BB_CODE_E4M3, most, multiplier))
         return norm_encode(round, n, x, rstd, weight, multiplier, codes);
     int64_t even = n & ~(int64_t)1;
@@ -286,11 +289,10 @@ static int32_t fetch_amax(const bb_quantize_source *source, int64_t column, int6
 static int32_t fetch_encode(const bb_quantize_source *source, int kind, int64_t column, int64_t n,
                             const void *x, float rstd, float multiplier, uint8_t *codes) {
     const void *from = tile_at(source->dtype, x, column * source->step);
-    const float *weight = source->weight ? source->weight + column : NULL;
-    if (is_plain(source) && kind == BB_CODE_E4M3 && source->round == BB_F32)
-        return norm_encode_tile(BB_F32, n, from, rstd, weight, multiplier, codes);
-    if (is_plain(source) && kind == BB_CODE_E4M3)
-        return norm_encode_tile(BB_BF16, n, from, rstd, weight, multiplier, codes);
+    const bool pairs = is_plain(source) && kind == BB_CODE_E4M3 && column % 2 == 0;
+    if (pairs && source->round == BB_F32)
+        return norm_encode_tile(source, BB_F32, column, n, from, rstd, multiplier, codes);
+    if (pairs) return norm_encode_tile(source, BB_BF16, column, n, from, rstd, multiplier, codes);
     int32_t most = 0;
     float z[TILE];
     for (int64_t at = 0; at < n; at += TILE) {

@@ -10,10 +10,11 @@ typedef enum bb_code_kind { BB_CODE_E4M3 = 0, BB_CODE_E5M2, BB_CODE_E2M1 } bb_co
 
 /* How a row becomes what is quantized: its elements, or round(x rstd weight). */
 typedef struct bb_quantize_source {
-    int dtype;           /* of x: f32, f16, bf16 */
-    int64_t step;        /* from element to element */
-    const float *weight; /* NULL: x as it is */
-    int round;           /* dtype to round the norm to; f32: none */
+    int dtype;               /* of x: f32, f16, bf16 */
+    int64_t step;            /* from element to element */
+    const float *weight;     /* NULL: x as it is */
+    const float *even, *odd; /* the same, every second element: pairs of bf16 need no shuffles */
+    int round;               /* dtype to round the norm to; f32: none */
 } bb_quantize_source;
 
 typedef struct bb_quantize_loops {
