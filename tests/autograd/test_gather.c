@@ -79,31 +79,35 @@ static bb_status counting_add(bb_backend *self, const bb_tensor *source, bb_tens
 
 /* What is cut along one axis and put together again is copied once: nothing is zeroed and nothing
  * added but what needs it. */
-static void test_parts(test *t) {
+static void check_parts(test *t, int axis) {
+    enum { SIZE = 4, BESIDE = 15 };
+    const bb_shape shape = axis == 0   ? BB_SHAPE(SIZE, 3, 5)
+                           : axis == 1 ? BB_SHAPE(3, SIZE, 5)
+                                       : BB_SHAPE(3, 5, SIZE);
     static const struct {
-        int64_t cut[3][2]; /* along the middle axis; (0, 0): none */
+        int64_t cut[3][2]; /* along the axis; (0, 0): none */
         int64_t filled, added;
         bool step; /* every second one of the last */
     } cases[] = {
         {{{0, 1}, {1, 4}}, 0, 0, false}, /* both ways */
         {{{1, 4}, {0, 1}}, 0, 0, false},
         {{{2, 4}, {1, 2}, {0, 1}}, 0, 0, false},
-        {{{1, 2}, {2, 3}}, 2 * A * C, 0, false}, /* the rest, once it is read */
-        {{{3, 4}}, 3 * A * C, 0, false},
-        {{{0, 2}, {1, 3}}, A * C * 2, A * C * 2, false}, /* overlapping */
-        {{{0, 1}, {3, 4}}, A * C * 3, A * C, false},     /* apart */
-        {{{0, 2}, {0, 4}}, ALL, A * C * 2 + A * C * 2, true},
+        {{{1, 2}, {2, 3}}, 2 * BESIDE, 0, false}, /* the rest, once it is read */
+        {{{3, 4}}, 3 * BESIDE, 0, false},
+        {{{0, 2}, {1, 3}}, 2 * BESIDE, 2 * BESIDE, false}, /* overlapping */
+        {{{0, 1}, {3, 4}}, 3 * BESIDE, BESIDE, false},     /* apart */
+        {{{0, 2}, {0, 4}}, SIZE * BESIDE, 4 * BESIDE, true},
     };
     bb_context *ctx = test_open();
     bb_backend *backend = ctx->backend[bb_get_device(ctx)];
     counted.fill = backend->fill, backend->fill = counting_fill;
     counted.add = backend->add, backend->add = counting_add;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F64, BB_SHAPE(A, B, C)), true);
+        bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F64, shape), true);
         bb_tensor *h = bb_mul_scalar(x, 1), *part[3], *g[3];
         int n = 0;
         for (; n < 3 && cases[i].cut[n][1]; n++) {
-            part[n] = bb_slice(h, 1, cases[i].cut[n][0], cases[i].cut[n][1],
+            part[n] = bb_slice(h, axis, cases[i].cut[n][0], cases[i].cut[n][1],
                                cases[i].step && !cases[i].cut[n + 1][1] ? 2 : 1);
             g[n] = bb_ones_like(part[n]);
         }
@@ -113,9 +117,9 @@ static void test_parts(test *t) {
         counted.filled = counted.added = 0;
         CHECK_INT(t, bb_backward(loss, bb_scalar(ctx, BB_F64, 1)), BB_OK);
         CHECK_MSG(t, counted.filled == cases[i].filled && counted.added == cases[i].added,
-                  "case %d: expected %lld zeroed and %lld added, got %lld and %lld", (int)i,
-                  (long long)cases[i].filled, (long long)cases[i].added, (long long)counted.filled,
-                  (long long)counted.added);
+                  "axis %d, case %d: expected %lld zeroed and %lld added, got %lld and %lld", axis,
+                  (int)i, (long long)cases[i].filled, (long long)cases[i].added,
+                  (long long)counted.filled, (long long)counted.added);
         bb_end_step(ctx);
     }
     backend->fill = counted.fill, backend->add = counted.add;
@@ -123,5 +127,31 @@ static void test_parts(test *t) {
     bb_close(ctx);
 }
 
-static const test_row rows[] = {{"random windows", test_random_windows}, {"parts", test_parts}};
+static void test_parts(test *t) {
+    for (int axis = 0; axis < 3; axis++) check_parts(t, axis);
+}
+
+/* A leaf's gradient lives as long as the leaf; one that was dropped comes again, in full size. */
+static void test_leaf(test *t) {
+    bb_context *ctx = test_open();
+    bb_tensor *kept = bb_set_requires_grad(bb_keep(bb_ones(ctx, BB_F64, BB_SHAPE(1000))), true);
+    for (int round = 0; round < 2; round++) {
+        CHECK_INT(t, bb_backward(bb_sum_all(bb_slice(kept, 0, 0, 10, 1)), NULL), BB_OK);
+        CHECK(t, bb_grad(kept) && bb_grad(kept)->storage->bytes >= 1000 * sizeof(double));
+        CHECK(t, (uintptr_t)bb_grad(kept)->data % 64 == 0);
+        bb_drop(bb_grad(kept));
+    }
+    bb_end_step(ctx);
+    bb_end_step(ctx);
+    const int64_t before = bb_memory_stats(ctx).live_tensors;
+    bb_tensor *x = bb_set_requires_grad(bb_ones(ctx, BB_F64, BB_SHAPE(8)), true);
+    CHECK_INT(t, bb_backward(bb_sum_all(bb_slice(x, 0, 0, 4, 1)), NULL), BB_OK);
+    bb_end_step(ctx);
+    CHECK_INT(t, bb_memory_stats(ctx).live_tensors, before);
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
+static const test_row rows[] = {
+    {"random windows", test_random_windows}, {"parts", test_parts}, {"leaf", test_leaf}};
 TEST_MAIN(rows)

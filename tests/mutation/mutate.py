@@ -44,7 +44,7 @@ TAPE_TESTS = ["autograd.test_walk", "autograd.test_gather", "autograd.test_walk_
               "autograd.test_backward", "autograd.test_recompute", "autograd.test_gradcheck", "core.test_lifetime",
               "autograd.test_aliasing", "autograd.test_function", "autograd.test_saved",
               "autograd.test_saved_faults", "ops.test_view", "autograd.test_offload",
-              "reference.test_known_bugs", "core.test_memory", "io.test_graph",
+              "nn.test_params", "reference.test_known_bugs", "core.test_memory", "io.test_graph",
               "ops.test_cross_entropy", "reference.test_fixtures", "nn.test_transformer",
               "autograd.test_random_graphs"]
 TARGETS = {

@@ -3,6 +3,7 @@
  * tests/backends/test_rms_norm.c. */
 #include "autograd/autograd.h"
 #include "ops/ops.h"
+#include "ops/table.h"
 #include "tests/support/cases.h"
 
 static void reference(const op_case *c, const double *const *in, const bb_shape *out_shape,
@@ -317,6 +318,25 @@ static void test_errors(test *t) {
     bb_close(ctx);
 }
 
+/* The hidden output has one number for all that is normalized together. */
+static void test_statistic(test *t) {
+    static const int64_t axes[][2] = {{0, 0}, {1, 1}, {2, 2}, {0, 1}, {0, 2}};
+    bb_context *ctx = test_open();
+    bb_tensor *in[] = {bb_ones(ctx, BB_F32, BB_SHAPE(2, 3, 4)), bb_ones(ctx, BB_F32, BB_SCALAR)};
+    for (size_t i = 0; i < COUNT(axes); i++) {
+        const int n = axes[i][0] == axes[i][1] ? 1 : 2;
+        const bb_rms_norm_attrs attrs = {{n, {axes[i][0], axes[i][1]}}, 1e-5, BB_ROUND_AUTO};
+        bb_call call = {.ctx = ctx, .op = &bb_op_rms_norm, .attrs = &attrs, .n_in = 2, .in = in};
+        CHECK_INT(t, call.op->infer(&call), BB_OK);
+        for (int a = 0; a < 3; a++) {
+            const bool normalized = a == axes[i][0] || a == axes[i][1];
+            CHECK_INT(t, call.meta[1].shape.size[a], normalized ? 1 : a + 2);
+        }
+    }
+    CHECK_OK(t, ctx);
+    bb_close(ctx);
+}
+
 static const test_row rows[] = {
     {"shapes", test_shapes},
     {"dimensions", test_dimensions},
@@ -326,6 +346,7 @@ static const test_row rows[] = {
     {"f16_does_not_overflow", test_f16_does_not_overflow},
     {"zero_rows", test_zero_rows},
     {"empty", test_empty},
+    {"statistic", test_statistic},
     {"heads_are_separate_norms", test_heads_are_separate_norms},
     {"errors", test_errors},
 };
