@@ -191,6 +191,35 @@ static void test_lost_inputs(test *t) {
     bb_close(ctx);
 }
 
+/* Puts `wrong` into every attribute of a type, `offset` bytes from its begin: each op refuses it
+ * and says what it expected (one of its choices) and `rest`. Gives how many attributes there were.
+ */
+static int refuse(test *t, bb_attr_type type, size_t offset, int wrong, const char *rest) {
+    bb_context *ctx = test_open();
+    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(4));
+    int refused = 0;
+    for (int i = 0; i < bb_op_count(ctx); i++) {
+        const bb_op *op = bb_op_at(ctx, i);
+        bb_tensor *in[BB_MAX_INPUTS] = {x, x, x, x, x, x, x, x}, *out[BB_MAX_OUTPUTS];
+        for (const bb_attr *a = op->attrs; a->name; a++) {
+            double attrs[128];
+            char message[256];
+            const bool choice = type == BB_ATTR_CHOICE;
+            if (a->type != type) continue;
+            bb_op_default_attrs(op, attrs);
+            memcpy((char *)attrs + a->offset + offset, &wrong, sizeof wrong);
+            snprintf(message, sizeof message, "%s: %s: expected %s%s%s", op->name, a->name,
+                     choice ? "one of " : "", choice ? a->choices : "", rest);
+            CHECK_MSG(t, bb_apply(ctx, op, in, bb_op_input_count(op), attrs, out) != BB_OK,
+                      "%s: %s", op->name, a->name);
+            CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, message);
+            refused++;
+        }
+    }
+    bb_close(ctx);
+    return refused;
+}
+
 /* Attributes that choose are checked for all ops alike, before their rules and kernels see them. */
 static void test_choices(test *t) {
     bb_context *ctx = test_open();
@@ -198,53 +227,13 @@ static void test_choices(test *t) {
     CHECK(t, !bb_gelu(x, (bb_gelu_form)99));
     CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT,
                 "gelu: approximate: expected one of none|tanh, got number 99");
-    int refused = 0;
-    for (int i = 0; i < bb_op_count(ctx); i++) {
-        const bb_op *op = bb_op_at(ctx, i);
-        bb_tensor *in[BB_MAX_INPUTS] = {x, x, x, x, x, x, x, x}, *out[BB_MAX_OUTPUTS];
-        for (const bb_attr *a = op->attrs; a->name; a++) {
-            double attrs[128];
-            char expected[256];
-            const int wrong = 99;
-            if (a->type != BB_ATTR_CHOICE) continue;
-            bb_op_default_attrs(op, attrs);
-            memcpy((char *)attrs + a->offset, &wrong, sizeof wrong);
-            snprintf(expected, sizeof expected, "%s: %s: expected one of %s, got number 99",
-                     op->name, a->name, a->choices);
-            CHECK(t, bb_apply(ctx, op, in, bb_op_input_count(op), attrs, out) != BB_OK);
-            CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, expected);
-            refused++;
-        }
-    }
-    CHECK(t, refused > 10);
     bb_close(ctx);
+    CHECK(t, refuse(t, BB_ATTR_CHOICE, 0, 99, ", got number 99") > 10);
 }
 
 /* So are lists, whose length a caller may have got from anywhere. */
 static void test_lists(test *t) {
-    bb_context *ctx = test_open();
-    bb_tensor *x = bb_ones(ctx, BB_F32, BB_SHAPE(4));
-    int refused = 0;
-    for (int i = 0; i < bb_op_count(ctx); i++) {
-        const bb_op *op = bb_op_at(ctx, i);
-        bb_tensor *in[BB_MAX_INPUTS] = {x, x, x, x, x, x, x, x}, *out[BB_MAX_OUTPUTS];
-        for (const bb_attr *a = op->attrs; a->name; a++) {
-            double attrs[128];
-            char expected[256];
-            const int wrong = -1;
-            if (a->type != BB_ATTR_INTS) continue;
-            bb_op_default_attrs(op, attrs);
-            memcpy((char *)attrs + a->offset + offsetof(bb_ints, n), &wrong, sizeof wrong);
-            snprintf(expected, sizeof expected, "%s: %s: expected a list of 0 or more, got -1",
-                     op->name, a->name);
-            CHECK_MSG(t, bb_apply(ctx, op, in, bb_op_input_count(op), attrs, out) != BB_OK,
-                      "%s: %s", op->name, a->name);
-            CHECK_ERROR(t, ctx, BB_ERR_ARGUMENT, expected);
-            refused++;
-        }
-    }
-    CHECK(t, refused > 8);
-    bb_close(ctx);
+    CHECK(t, refuse(t, BB_ATTR_INTS, offsetof(bb_ints, n), -1, "a list of 0 or more, got -1") > 8);
 }
 
 static void test_trace(test *t) {

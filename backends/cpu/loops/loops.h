@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* BB_ISA is baseline, avx2, avx512 (x86-64) or baseline elsewhere; set by CMake per compilation. */
+/* BB_ISA is baseline, avx2, avx512, and avx512_bf16 for the loops of x86/ that stand over avx512's
+ * (x86-64), or baseline elsewhere; set by CMake per compilation. */
 #define BB_ISA_PASTE_(name, isa) name##_##isa
 #define BB_ISA_PASTE(name, isa) BB_ISA_PASTE_(name, isa)
 #define BB_ISA_NAME(name) BB_ISA_PASTE(name, BB_ISA)
